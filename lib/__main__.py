@@ -1,0 +1,222 @@
+"""The command line: ``python -m lib COMMAND``; every step of the book is one plain command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lib import provenance
+from lib.store import Store, StoreError
+
+USAGE_ERROR = 2
+FAILED = 1
+STOPPED = 3  # the budget was spent; the same command goes on
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from lib import runner
+
+    summary = runner.run(
+        arguments.experiment,
+        arguments.profile,
+        root=arguments.root,
+        select=arguments.select,
+        shard=arguments.shard,
+        budget=arguments.budget,
+        device=arguments.device,
+        backend=arguments.backend,
+        compile={"auto": None, "on": True, "off": False}[arguments.compile],
+        retry_failed=arguments.retry_failed,
+        fresh=arguments.fresh,
+        checkpoint_every=arguments.checkpoint_every,
+    )
+    print(f"{len(summary.done)} done, {len(summary.failed)} failed, {summary.left} left")
+    if summary.failed:
+        return FAILED
+    return STOPPED if summary.left else 0
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from lib import runner
+
+    rows = runner.status(arguments.root)
+    if arguments.json:
+        keys = ("experiment", "profile", "done", "total", "failed")
+        named = {"done": "cells done"}
+        print(json.dumps([{named.get(k, k): row[k] for k in keys} for row in rows], indent=1))
+        return 0
+    _table(
+        ["experiment", "profile", "done", "failed", "title"],
+        [[r["experiment"], r["profile"], f"{r['done']}/{r['total']}", r["failed"], r["title"]]
+         for r in rows],
+    )  # fmt: skip
+    return 0
+
+
+def _notebook(arguments: argparse.Namespace) -> int:
+    from lib import notebook
+
+    if arguments.help_parameters:
+        for name, fact in notebook.parameters_of(arguments.notebook).items():
+            print(f"{name}: {fact['type']} = {fact['default']}  {fact['help']}".rstrip())
+        return 0
+    output = notebook.execute(
+        arguments.notebook,
+        dict(arguments.parameters),
+        arguments.output,
+        root=arguments.root,
+        timeout=arguments.timeout,
+    )
+    print(output)
+    return 0
+
+
+def _publish(arguments: argparse.Namespace) -> int:
+    from lib import publishing
+
+    for line in publishing.publish(
+        arguments.root, arguments.experiment, arguments.profile, arguments.select, arguments.weights
+    ):
+        print(line)
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from lib import publishing
+
+    checks = publishing.verify(arguments.root, arguments.experiment)
+    for check in checks:
+        print(f"{'ok  ' if check.ok else 'FAIL'} {check.what}: {check.detail}")
+    bad = sum(not check.ok for check in checks)
+    print(f"{len(checks) - bad} of {len(checks)} checks hold")
+    return FAILED if bad else 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from lib import claims
+
+    store = Store.at(arguments.root)
+    rows = claims.report(arguments.root, store)
+    for problem in store.problems:
+        print(f"note: {problem}", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps([_reported(row) for row in rows], indent=1))
+        return 0
+    _table(
+        ["claim", "published", "ours", "seeds", "verdict"],
+        [
+            [row["id"], row["value_text"], _ours(row), f"{row['seeds']}/{row['expected_seeds']}",
+             row["verdict"] + (" (scaled)" if row["scaled"] else "")]
+            for row in rows
+        ],
+    )  # fmt: skip
+    return 0
+
+
+def _reported(row: dict[str, Any]) -> dict[str, Any]:
+    names = {
+        "id": "claim id", "chapter": "chapter", "source": "source", "paper_value": "paper value",
+        "our_mean": "our mean", "interval": "interval", "seeds": "seeds", "verdict": "verdict",
+        "scaled": "scaled", "records": "records",
+    }  # fmt: skip
+    return {name: row[key] for key, name in names.items()}
+
+
+def _ours(row: dict[str, Any]) -> str:
+    if row["our_mean"] is None:
+        return "-"
+    mean = f"{row['our_mean']:.3f}"
+    return f"{mean} [{row['interval'][0]:.3f}, {row['interval'][1]:.3f}]" if row["interval"] else mean
+
+
+def _book(arguments: argparse.Namespace) -> int:
+    from lib import book
+
+    return book.main(arguments.root)
+
+
+def _table(header: list[str], rows: list[list[Any]]) -> None:
+    texts = [header, *[[str(item) for item in row] for row in rows]]
+    widths = [max(len(row[i]) for row in texts) for i in range(len(header))]
+    for row in texts:
+        print("  ".join(item.ljust(width) for item, width in zip(row, widths, strict=True)).rstrip())
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's parser."""
+    main = argparse.ArgumentParser(prog="python -m lib", description=__doc__)
+    main.add_argument("--root", type=Path, default=provenance.ROOT, help=argparse.SUPPRESS)
+    commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, action: Any, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(action=action)
+        return sub
+
+    sub = command("list", _list, "experiments, cells done and in all, by profile")
+    sub.add_argument("--json", action="store_true", help="for scripts")
+
+    sub = command("run", _run, "run the cells of an experiment that have no record yet")
+    sub.add_argument("experiment")
+    sub.add_argument("--profile", default="quick", help="quick, matched or paper")
+    sub.add_argument("--select", action="append", default=[], metavar="NAME=VALUE")
+    sub.add_argument("--shard", metavar="I/N", help="run the I-th of N parts")
+    sub.add_argument("--budget", metavar="TIME", help="stop cleanly after 90s, 8m, 1.5h")
+    sub.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    sub.add_argument("--backend", default="auto", help="auto or the name of a backend")
+    sub.add_argument("--compile", default="auto", choices=["auto", "on", "off"])
+    sub.add_argument("--retry-failed", action="store_true")
+    sub.add_argument("--fresh", action="store_true", help="run again whatever records there are")
+    sub.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS")
+
+    sub = command("notebook", _notebook, "run a notebook with papermill, guarded")
+    sub.add_argument("notebook", type=Path)
+    sub.add_argument("-p", dest="parameters", nargs=2, action="append", default=[],
+                     metavar=("NAME", "VALUE"))  # fmt: skip
+    sub.add_argument("-o", "--output", type=Path)
+    sub.add_argument("--timeout", type=float, default=900.0, metavar="SECONDS")
+    sub.add_argument("--help-parameters", action="store_true", help="list the parameters")
+
+    sub = command("publish", _publish, "copy finished records to book/results")
+    sub.add_argument("experiment")
+    sub.add_argument("--profile", default="paper")
+    sub.add_argument("--select", action="append", default=[], metavar="NAME=VALUE")
+    sub.add_argument("--weights", action="append", default=[], metavar="NAME=VALUE",
+                     help="keep the weights of the cells that this selects")  # fmt: skip
+
+    sub = command("verify", _verify, "check published records, weights and pinned runs")
+    sub.add_argument("experiment", nargs="?", help="one experiment only")
+
+    sub = command("report", _report, "claims and verdicts")
+    sub.add_argument("--json", action="store_true", help="for scripts")
+
+    command("book", _book, "build the HTML from executed notebooks")
+    return main
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 well, 1 failed, 2 misused, 3 budget spent."""
+    from lib.claims import ClaimError
+    from lib.notebook import NotebookError
+    from lib.runner import RunError
+
+    arguments = parser().parse_args(argv)
+    try:
+        return int(arguments.action(arguments))
+    except (ValueError, ClaimError, NotebookError, RunError, StoreError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except RuntimeError as error:
+        # a backend that is missing (lib.ops imports torch, which only some commands need)
+        if type(error).__name__ != "BackendError":
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

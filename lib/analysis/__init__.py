@@ -1,0 +1,1 @@
+"""Analysis: functions from tensors and tables to numbers."""

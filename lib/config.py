@@ -1,0 +1,204 @@
+"""Frozen dataclass configs as canonical JSON, and back.
+
+A cell's identity is the hash of its canonical JSON, so this module must map equal configs to equal
+text: floats stay floats even when written as ``1``, tuples become lists, and a dataclass that can
+stand for several things carries its class attribute ``kind``.
+
+A field that is added to a config after records were published is declared with ``added_later``;
+it is left out of the canonical form while it holds its default, so that old records keep their
+identity.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import types
+import typing
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_ADDED = "added_later"
+
+
+def added_later(default: Any) -> Any:
+    """Field of a frozen config added after records exist: absent from the identity at `default`."""
+    return dataclasses.field(default=default, metadata={_ADDED: True})
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain JSON values of a (nested) config dataclass.
+
+    Raises:
+        TypeError: `config` is not a dataclass instance, or holds a value JSON cannot carry.
+        ValueError: a float is not finite (JSON has no such number).
+    """
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise TypeError(f"config must be a dataclass instance, got {type(config).__name__}")
+    hints = _hints(type(config))
+    out: dict[str, Any] = {}
+    kind = getattr(type(config), "kind", None)
+    if isinstance(kind, str):
+        out["kind"] = kind
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.metadata.get(_ADDED) and value == field.default:
+            continue
+        out[field.name] = _plain(value, hints[field.name], f"{type(config).__name__}.{field.name}")
+    return out
+
+
+def _plain(value: Any, hint: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
+    if isinstance(value, (tuple, list)):
+        return [
+            _plain(item, inner, where)
+            for item, inner in zip(value, _item_hints(hint, len(value)), strict=True)
+        ]
+    if isinstance(value, dict):
+        return {str(name): _plain(item, Any, f"{where}.{name}") for name, item in value.items()}
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return float(value) if _wants_float(hint) else value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{where} must be finite, got {value}")
+        return value
+    raise TypeError(f"{where} holds a {type(value).__name__}, which a record cannot carry")
+
+
+def _item_hints(hint: Any, count: int) -> list[Any]:
+    """Types of a tuple's items, also for an optional tuple."""
+    options = typing.get_args(hint) if _is_union(hint) else (hint,)
+    for option in options:
+        args = typing.get_args(option)
+        if typing.get_origin(option) is tuple and args:
+            return [args[0]] * count if args[-1] is Ellipsis else list(args)
+    return [Any] * count
+
+
+def _wants_float(hint: Any) -> bool:
+    options = typing.get_args(hint) if _is_union(hint) else (hint,)
+    return float in options and int not in options
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def from_dict(cls: type[T], data: dict[str, Any], where: str = "") -> T:
+    """Rebuild config class `cls` from :func:`to_dict`'s output; the inverse, fully checked.
+
+    Raises:
+        ValueError: an unknown or missing field, or a value of the wrong type, named by its path.
+    """
+    where = where or cls.__name__
+    if not isinstance(data, dict):
+        raise ValueError(f"{where} must be an object, got {data!r}")
+    hints = _hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(data) - set(fields) - {"kind"})
+    if unknown:
+        raise ValueError(f"{where} has no field {unknown[0]!r}; its fields: {sorted(fields)}")
+    values = {}
+    for name, field in fields.items():
+        if name in data:
+            values[name] = _revive(hints[name], data[name], f"{where}.{name}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ValueError(f"{where} lacks the field {name!r}")
+    return cls(**values)
+
+
+def _revive(hint: Any, value: Any, where: str) -> Any:
+    if _is_union(hint):
+        options = typing.get_args(hint)
+        if value is None and type(None) in options:
+            return None
+        options = tuple(o for o in options if o is not type(None))
+        if isinstance(value, dict):
+            for option in options:
+                if getattr(option, "kind", None) == value.get("kind"):
+                    return from_dict(option, value, where)
+            kinds = [getattr(o, "kind", o) for o in options]
+            raise ValueError(f"{where}.kind is {value.get('kind')!r}, allowed: {kinds}")
+        for option in options:
+            try:
+                return _revive(option, value, where)
+            except ValueError:
+                continue
+        raise ValueError(f"{where} is {value!r}, allowed types: {hint}")
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"{where} must be a list, got {value!r}")
+        inner = _item_hints(hint, len(value))
+        if len(inner) != len(value):
+            raise ValueError(f"{where} must have {len(inner)} items, got {len(value)}")
+        return tuple(
+            _revive(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True))
+        )
+    if typing.get_origin(hint) is typing.Literal:
+        if value not in typing.get_args(hint):
+            raise ValueError(f"{where} is {value!r}, allowed: {list(typing.get_args(hint))}")
+        return value
+    if typing.get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} must be an object, got {value!r}")
+        return dict(value)
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type, hint), value, where)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is Any:
+        return value
+    # bool is an int in Python; a seed of True is a mistake, not a 1
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ValueError(f"{where} must be {hint.__name__}, got {value!r}")
+    return value
+
+
+def canonical_json(value: Any) -> str:
+    """One text per value: sorted keys, no spaces, finite numbers only."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (64 hex digits) of :func:`canonical_json` of `value`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dict to ``{"model.n_layers": 7}``; list items are numbered, ``"a.0.b"``."""
+    out: dict[str, Any] = {}
+    for key, value in data.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
+            value = {str(i): v for i, v in enumerate(value)}
+        if isinstance(value, dict):
+            out.update(flatten(value, path + "."))
+        else:
+            out[path] = value
+    return out
+
+
+def lookup(flat: dict[str, Any], name: str) -> str:
+    """The full path in `flat` that `name` means: itself, or the one path that ends in ``.name``.
+
+    Raises:
+        ValueError: no path or more than one path fits; the message lists the candidates.
+    """
+    if name in flat:
+        return name
+    found = [path for path in flat if path.endswith("." + name)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"{name!r} is ambiguous: {sorted(found)}")
+    raise ValueError(f"no field {name!r}; fields: {sorted(flat)}")

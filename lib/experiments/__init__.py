@@ -1,0 +1,138 @@
+"""Experiments: named studies, each a grid of cells that can be run, stored and shown.
+
+A module of this package holds one chapter. It defines ``EXPERIMENTS``, a tuple of
+:class:`Experiment`; nothing else has to be told that they exist.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lib.store import Record
+
+PROFILES = ("quick", "matched", "paper")
+PINNED = "pinned"  # not a scale: the small cells that `verify` runs again
+
+
+@dataclass
+class Context:
+    """What a run needs to know beside its cells.
+
+    Attributes:
+        device: torch device as text, "cpu" or "cuda".
+        backend: asked for in ``--backend``; "auto" lets each op choose.
+        compile: compile the training step with torch.compile.
+        deadline: ``time.monotonic()`` value at which to stop with a checkpoint, or None.
+        checkpoints: folder for checkpoints, None to keep none.
+        checkpoint_every: seconds between two checkpoints of a cell.
+        identify: gives a cell's identity.
+    """
+
+    device: str = "cpu"
+    backend: str = "auto"
+    compile: bool = False
+    deadline: float | None = None
+    checkpoints: Path | None = None
+    checkpoint_every: float = 60.0
+    identify: Callable[[Any], str] = field(default=lambda cell: "")
+
+
+@dataclass
+class Outcome:
+    """What one cell came to.
+
+    Attributes:
+        cell: the config that ran.
+        status: "done", "failed" or "stopped" (budget spent; a checkpoint is left).
+        reason: why it failed.
+        metrics: final numbers; None for what could not be measured.
+        curves: one row an epoch.
+        weights: final weights as safetensors bytes, or None.
+        facts: for the record's provenance: backends, compile, peak memory, seconds of training.
+    """
+
+    cell: Any
+    status: str
+    reason: str | None = None
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    curves: pd.DataFrame | None = None
+    weights: bytes | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A named study.
+
+    Attributes:
+        name: ``"<chapter>.<experiment>"``.
+        title: as shown to readers.
+        protocol: raised on purpose when the meaning of a cell changes; part of each identity.
+        notebook: page that shows it, path from the repository's root.
+        cells: profile name to the cells of that profile (frozen dataclasses with a ``seed``).
+        readable: short file-name-safe name of a cell.
+        run: trains cells and yields each outcome as it is known.
+        frame: records to one tidy table for figures and claims.
+        reevaluate: record to metrics measured again from its published weights, or None.
+        pinned: small cells whose published numbers ``verify`` runs again.
+    """
+
+    name: str
+    title: str
+    protocol: int
+    notebook: str
+    cells: Callable[[str], list[Any]]
+    readable: Callable[[Any], str]
+    run: Callable[[Sequence[Any], Context], Iterator[Outcome]]
+    frame: Callable[[Sequence[Record]], pd.DataFrame]
+    reevaluate: Callable[[Record], dict[str, float]] | None = None
+    pinned: Callable[[], list[Any]] = list
+
+    @property
+    def chapter(self) -> str:
+        """First part of the name."""
+        return self.name.split(".", 1)[0]
+
+
+@lru_cache(maxsize=1)
+def registry() -> dict[str, Experiment]:
+    """All experiments by name, in the order of modules and of their ``EXPERIMENTS``."""
+    found: dict[str, Experiment] = {}
+    for module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
+        for experiment in importlib.import_module(f"{__name__}.{module}").EXPERIMENTS:
+            if experiment.name in found:
+                raise ValueError(f"experiment {experiment.name!r} is defined twice")
+            found[experiment.name] = experiment
+    return found
+
+
+def find(name: str) -> Experiment:
+    """The experiment called `name`.
+
+    Raises:
+        ValueError: there is none; the message lists those there are.
+    """
+    if name not in registry():
+        raise ValueError(f"no experiment {name!r}; there are: {', '.join(registry())}")
+    return registry()[name]
+
+
+def cells_of(experiment: Experiment, profile: str) -> list[Any]:
+    """Cells of a profile.
+
+    Raises:
+        ValueError: unknown profile, naming the allowed ones.
+    """
+    if profile == PINNED:
+        return experiment.pinned()
+    if profile not in PROFILES:
+        raise ValueError(f"profile is {profile!r}, allowed: {', '.join((*PROFILES, PINNED))}")
+    return experiment.cells(profile)

@@ -1,0 +1,316 @@
+"""Chapter "Achilles' Heel of Mamba" (arXiv 2509.17514): composite or symmetric?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from lib.config import from_dict, to_dict
+from lib.experiments import Context, Experiment, Outcome
+from lib.models.config import (
+    InitialisationConfig,
+    LanguageModelConfig,
+    Mamba1Config,
+    Mamba2Config,
+)
+from lib.store import Record
+from lib.tasks.composite import CompositeTask, build, third_party
+from lib.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from lib.models.language_model import LanguageModel
+    from lib.tasks.composite import Split
+
+EVALUATION_ROWS = 2_000
+WATCHED = ("composite", "symmetric", "seen")
+
+
+@dataclass(frozen=True)
+class CompositeCell:
+    """One training run on the composite function task."""
+
+    task: CompositeTask
+    model: LanguageModelConfig
+    training: TrainingConfig
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.model.vocab_size <= self.task.largest_token:
+            raise ValueError(
+                f"model.vocab_size is {self.model.vocab_size}, allowed: more than "
+                f"{self.task.largest_token}, the largest token or label of the task"
+            )
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}, allowed: 0 or more")
+
+
+def mamba2_model(n_layers: int, gamma: float | None, d_state: int = 128) -> LanguageModelConfig:
+    """The paper's model (App. C, D), with the choices of protocol section 8 where it is silent."""
+    return LanguageModelConfig(
+        vocab_size=201,
+        n_layers=n_layers,
+        pattern=(Mamba2Config(d_model=32, d_state=d_state, headdim=64),),
+        initialisation=InitialisationConfig(gamma=gamma),
+    )
+
+
+def third_party_model(n_layers: int, gamma: float) -> LanguageModelConfig:
+    """The third party's Mamba-1 (github.com/hlife0/mamba-achilles): tied embedding, gamma over the
+    output width on every weight matrix, the kernel included, and every bias zero."""
+    return LanguageModelConfig(
+        vocab_size=100,
+        n_layers=n_layers,
+        pattern=(Mamba1Config(d_model=32, d_state=128),),
+        tie_embeddings=True,
+        initialisation=InitialisationConfig(
+            gamma=gamma,
+            scope=("embedding", "linear", "dt_proj", "conv", "head"),
+            fan="output",
+            zero_biases=True,
+        ),
+    )
+
+
+THIRD_PARTY_TRAINING = TrainingConfig(epochs=200, lr_by="epoch", drop_last=False)
+
+
+def composite_cells(profile: str) -> list[CompositeCell]:
+    """Cells of ``achilles.composite``.
+
+    paper: the paper's protocol (Mamba-2, 7 layers, gamma 1.0, 3 seeds), then the third party's
+    (Mamba-1, its data, its one seed). matched: the paper's model and training on the third party's
+    data, so that only the data differ. quick: two layers, little data, for two processor cores.
+    """
+    if profile == "quick":
+        task = CompositeTask(train_per_pair=300, test_per_pair=50)
+        training = TrainingConfig(epochs=12, warmup_epochs=2, batch_size=125, lr_peak=4e-3)
+        return [CompositeCell(task, mamba2_model(2, 1.0), training, seed) for seed in (1, 2)]
+    data = CompositeTask() if profile == "paper" else third_party()
+    cells = [
+        CompositeCell(data, mamba2_model(7, 1.0), TrainingConfig(), seed) for seed in (1, 2, 3)
+    ]
+    if profile == "paper":
+        other = third_party_model(7, 1.0)
+        cells.append(CompositeCell(third_party(), other, THIRD_PARTY_TRAINING, 42))
+    return cells
+
+
+def pinned_cells() -> list[CompositeCell]:
+    """A run of 30 steps that ``verify`` repeats: both blocks would do, Mamba-2 is published."""
+    task = CompositeTask(train_per_pair=100, test_per_pair=20)
+    training = TrainingConfig(epochs=3, warmup_epochs=1, batch_size=150, lr_peak=4e-3)
+    return [CompositeCell(task, mamba2_model(2, 1.0, d_state=16), training, 7)]
+
+
+def composite_readable(cell: CompositeCell) -> str:
+    """For example ``mamba2-L7-g1.0-s1`` or ``mamba1-L7-g1.0-mod100-s42``."""
+    gamma = cell.model.initialisation.gamma
+    parts = [
+        cell.model.pattern[0].kind,
+        f"L{cell.model.n_layers}",
+        "official" if gamma is None else f"g{gamma}",
+        *([f"mod{cell.task.modulus}"] if cell.task.modulus else []),
+        *([f"len{cell.task.length}"] if cell.task.length != 8 else []),
+        f"s{cell.seed}",
+    ]
+    return "-".join(parts)
+
+
+def last_token_loss(
+    model: LanguageModel, tokens: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy on the last token only (App. D), and the number of right answers."""
+    import torch.nn.functional as F
+
+    logits = model(tokens, last_token_only=True)
+    return F.cross_entropy(logits, labels), (logits.argmax(-1) == labels).sum()
+
+
+def answers(model: LanguageModel, tokens: torch.Tensor) -> torch.Tensor:
+    """Most likely answer for each of the (count, length) sequences, shape (count,)."""
+    import torch
+
+    with torch.no_grad():
+        parts = [model(p, last_token_only=True).argmax(-1) for p in tokens.split(EVALUATION_ROWS)]
+    return torch.cat(parts)
+
+
+def accuracies(model: LanguageModel, test: Split, by_pair: bool = False) -> dict[str, float]:
+    """Accuracy on the held-out pair 43 under both labels, on the fifteen seen pairs under held-out
+    residues, and (`by_pair`) on each pair."""
+    given = answers(model, test.tokens)
+    held_out = test.where(43)
+
+    def rate(hits: torch.Tensor, mask: torch.Tensor) -> float:
+        return float((hits & mask).sum() / mask.sum())
+
+    right = given == test.labels
+    out = {
+        "composite": rate(given == test.composite, held_out),
+        "symmetric": rate(given == test.symmetric, held_out),
+        "seen": rate(right, ~held_out),
+    }
+    if by_pair:
+        for pair in sorted(set(test.pairs.tolist())):
+            out[f"pair_{pair}"] = rate(right, test.where(pair))
+    return out
+
+
+def summarise(curves: pd.DataFrame) -> dict[str, float | None]:
+    """Best and final accuracies. "Best" is over all epochs, separately for each label, as the
+    paper's figure must be read (protocol section 0); "by tens" over every tenth, as the third
+    party logged them."""
+    out: dict[str, float | None] = {"epochs": float(len(curves))}
+    if not len(curves):
+        return out
+    tens = curves[curves["epoch"] % 10 == 0]
+    for name in WATCHED:
+        best = curves[name].idxmax()
+        out[f"best_{name}"] = float(curves.loc[best, name])
+        out[f"best_{name}_epoch"] = float(curves.loc[best, "epoch"])
+        out[f"best_{name}_by_tens"] = float(tens[name].max()) if len(tens) else None
+        out[f"final_{name}"] = float(curves[name].iloc[-1])
+    out["final_train_loss"] = float(curves["train_loss"].iloc[-1])
+    out["final_train_accuracy"] = float(curves["train_accuracy"].iloc[-1])
+    return out
+
+
+def run_composite(cells: Sequence[CompositeCell], context: Context) -> Iterator[Outcome]:
+    """Train each cell; stops after the one in which the budget ran out."""
+    for cell in cells:
+        outcome = _run_one(cell, context)
+        yield outcome
+        if outcome.status == "stopped":
+            return
+
+
+def _run_one(cell: CompositeCell, context: Context) -> Outcome:
+    import torch
+
+    from lib.models.language_model import build_language_model
+    from lib.ops import backends
+    from lib.training.batches import TensorBatches
+    from lib.training.checkpoints import serialise
+    from lib.training.loop import Trainer
+
+    device = torch.device(context.device)
+    train, test = (split.to(device) for split in build(cell.task, cell.seed))
+    model = build_language_model(
+        cell.model, seed=cell.seed, device=device, backend=context.backend
+    )
+    with torch.no_grad(), backends.recording() as used:
+        model(test.tokens[:2], last_token_only=True)
+    identity = context.identify(cell)
+    checkpoint = None
+    if context.checkpoints is not None:
+        checkpoint = context.checkpoints / f"{composite_readable(cell)}-{identity}.safetensors"
+    trainer = Trainer(
+        model,
+        last_token_loss,
+        TensorBatches(
+            (train.tokens, train.labels), cell.training.batch_size, cell.seed,
+            drop_last=cell.training.drop_last,
+        ),
+        cell.training,
+        evaluate=lambda m: accuracies(m, test),
+        identity=identity,
+        checkpoint=checkpoint,
+        checkpoint_every=context.checkpoint_every,
+        deadline=context.deadline,
+        compile=context.compile,
+        name=composite_readable(cell),
+    )  # fmt: skip
+    started = time.perf_counter()
+    result = trainer.run()
+    seconds = time.perf_counter() - started
+    if result.status == "stopped":
+        return Outcome(cell, "stopped")
+    metrics = summarise(result.curves)
+    metrics["n_parameters"] = float(sum(p.numel() for p in model.parameters()))
+    metrics["steps"] = float(result.step)
+    weights = None
+    if result.status == "done":
+        model.eval()
+        pairs = accuracies(model, test, by_pair=True)
+        metrics.update({k: v for k, v in pairs.items() if k.startswith("pair_")})
+        weights = serialise(model.state_dict(), config=to_dict(cell))
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    return Outcome(
+        cell, result.status, result.reason, metrics, result.curves, weights,
+        facts={
+            "backends": {op: list(names) for op, names in used.items()},
+            "compile": context.compile,
+            "dtype": "float32",
+            "training_seconds": round(seconds, 3),
+            "steps_this_run": result.step - trainer.first_step,
+            "peak_memory_bytes": peak,
+        },
+    )  # fmt: skip
+
+
+def load_model(record: Record, device: str = "cpu") -> tuple[LanguageModel, CompositeCell]:
+    """A published model with its cell, ready to answer.
+
+    Raises:
+        ValueError: the record kept no weights.
+    """
+    from lib.models.language_model import build_language_model
+    from lib.training.checkpoints import load_checkpoint
+
+    path = record.weights_path()
+    if path is None:
+        raise ValueError(f"record {record.name} kept no weights; run its cell again to have them")
+    tensors, _ = load_checkpoint(path)
+    cell = from_dict(CompositeCell, record.config)
+    model = build_language_model(cell.model, seed=0, device=device)
+    model.load_state_dict(tensors)
+    return model.eval(), cell
+
+
+def reevaluate_composite(record: Record) -> dict[str, float]:
+    """Final accuracies measured again from the record's weights and freshly built test data."""
+    model, cell = load_model(record)
+    _, test = build(cell.task, cell.seed)
+    found = accuracies(model, test, by_pair=True)
+    return {k if k.startswith("pair_") else f"final_{k}": v for k, v in found.items()}
+
+
+def composite_frame(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a finished record: block, data, n_layers, gamma, seed and every metric."""
+    rows: list[dict[str, Any]] = []
+    for record in records:
+        cell = from_dict(CompositeCell, record.config)
+        rows.append(
+            {
+                "block": cell.model.pattern[0].kind,
+                "data": "paper" if cell.task.modulus is None else "third party",
+                "n_layers": cell.model.n_layers,
+                "gamma": cell.model.initialisation.gamma,
+                "seed": cell.seed,
+                "status": record.status,
+                **record.metrics,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+EXPERIMENTS = (
+    Experiment(
+        name="achilles.composite",
+        title="Composite or symmetric? The composite function task",
+        protocol=1,
+        notebook="notebooks/achilles/composite.ipynb",
+        cells=composite_cells,
+        readable=composite_readable,
+        run=run_composite,
+        frame=composite_frame,
+        reevaluate=reevaluate_composite,
+        pinned=pinned_cells,
+    ),
+)

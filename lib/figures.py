@@ -1,0 +1,175 @@
+"""Figures: one look for all, with axes, units, seeds and spread. Importing sets up plotly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import plotly.io as pio
+from plotly.io._base_renderers import MimetypeRenderer
+
+from lib.analysis.statistics import mean_interval
+
+# Okabe and Ito's colours, told apart by people with any colour vision; each line also has its dash
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid")
+SEQUENTIAL = "Cividis"
+DIVERGING = "RdBu"
+
+
+class BookRenderer(MimetypeRenderer):
+    """HTML of a figure without plotly.js in it; the book's pages load one copy for all."""
+
+    def to_mimebundle(self, fig_dict: dict[str, Any]) -> dict[str, str]:
+        """The ``text/html`` part that Jupyter Book shows."""
+        html = pio.to_html(
+            fig_dict, include_plotlyjs=False, include_mathjax=False, full_html=False,
+            validate=False, config={"displaylogo": False, "responsive": True},
+        )  # fmt: skip
+        return {"text/html": html}
+
+
+def set_up() -> None:
+    """Register the renderer (mimetype for JupyterLab, HTML for the book) and the template."""
+    pio.renderers["book"] = BookRenderer()
+    pio.renderers.default = "plotly_mimetype+book"
+    template = go.layout.Template(pio.templates["plotly_white"])
+    template.layout.update(
+        colorway=COLOURS,
+        font={"family": "system-ui, sans-serif", "size": 13},
+        # transparent, so that the page's light or dark ground shows through
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 60, "r": 20, "t": 60, "b": 50},
+        legend={"orientation": "h", "y": -0.25},
+    )
+    pio.templates["book"] = template
+    pio.templates.default = "book"
+
+
+set_up()
+
+
+def spread(frame: pd.DataFrame, x: str, y: str, seed: str = "seed") -> tuple[pd.DataFrame, int]:
+    """Mean and 95 % interval (Student's t over seeds) of `y` at each `x`; and the seed count.
+
+    Returns a frame with columns x, mean, low, high; low and high are NaN for a single seed.
+    """
+    rows = []
+    for at, values in frame.groupby(x)[y]:
+        mean, interval = mean_interval(values.tolist())
+        low, high = interval or (float("nan"), float("nan"))
+        rows.append({"x": at, "mean": mean, "low": low, "high": high})
+    return pd.DataFrame(rows), int(frame[seed].nunique())
+
+
+def band(
+    figure: go.Figure, frame: pd.DataFrame, x: str, y: str, name: str, index: int, **place: Any
+) -> None:
+    """Add the mean of `y` over seeds as a line, with its 95 % interval as a band."""
+    table, seeds = spread(frame, x, y)
+    colour = COLOURS[index % len(COLOURS)]
+    label = f"{name} ({seeds} seeds)" if seeds > 1 else f"{name} (1 seed)"
+    if seeds > 1:
+        ring = np.concatenate([table["x"], table["x"][::-1]])
+        edge = np.concatenate([table["high"], table["low"][::-1]])
+        figure.add_scatter(
+            x=ring, y=edge, fill="toself", mode="lines", line_width=0, fillcolor=colour, opacity=0.2,
+            hoverinfo="skip", showlegend=False, legendgroup=name, **place,
+        )  # fmt: skip
+    figure.add_scatter(
+        x=table["x"], y=table["mean"], mode="lines", name=label, legendgroup=name,
+        line={"color": colour, "dash": DASHES[index % len(DASHES)], "width": 2}, **place,
+    )  # fmt: skip
+
+
+def reference_line(figure: go.Figure, y: float, text: str, **place: Any) -> None:
+    """A thin horizontal line at a published value, labelled."""
+    figure.add_hline(
+        y=y, line={"width": 1, "dash": "dot", "color": "#888888"}, annotation_text=text,
+        annotation_position="top left", annotation_font_size=11, **place,
+    )  # fmt: skip
+
+
+def heat_map(
+    values: Any, *, x: Sequence[Any], y: Sequence[Any], title: str, x_title: str, y_title: str,
+    unit: str, diverging: bool = False, height: int = 320,
+) -> go.Figure:  # fmt: skip
+    """A matrix (rows from top to bottom) with labelled axes; diverging scales are centred on 0."""
+    top = float(np.abs(np.asarray(values, dtype=float)).max()) if diverging else None
+    figure = go.Figure(
+        go.Heatmap(
+            z=np.asarray(values, dtype=float), x=list(x), y=list(y), xgap=1, ygap=1,
+            colorscale=DIVERGING if diverging else SEQUENTIAL,
+            zmin=-top if top is not None else None, zmax=top,
+            colorbar={"title": unit, "thickness": 12},
+            hovertemplate=f"{x_title} %{{x}}<br>{y_title} %{{y}}<br>{unit} %{{z:.3g}}<extra></extra>",
+        )  # fmt: skip
+    )
+    figure.update_layout(
+        title=title, height=height, xaxis_title=x_title, yaxis_title=y_title,
+        yaxis_autorange="reversed",
+    )
+    return figure
+
+
+def with_slider(frames: Mapping[Any, go.Figure], name: str) -> go.Figure:
+    """One figure that a slider moves through `frames`, without a kernel.
+
+    All figures must have the same traces in the same order; their layouts' titles, axes and
+    annotations may differ.
+    """
+    keys = list(frames)
+    counts = {len(figure.data) for figure in frames.values()}
+    if len(counts) != 1:
+        raise ValueError(f"frames have {sorted(counts)} traces, allowed: the same number in each")
+    whole = go.Figure(frames[keys[0]])
+    whole.frames = [
+        go.Frame(
+            name=str(key), data=figure.data,
+            layout={"title": figure.layout.title, "annotations": figure.layout.annotations},
+        )
+        for key, figure in frames.items()
+    ]  # fmt: skip
+    settings = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}}
+    whole.update_layout(
+        sliders=[
+            {
+                "currentvalue": {"prefix": f"{name}: "},
+                "pad": {"t": 40},
+                "steps": [
+                    {"label": str(key), "method": "animate", "args": [[str(key)], settings]}
+                    for key in keys
+                ],
+            }
+        ]
+    )
+    return whole
+
+
+def token_strip(
+    tokens: Sequence[Any], roles: Sequence[str], colours: Mapping[str, str], title: str = ""
+) -> go.Figure:
+    """A sequence as a row of boxes, one a token, coloured and labelled by role."""
+    figure = go.Figure()
+    for at, (token, role) in enumerate(zip(tokens, roles, strict=True)):
+        figure.add_shape(
+            type="rect", x0=at + 0.55, x1=at + 1.45, y0=0, y1=1, line_width=1,
+            line_color=colours[role], fillcolor=colours[role], opacity=0.25,
+        )  # fmt: skip
+        figure.add_annotation(x=at + 1, y=0.58, text=f"<b>{token}</b>", showarrow=False, font_size=18)
+        figure.add_annotation(x=at + 1, y=0.18, text=role, showarrow=False, font_size=11)
+    # shapes alone draw no axes: an invisible trace makes the figure real for plotly and for tests
+    figure.add_scatter(
+        x=[n + 1 for n in range(len(tokens))], y=[0.5] * len(tokens), mode="markers",
+        marker_opacity=0, hovertext=[f"{t}: {r}" for t, r in zip(tokens, roles, strict=True)],
+        hoverinfo="text", showlegend=False,
+    )  # fmt: skip
+    figure.update_layout(
+        title=title, height=190, xaxis={"title": "position", "dtick": 1, "showgrid": False},
+        yaxis={"visible": False, "range": [-0.05, 1.05]},
+    )
+    return figure

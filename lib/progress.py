@@ -1,0 +1,32 @@
+"""Progress bars that stay out of logs, notebooks' files and tests."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from tqdm.auto import tqdm
+from tqdm.std import tqdm as text_tqdm
+
+
+def headless() -> bool:
+    """True where nobody watches: ``MAMBA_BOOK_HEADLESS`` set, or no terminal and no notebook."""
+    flag = os.environ.get("MAMBA_BOOK_HEADLESS")
+    if flag is not None:
+        return flag not in ("", "0")
+    return not (in_notebook() or sys.stderr.isatty())
+
+
+def in_notebook() -> bool:
+    """Whether this process is a Jupyter kernel."""
+    shell = sys.modules.get("IPython")
+    instance = shell.get_ipython() if shell else None
+    return instance is not None and instance.__class__.__name__ == "ZMQInteractiveShell"
+
+
+def bar(total: int, what: str, start: int = 0, quiet: bool | None = None) -> Any:
+    """A tqdm bar over `total` units that is silent when headless (or `quiet`)."""
+    silent = headless() if quiet is None else quiet
+    kind = text_tqdm if silent else tqdm  # the notebook bar draws its widget even when disabled
+    return kind(total=total, initial=start, desc=what, disable=silent, leave=False)

@@ -1,0 +1,122 @@
+"""Publishing records, and verifying that what is published can be had again."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib import runner
+from lib.experiments import Context, Experiment, cells_of, find, registry
+from lib.store import Store, StoreError
+
+WEIGHTS_LIMIT = 2 * 2**20
+# a published accuracy is a count over 1,875 sequences or more, measured on another device: single
+# near-ties may fall the other way
+ACCURACY_TOLERANCE = 0.005
+# 30 steps on another processor: the order of float additions differs, nothing else
+LOSS_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that `verify` looked at."""
+
+    what: str
+    ok: bool
+    detail: str
+
+
+def publish(
+    root: Path, name: str, profile: str, select: Sequence[str] = (), weights: Sequence[str] = ()
+) -> Iterator[str]:
+    """Copy the finished records of a profile to ``book/results``; says a line for each.
+
+    Args:
+        select: conditions on the cells, as for ``run``.
+        weights: conditions; the cells that meet them keep their weights (2 MiB at most each).
+
+    Raises:
+        StoreError: nothing to publish, or weights too large for the book's repository.
+    """
+    experiment, store = find(name), Store.at(root)
+    cells = runner.select_cells(cells_of(experiment, profile), select)
+    keep = runner.select_cells(cells, weights) if weights else []
+    found = list(zip(cells, store.records(name, experiment.protocol, cells), strict=True))
+    ready = [(cell, record) for cell, record in found if record is not None]
+    if not ready:
+        raise StoreError(f"no cell of {name} {profile} has a record yet; nothing to publish")
+    for cell, record in ready:
+        path = record.weights_path() if cell in keep else None
+        if path is not None and path.stat().st_size > WEIGHTS_LIMIT:
+            raise StoreError(f"{path.name} has {path.stat().st_size} bytes, allowed: {WEIGHTS_LIMIT}")
+    for cell, record in ready:
+        if record.folder == store.published / name and (cell not in keep or record.weights):
+            yield f"already published: {record.name}"
+            continue
+        yield f"published: {store.publish(record, cell in keep).relative_to(root)}"
+    yield f"{len(ready)} of {len(cells)} cells of {name} {profile} are published"
+
+
+def verify(root: Path, name: str | None = None) -> list[Check]:
+    """Check every published record, every published model and every pinned run.
+
+    Records: seals and files. Models: their accuracies, measured again on the processor from
+    rebuilt test data, against the record's. Pinned runs: trained again, loss by loss.
+    """
+    store = Store.at(root)
+    experiments = [find(name)] if name else list(registry().values())
+    checks = []
+    for experiment in experiments:
+        checks += _check_records(experiment, store)
+        checks += _check_pinned(experiment, store)
+    if not checks:
+        raise StoreError("nothing is published yet, so there is nothing to verify")
+    return checks
+
+
+def _check_records(experiment: Experiment, store: Store) -> Iterator[Check]:
+    from lib.store import read_record
+
+    for path in sorted((store.published / experiment.name).glob("*.json")):
+        try:
+            record = read_record(path)
+        except StoreError as error:
+            yield Check(path.name, False, str(error))
+            continue
+        yield Check(path.name, True, f"seal and files fit, {record.status}")
+        if record.weights is None or experiment.reevaluate is None:
+            continue
+        found = experiment.reevaluate(record)
+        gaps = {k: abs(v - record.metrics[k]) for k, v in found.items() if k in record.metrics}
+        worst = max(gaps, key=lambda key: gaps[key])
+        yield Check(
+            record.weights,
+            gaps[worst] <= ACCURACY_TOLERANCE,
+            f"{len(gaps)} accuracies measured again, largest difference {gaps[worst]:.4f} ({worst}), "
+            f"allowed {ACCURACY_TOLERANCE}",
+        )
+
+
+def _check_pinned(experiment: Experiment, store: Store) -> Iterator[Check]:
+    cells = experiment.pinned()
+    for cell, record in zip(
+        cells, store.records(experiment.name, experiment.protocol, cells), strict=True
+    ):
+        what = f"pinned run {experiment.readable(cell)}"
+        if record is None:
+            yield Check(what, False, "no published record; run `python -m lib publish --profile pinned`")
+            continue
+        (outcome,) = experiment.run([cell], Context())
+        with tempfile.TemporaryDirectory() as folder:
+            scratch = Store(Path(folder), Path(folder) / "none")
+            again = runner.save_outcome(experiment, scratch, outcome, "pinned", "cpu", "", 0.0)
+            ours = again.read_curves()["train_loss"].to_numpy()
+        theirs = record.read_curves()["train_loss"].to_numpy()
+        if len(ours) != len(theirs):
+            yield Check(what, False, f"{len(ours)} epochs instead of {len(theirs)}")
+            continue
+        gap = float((abs(ours - theirs) / theirs).max())
+        yield Check(what, gap <= LOSS_TOLERANCE, f"largest relative difference of the loss {gap:.1e}, "
+                    f"allowed {LOSS_TOLERANCE}")  # fmt: skip

@@ -1,0 +1,279 @@
+"""Runs the cells of an experiment that have no record yet; says how far each one is."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lib import provenance
+from lib.config import flatten, lookup, to_dict
+from lib.experiments import PROFILES, Context, Experiment, Outcome, cells_of, find, registry
+from lib.store import Record, Store, identity
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+class RunError(RuntimeError):
+    """A run that cannot start as asked."""
+
+
+@dataclass
+class Summary:
+    """What :func:`run` did: names of cells by how they ended."""
+
+    done: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+    skipped: int = 0
+    left: int = 0
+
+
+def parse_seconds(text: str | float | None) -> float | None:
+    """``"8m"``, ``"90s"``, ``"1.5h"`` or plain seconds to seconds.
+
+    Raises:
+        ValueError: anything else, or not more than zero.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(text).strip())
+    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    if seconds <= 0:
+        raise ValueError(f"budget is {text!r}, allowed: a time like 90s, 8m or 1.5h")
+    return seconds
+
+
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """``"2/4"`` to (2, 4): the second of four parts.
+
+    Raises:
+        ValueError: not of that form or out of range.
+    """
+    if text is None:
+        return 1, 1
+    match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise ValueError(f"shard is {text!r}, allowed: I/N with 1 <= I <= N, such as 1/4")
+    return int(match[1]), int(match[2])
+
+
+def select_cells(cells: Sequence[Any], conditions: Sequence[str]) -> list[Any]:
+    """The cells for which every ``name=value`` holds; names as in ``lib.config.lookup``.
+
+    Raises:
+        ValueError: a condition is malformed, its name unknown, or no cell fits.
+    """
+    chosen = list(cells)
+    for condition in conditions:
+        name, equals, value = condition.partition("=")
+        if not equals or not name:
+            raise ValueError(f"select is {condition!r}, allowed: NAME=VALUE, such as n_layers=7")
+        kept = []
+        for cell in chosen:
+            flat = flatten(to_dict(cell))
+            if _same(flat[lookup(flat, name.strip())], value.strip()):
+                kept.append(cell)
+        if not kept:
+            flats = [flatten(to_dict(cell)) for cell in chosen]
+            values = {str(flat[lookup(flat, name.strip())]) for flat in flats}
+            raise ValueError(f"select {condition!r} fits no cell; values: {', '.join(sorted(values))}")
+        chosen = kept
+    return chosen
+
+
+def _same(actual: Any, text: str) -> bool:
+    if isinstance(actual, bool) or actual is None:
+        return str(actual).lower() == text.lower()
+    if isinstance(actual, (int, float)):
+        try:
+            return float(text) == float(actual)
+        except ValueError:
+            return False
+    return str(actual) == text
+
+
+def choose_device(asked: str) -> str:
+    """ "auto" to "cuda" if there is a GPU, else "cpu".
+
+    Raises:
+        ValueError: an unknown device name.
+        RunError: "cuda" asked for where torch sees no GPU.
+    """
+    import torch
+
+    if asked not in DEVICES:
+        raise ValueError(f"device is {asked!r}, allowed: {', '.join(DEVICES)}")
+    present = torch.cuda.is_available()
+    if asked == "cuda" and not present:
+        raise RunError(
+            f"device 'cuda' was asked for, but torch {torch.__version__} sees no GPU here. "
+            "Use --device cpu, or install a CUDA build of torch on a machine with a GPU."
+        )
+    return "cuda" if present and asked != "cpu" else "cpu"
+
+
+def run(
+    name: str,
+    profile: str,
+    *,
+    root: Path = provenance.ROOT,
+    select: Sequence[str] = (),
+    shard: str | None = None,
+    budget: str | float | None = None,
+    device: str = "auto",
+    backend: str = "auto",
+    compile: bool | None = None,
+    retry_failed: bool = False,
+    fresh: bool = False,
+    store: Store | None = None,
+    checkpoint_every: float = 60.0,
+    say: Any = print,
+) -> Summary:
+    """Run what is missing of an experiment's profile and store a record a cell.
+
+    Args:
+        select: conditions such as ``"n_layers=7"``; a cell runs if it meets all.
+        shard: ``"1/4"`` runs the first of four parts of the chosen cells.
+        budget: stop cleanly after this time (``"8m"``), leaving a checkpoint to resume from.
+        device, backend: "auto", or a name that must be available.
+        compile: torch.compile the training step; None means on a GPU only.
+        retry_failed: run cells again whose record says that they failed.
+        fresh: run cells again whatever records there are (the new record replaces a local one).
+        store: where records go; by default that of the checkout at `root`.
+
+    Raises:
+        ValueError, RunError, StoreError, BackendError: before any work, naming what is wrong.
+    """
+    experiment = find(name)
+    cells = select_cells(cells_of(experiment, profile), select)
+    part, parts = parse_shard(shard)
+    cells = cells[part - 1 :: parts]
+    seconds = parse_seconds(budget)
+    deadline = None if seconds is None else time.monotonic() + seconds
+    store = store or Store.at(root)
+    store.check_writable(name)
+    chosen = choose_device(device)
+    _check_backend(backend, chosen)
+    waiting = (
+        cells if fresh else store.missing(name, experiment.protocol, cells, retry_failed)
+    )
+    for problem in store.problems:
+        say(f"note: {problem}")
+
+    def identify(cell: Any) -> str:
+        return identity(name, experiment.protocol, to_dict(cell))
+
+    context = Context(
+        device=chosen,
+        backend=backend,
+        compile=chosen == "cuda" if compile is None else compile,
+        deadline=deadline,
+        checkpoints=store.local / name / "checkpoints",
+        checkpoint_every=checkpoint_every,
+        identify=identify,
+    )
+    summary = Summary(skipped=len(cells) - len(waiting))
+    say(
+        f"{name} {profile}: {len(cells)} cells, {summary.skipped} with records, "
+        f"{len(waiting)} to run on {chosen}"
+    )
+    started, clock = provenance.now(), time.perf_counter()
+    for outcome in experiment.run(waiting, context):
+        readable = experiment.readable(outcome.cell)
+        if outcome.status == "stopped":
+            summary.stopped.append(readable)
+            say(f"  {readable}: budget spent, checkpoint kept; the same command goes on from it")
+            break
+        wall = time.perf_counter() - clock
+        save_outcome(experiment, store, outcome, profile, chosen, started, wall)
+        _forget_checkpoint(context, readable, identify(outcome.cell))
+        (summary.done if outcome.status == "done" else summary.failed).append(readable)
+        say(f"  {readable}: {outcome.reason or 'done'} ({wall:.1f} s)")
+        started, clock = provenance.now(), time.perf_counter()
+    summary.left = len(waiting) - len(summary.done) - len(summary.failed)
+    return summary
+
+
+def save_outcome(
+    experiment: Experiment,
+    store: Store,
+    outcome: Outcome,
+    profile: str,
+    device: str,
+    started: str,
+    wall_seconds: float,
+) -> Record:
+    """Store the record of a finished or failed outcome."""
+    record = Record(
+        experiment=experiment.name,
+        protocol=experiment.protocol,
+        config=to_dict(outcome.cell),
+        readable=experiment.readable(outcome.cell),
+        status=outcome.status,
+        reason=outcome.reason,
+        metrics={k: v for k, v in outcome.metrics.items() if v is not None},
+        provenance={
+            **provenance.code(),
+            **provenance.machine(device),
+            **outcome.facts,
+            "profile": profile,
+            "seed": getattr(outcome.cell, "seed", None),
+            "started": started,
+            "wall_seconds": round(wall_seconds, 3),
+        },
+    )
+    return store.save(record, outcome.curves, outcome.weights)
+
+
+def _check_backend(backend: str, device: str) -> None:
+    """Refuse a backend before work starts that no op knows, or that is not installed."""
+    import torch
+
+    from lib.ops import backends
+
+    if backend == "auto":
+        return
+    known = sorted({name for op in backends.operations() for name in backends.backends(op)})
+    if backend not in known:
+        raise ValueError(f"backend is {backend!r}, allowed: auto, {', '.join(known)}")
+    for op in backends.operations():
+        if backend in backends.backends(op):
+            backends.require(op, backend, torch.device(device))
+
+
+def _forget_checkpoint(context: Context, readable: str, key: str) -> None:
+    if context.checkpoints is not None:
+        (context.checkpoints / f"{readable}-{key}.safetensors").unlink(missing_ok=True)
+
+
+def status(root: Path = provenance.ROOT, store: Store | None = None) -> list[dict[str, Any]]:
+    """How far each experiment is: one row for each of its profiles that has cells."""
+    store = store or Store.at(root)
+    rows = []
+    for experiment in registry().values():
+        for profile in PROFILES:
+            cells = experiment.cells(profile)
+            if not cells:
+                continue
+            found = [r for r in store.records(experiment.name, experiment.protocol, cells) if r]
+            facts = [record.provenance for record in found]
+            rows.append(
+                {
+                    "experiment": experiment.name,
+                    "title": experiment.title,
+                    "chapter": experiment.chapter,
+                    "profile": profile,
+                    "done": sum(record.status == "done" for record in found),
+                    "total": len(cells),
+                    "failed": sum(record.status == "failed" for record in found),
+                    "devices": sorted({fact["device_name"] for fact in facts}),
+                    "wall_seconds": sum(fact["wall_seconds"] for fact in facts),
+                    "last": max((fact["started"] for fact in facts), default=None),
+                    "notebook": experiment.notebook,
+                }
+            )
+    return rows

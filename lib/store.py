@@ -1,0 +1,293 @@
+"""Records of finished cells: written atomically, read back with every byte checked.
+
+A record is one JSON file ``<experiment>/<readable>-<identity>.json``; its learning curves lie
+beside it as parquet and its final weights, if kept, as safetensors. Both are named by their own
+SHA-256, so two processes that finish the same cell at once cannot mix their files: each record
+points at what its own run wrote.
+
+Two folders hold records. ``published`` (``book/results``) is in git and is what pages are judged
+by; ``local`` (``.runs``) takes what runs here write. Reading looks in both: a finished record
+comes before a failed one, a published record before a local one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lib.config import canonical_json, digest, to_dict
+
+SCHEMA = 1
+IDENTITY_LENGTH = 16
+
+
+class StoreError(RuntimeError):
+    """A store that cannot be written to, or a record that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What running one cell left.
+
+    Attributes:
+        experiment: name of the experiment, ``"achilles.composite"``.
+        protocol: the experiment's protocol number when the cell ran.
+        config: canonical config of the cell (``lib.config.to_dict``), seed included.
+        readable: short name of the cell for people.
+        status: ``"done"`` or ``"failed"`` (NaN); `reason` says why a cell failed.
+        metrics: final numbers, by name.
+        provenance: commit, device, versions, backend, times (``lib.provenance``).
+        curves: file name of the parquet with one row an epoch, or None.
+        weights: file name of the safetensors with the final weights, or None.
+        folder: where the record was read from or written to.
+    """
+
+    experiment: str
+    protocol: int
+    config: dict[str, Any]
+    readable: str
+    status: str
+    metrics: dict[str, float]
+    provenance: dict[str, Any]
+    reason: str | None = None
+    curves: str | None = None
+    weights: str | None = None
+    folder: Path | None = field(default=None, compare=False)
+
+    @property
+    def identity(self) -> str:
+        """Hash of experiment, protocol and config: 16 hex digits."""
+        return identity(self.experiment, self.protocol, self.config)
+
+    @property
+    def name(self) -> str:
+        """File name of the record, ``<readable>-<identity>.json``."""
+        return f"{self.readable}-{self.identity}.json"
+
+    def read_curves(self) -> pd.DataFrame:
+        """Learning curves, one row an epoch; empty frame if the record has none."""
+        if self.curves is None or self.folder is None:
+            return pd.DataFrame()
+        return pd.read_parquet(self.folder / self.curves)
+
+    def weights_path(self) -> Path | None:
+        """Path of the final weights (safetensors), or None if they were not kept."""
+        return self.folder / self.weights if self.weights and self.folder else None
+
+
+def identity(experiment: str, protocol: int, config: dict[str, Any]) -> str:
+    """Identity of a cell: the same config under the same protocol is the same cell."""
+    whole = digest({"experiment": experiment, "protocol": protocol, "config": config})
+    return whole[:IDENTITY_LENGTH]
+
+
+def _sha(payload: bytes) -> str:
+    return hashlib.sha256(payload).hexdigest()
+
+
+def write_atomic(path: Path, payload: bytes) -> None:
+    """Write to a temporary name in the same folder, then rename: readers see all or nothing."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with open(temporary, "wb") as handle:
+            handle.write(payload)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Store:
+    """Records in a `local` and a `published` folder.
+
+    ``problems`` collects a line for each record that was found damaged while reading; such a
+    record is treated as missing.
+    """
+
+    def __init__(self, local: Path, published: Path):
+        self.local = Path(local)
+        self.published = Path(published)
+        self.problems: list[str] = []
+
+    @classmethod
+    def at(cls, root: Path) -> Store:
+        """The store of the checkout at `root`; ``MAMBA_BOOK_RUNS`` moves its local folder."""
+        local = os.environ.get("MAMBA_BOOK_RUNS")
+        return cls(Path(local) if local else root / ".runs", root / "book" / "results")
+
+    # -- writing ---------------------------------------------------------------------------
+
+    def check_writable(self, experiment: str) -> None:
+        """Fail before any work if a record of `experiment` could not be saved.
+
+        Raises:
+            StoreError: naming the folder and the cause.
+        """
+        folder = self.local / experiment
+        probe = folder / f".probe-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise StoreError(
+                f"cannot write records to {folder}: {error.strerror or error}. Make it writable or "
+                "set MAMBA_BOOK_RUNS to another folder."
+            ) from error
+
+    def save(
+        self,
+        record: Record,
+        curves: pd.DataFrame | None = None,
+        weights: bytes | None = None,
+    ) -> Record:
+        """Write `record` to the local folder, with its curves and serialised safetensors weights.
+
+        Returns the record as it can be read back. The JSON is written last, so a record that
+        exists always finds its files.
+        """
+        folder = self.local / record.experiment
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = f"{record.readable}-{record.identity}"
+        files: dict[str, str | None] = {"curves": None, "weights": None}
+        if curves is not None and len(curves):
+            buffer = io.BytesIO()
+            curves.to_parquet(buffer, index=False)
+            files["curves"] = self._put(folder, stem, "parquet", buffer.getvalue())
+        if weights is not None:
+            files["weights"] = self._put(folder, stem, "safetensors", weights)
+        record = dataclasses.replace(record, folder=folder, **files)
+        write_atomic(folder / record.name, _serialise(record))
+        return record
+
+    @staticmethod
+    def _put(folder: Path, stem: str, ending: str, payload: bytes) -> str:
+        name = f"{stem}.{_sha(payload)[:12]}.{ending}"
+        write_atomic(folder / name, payload)
+        return name
+
+    def publish(self, record: Record, keep_weights: bool = False) -> Path:
+        """Copy a local record with its curves (and weights) to the published folder."""
+        if record.folder is None:
+            raise StoreError(f"{record.name} was never saved")
+        target = self.published / record.experiment
+        target.mkdir(parents=True, exist_ok=True)
+        if not keep_weights:
+            record = dataclasses.replace(record, weights=None)
+        for name in (record.curves, record.weights):
+            source = record.folder / name if name and record.folder else None
+            if source is not None and source.parent != target:
+                shutil.copyfile(source, target / source.name)
+        write_atomic(target / record.name, _serialise(record))
+        return target / record.name
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def load(self, experiment: str, key: str) -> Record | None:
+        """The record with identity `key`, or None (missing or damaged: see ``problems``)."""
+        found = [
+            record
+            for folder in (self.published, self.local)
+            for path in sorted((folder / experiment).glob(f"*-{key}.json"))
+            if (record := self._read(path)) is not None
+        ]
+        done = [record for record in found if record.status == "done"]
+        return (done or found or [None])[0]
+
+    def records(
+        self, experiment: str, protocol: int, cells: Iterable[Any]
+    ) -> list[Record | None]:
+        """One entry a cell, in order: its record, or None where it has not run."""
+        keys = [identity(experiment, protocol, to_dict(cell)) for cell in cells]
+        return [self.load(experiment, key) for key in keys]
+
+    def missing(
+        self, experiment: str, protocol: int, cells: Sequence[Any], retry_failed: bool = False
+    ) -> list[Any]:
+        """The cells without a record (or, with `retry_failed`, without a finished one)."""
+        pairs = zip(cells, self.records(experiment, protocol, cells), strict=True)
+        return [
+            cell
+            for cell, record in pairs
+            if record is None or (retry_failed and record.status != "done")
+        ]
+
+    def all(self, published_only: bool = False) -> list[Record]:
+        """Every readable record, sorted by path."""
+        folders = [self.published] if published_only else [self.published, self.local]
+        paths = [path for folder in folders for path in sorted(folder.glob("*/*-*.json"))]
+        return [record for path in paths if (record := self._read(path)) is not None]
+
+    def _read(self, path: Path) -> Record | None:
+        try:
+            return read_record(path)
+        except StoreError as error:
+            message = str(error)
+            if message not in self.problems:
+                self.problems.append(message)
+            return None
+
+
+def _serialise(record: Record) -> bytes:
+    body = {
+        "schema": SCHEMA,
+        "experiment": record.experiment,
+        "protocol": record.protocol,
+        "identity": record.identity,
+        "readable": record.readable,
+        "status": record.status,
+        "reason": record.reason,
+        "config": record.config,
+        "metrics": record.metrics,
+        "provenance": record.provenance,
+        "curves": record.curves,
+        "weights": record.weights,
+    }
+    body = json.loads(canonical_json(body))
+    body["sha256"] = digest(body)
+    return (json.dumps(body, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def read_record(path: Path) -> Record:
+    """Read one record and check its seal, its identity and the files that it names.
+
+    Raises:
+        StoreError: naming the file, if it is truncated, altered or incomplete.
+    """
+    try:
+        body = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"record {path.name} is unreadable ({error}); treated as missing") from error
+    if not isinstance(body, dict) or body.get("schema") != SCHEMA:
+        raise StoreError(f"record {path.name} has no schema {SCHEMA}; treated as missing")
+    seal = body.pop("sha256", None)
+    if seal != digest(body):
+        raise StoreError(f"record {path.name} was altered (its seal does not fit); treated as missing")
+    names = {f.name for f in dataclasses.fields(Record)} - {"folder"}
+    try:
+        record = Record(**{name: body[name] for name in names}, folder=path.parent)
+    except KeyError as error:
+        raise StoreError(f"record {path.name} lacks {error}; treated as missing") from error
+    if record.identity != body.get("identity") or record.name != path.name:
+        raise StoreError(f"record {path.name} does not belong to its name; treated as missing")
+    for name in (record.curves, record.weights):
+        if name is None:
+            continue
+        file = path.parent / name
+        if not file.is_file():
+            raise StoreError(f"record {path.name}: its file {name} is gone; treated as missing")
+        if _sha(file.read_bytes())[:12] != name.rsplit(".", 2)[1]:
+            raise StoreError(f"record {path.name}: its file {name} was altered; treated as missing")
+    return record

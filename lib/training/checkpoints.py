@@ -1,0 +1,59 @@
+"""Checkpoints: tensors and a little JSON in one safetensors file, written atomically."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from lib.store import StoreError, write_atomic
+
+
+class CheckpointError(StoreError):
+    """A checkpoint that cannot be read, or that belongs to another cell."""
+
+
+def serialise(tensors: dict[str, torch.Tensor], **facts: Any) -> bytes:
+    """`tensors` and JSON `facts` as safetensors bytes (moved to the CPU, made contiguous)."""
+    flat: dict[str, torch.Tensor] = {}
+    taken = set()
+    for name, value in tensors.items():
+        value = value.detach().cpu().contiguous()
+        # tied weights share memory, which the format refuses
+        flat[name] = value.clone() if value.data_ptr() in taken else value
+        taken.add(flat[name].data_ptr())
+    return save(flat, metadata={name: json.dumps(fact) for name, fact in facts.items()})
+
+
+def save_checkpoint(
+    path: Path, identity: str, tensors: dict[str, torch.Tensor], **facts: Any
+) -> None:
+    """Write a checkpoint of the cell `identity`; a reader sees the old one or the new one whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, serialise(tensors, identity=identity, **facts))
+
+
+def load_checkpoint(
+    path: Path, identity: str | None = None
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors (on the CPU) and facts of a checkpoint.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or (with `identity`) of another cell.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as handle:
+            facts = {name: json.loads(fact) for name, fact in (handle.metadata() or {}).items()}
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {path.name} cannot be read: {error}") from error
+    if identity is not None and facts.get("identity") != identity:
+        raise CheckpointError(
+            f"checkpoint {path.name} belongs to cell {facts.get('identity')}, not to {identity}; "
+            "move it away or run the cell that it belongs to"
+        )
+    return tensors, facts

@@ -1,0 +1,55 @@
+"""How to train, as a frozen config (no torch needed to read it)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How to train; the defaults are those of arXiv 2509.17514, App. D (composite task).
+
+    Attributes:
+        epochs: passes over the data, warm-up included (10 of warm-up and 200 of cosine).
+        warmup_epochs: epochs of linear warm-up from `lr_start` to `lr_peak`.
+        lr_end: the cosine ends here.
+        lr_by: the rate changes with every "batch" (group code) or "epoch" (third party).
+        weight_decay: AdamW's, on every parameter, or (`spare_dynamics`) on all but A_log, D and
+            the dt bias, as mamba_ssm's examples do; the paper does not say.
+        clip_norm: largest norm of the whole gradient, None for no clipping.
+        drop_last: leave out an epoch's last, smaller batch.
+    """
+
+    epochs: int = 210
+    warmup_epochs: int = 10
+    batch_size: int = 2048
+    lr_start: float = 1e-5
+    lr_peak: float = 2.5e-4
+    lr_end: float = 1e-5
+    lr_by: Literal["batch", "epoch"] = "batch"
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    spare_dynamics: bool = False
+    clip_norm: float | None = 1.0
+    drop_last: bool = True
+
+    def __post_init__(self) -> None:
+        def check(name: str, fits: bool, allowed: str) -> None:
+            if not fits:
+                raise ValueError(
+                    f"TrainingConfig.{name} is {getattr(self, name)!r}, allowed: {allowed}"
+                )
+
+        check("epochs", self.epochs >= 1, "at least 1")
+        check("warmup_epochs", 0 <= self.warmup_epochs <= self.epochs, f"0..{self.epochs}")
+        check("batch_size", self.batch_size >= 1, "at least 1")
+        for name in ("lr_start", "lr_peak", "lr_end", "eps"):
+            check(name, getattr(self, name) > 0, "more than 0")
+        for name in ("beta1", "beta2"):
+            check(name, 0 <= getattr(self, name) < 1, "0 up to but not 1")
+        check("weight_decay", self.weight_decay >= 0, "0 or more")
+        check("clip_norm", self.clip_norm is None or self.clip_norm > 0, "None or more than 0")
+        check("lr_by", self.lr_by in ("batch", "epoch"), "'batch' or 'epoch'")

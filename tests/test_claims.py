@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lib import claims
+from lib.claims import Claim, ClaimError, judge, load_claims, report
+from lib.store import Store
+from tests.fakes import FakeCell, put, use_fake
+
+BASE: dict[str, Any] = {
+    "id": "demo.best", "statement": "It is good.", "source": "key2025", "where": "Fig. 1",
+    "experiment": "demo.one", "profile": "paper", "select": {"n_layers": 7}, "metric": "best",
+    "value": 0.9, "tolerance": 0.05, "tolerance_reason": "printed to two digits",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_fake(monkeypatch)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.at(tmp_path)
+
+
+def judged(store: Store, values: list[float], **change: Any) -> claims.Verdict:
+    for seed, value in enumerate(values, 1):
+        put(store, FakeCell(7, seed), best=value, other=0.1)
+    return judge(Claim(**{**BASE, **change}), store)
+
+
+@pytest.mark.parametrize(
+    ("values", "change", "verdict"),
+    [
+        ([0.90, 0.91, 0.92], {}, "reproduced"),
+        ([0.95, 0.95, 0.95], {}, "reproduced"),
+        ([0.80, 0.81, 0.82], {}, "not reproduced"),
+        ([0.99, 0.99, 0.99], {}, "not reproduced"),
+        ([0.60, 0.75, 0.95], {}, "partly"),
+        ([0.99, 0.99, 0.99], {"rule": "at least"}, "reproduced"),
+        ([0.80, 0.81, 0.82], {"rule": "at least"}, "not reproduced"),
+        ([0.10, 0.11, 0.12], {"rule": "at most"}, "reproduced"),
+        ([0.99, 0.98, 0.99], {"rule": "at most"}, "not reproduced"),
+        ([0.90, 0.91, 0.92], {"minus": "other"}, "not reproduced"),
+        ([0.90, 0.91, 0.92], {"minus": "other", "value": 0.81}, "reproduced"),
+        ([0.90, 0.91], {}, "not run"),
+        ([], {}, "not run"),
+        ([0.90, 0.91], {"seeds": 2}, "reproduced"),
+        ([0.90, 0.91, 0.92], {"unknown": "no checkpoint is named"}, "protocol unknown"),
+        ([0.90, 0.91, 0.92], {"metric": "absent"}, "not run"),
+    ],
+)
+def test_verdicts(store: Store, values: list[float], change: dict[str, Any], verdict: str) -> None:
+    found = judged(store, values, **change)
+    assert found.verdict == verdict
+    assert found.verdict in claims.VERDICTS
+    assert found.expected == 3 and len(found.records) == found.done
+
+
+def test_mean_interval_and_records_are_reported(store: Store) -> None:
+    found = judged(store, [0.88, 0.90, 0.92])
+    assert found.mean == pytest.approx(0.90)
+    assert found.interval == pytest.approx((0.90 - 0.0497, 0.90 + 0.0497), abs=1e-3)
+    assert all((store.local / "demo.one" / name).is_file() for name in found.records)
+
+
+def test_failed_cells_count_as_failed_not_as_zero(store: Store) -> None:
+    put(store, FakeCell(7, 1), best=0.9)
+    put(store, FakeCell(7, 2), best=0.9)
+    put(store, FakeCell(7, 3), status="failed")
+    found = judge(Claim(**BASE), store)
+    assert (found.verdict, found.done, found.failed, found.expected) == ("not run", 2, 1, 3)
+
+
+def test_quick_records_never_give_a_verdict(store: Store) -> None:
+    for seed in (1, 2, 3):
+        put(store, FakeCell(1, seed), best=0.9)
+    assert judge(Claim(**BASE), store).verdict == "not run"
+    with pytest.raises(ValueError, match=r"profile is 'quick'.*quick runs never give a verdict"):
+        Claim(**{**BASE, "profile": "quick"})
+
+
+def write(root: Path, *entries: Any, name: str = "demo") -> None:
+    folder = root / "book" / "claims"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.yml").write_text(yaml.safe_dump(list(entries)))
+
+
+def test_report_has_a_row_a_claim(tmp_path: Path, store: Store) -> None:
+    write(tmp_path, BASE, {**BASE, "id": "demo.two", "rule": "at least", "scaled": True})
+    for seed in (1, 2, 3):
+        put(store, FakeCell(7, seed), best=0.99)
+    rows = report(tmp_path)
+    assert [row["id"] for row in rows] == ["demo.best", "demo.two"]
+    assert [row["verdict"] for row in rows] == ["not reproduced", "reproduced"]
+    assert rows[0]["value_text"] == "0.9 ± 0.05" and rows[1]["value_text"] == "≥ 0.85"
+    assert rows[1]["scaled"] and len(rows[1]["records"]) == 3
+    assert rows[0]["notebook"] == "notebooks/demo/one.ipynb"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tolerence": 0.1}, "has no field 'tolerence'"),
+        ({"value": "high"}, "claim.value must be float"),
+        ({"rule": "about"}, "claim.rule is 'about'"),
+        ({"tolerance": -1.0}, "tolerance is -1.0"),
+        ({"tolerance_reason": " "}, "tolerance_reason is empty"),
+        ({"experiment": "demo.none"}, "no experiment 'demo.none'"),
+        ({"select": {"n_layer": 7}}, "no field 'n_layer'; fields"),
+        ({"select": {"n_layers": 8}}, "fits no cell"),
+        ({"profile": "full"}, "profile is 'full'"),
+        ({"id": "other.best"}, "id is 'other.best'"),
+    ],
+)
+def test_bad_claims_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    write(tmp_path, {**BASE, **change})
+    with pytest.raises(ClaimError, match=message) as error:
+        load_claims(tmp_path)
+    assert "demo.yml" in str(error.value)
+
+
+def test_other_bad_files(tmp_path: Path) -> None:
+    write(tmp_path, BASE, BASE)
+    with pytest.raises(ClaimError, match="used twice"):
+        load_claims(tmp_path)
+    (tmp_path / "book/claims/demo.yml").write_text("a: [1")
+    with pytest.raises(ClaimError, match="not YAML"):
+        load_claims(tmp_path)
+    (tmp_path / "book/claims/demo.yml").write_text("a: 1")
+    with pytest.raises(ClaimError, match="must hold a list"):
+        load_claims(tmp_path)

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lib import __main__ as cli
+from lib import runner
+from lib.store import Store, StoreError
+from tests.fakes import FakeCell, put, use_fake
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_fake(monkeypatch)
+    monkeypatch.delenv("MAMBA_BOOK_RUNS", raising=False)
+
+
+def run(root: Path, profile: str = "paper", **options: Any) -> runner.Summary:
+    return runner.run("demo.one", profile, root=root, device="cpu", say=lambda line: None, **options)
+
+
+def test_runs_what_is_missing_once(tmp_path: Path) -> None:
+    first = run(tmp_path)
+    assert first.done == ["L2-s1", "L2-s2", "L7-s1", "L7-s2", "L7-s3"]
+    assert first.failed == ["L2-s3"] and first.left == 0
+    again = run(tmp_path)
+    assert again.done == again.failed == [] and again.skipped == 6
+    assert run(tmp_path, retry_failed=True).failed == ["L2-s3"]
+    assert len(run(tmp_path, fresh=True).done) == 5
+
+
+def test_records_say_where_they_came_from(tmp_path: Path) -> None:
+    run(tmp_path, select=["n_layers=7", "seed=2"])
+    (record,) = Store.at(tmp_path).all()
+    facts = record.provenance
+    assert facts["profile"] == "paper" and facts["seed"] == 2 and facts["device"] == "cpu"
+    assert len(facts["lib_hash"]) == 16 and facts["versions"]["torch"]
+    assert facts["started"].endswith("+00:00") and facts["wall_seconds"] >= 0
+    assert record.metrics == {"best": pytest.approx(0.7), "other": 0.5}
+
+
+def test_a_failed_cell_keeps_its_reason(tmp_path: Path) -> None:
+    run(tmp_path, select=["n_layers=2", "seed=3"])
+    (record,) = Store.at(tmp_path).all()
+    assert record.status == "failed" and record.reason == "the loss was not finite at step 5 of 10"
+    assert record.metrics == {}
+
+
+def test_shards_are_a_partition(tmp_path: Path) -> None:
+    names = [name for n in (1, 2, 3, 4) for name in run(tmp_path, shard=f"{n}/4").done]
+    assert sorted(names) == ["L2-s1", "L2-s2", "L7-s1", "L7-s2", "L7-s3"]
+
+
+def test_a_spent_budget_stops_cleanly(tmp_path: Path) -> None:
+    summary = run(tmp_path, budget="0.000001s")
+    assert summary.stopped == ["L2-s1"] and summary.left == 6
+    assert Store.at(tmp_path).all() == []
+
+
+def test_truncated_record_is_named_and_run_again(tmp_path: Path) -> None:
+    run(tmp_path, select=["n_layers=7"])
+    (path,) = (tmp_path / ".runs/demo.one").glob("L7-s1-*.json")
+    path.write_bytes(path.read_bytes()[:50])
+    said: list[str] = []
+    summary = runner.run(
+        "demo.one", "paper", root=tmp_path, device="cpu", select=["n_layers=7"], say=said.append
+    )
+    assert summary.done == ["L7-s1"]
+    assert any(path.name in line and "treated as missing" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"profile": "full"}, ValueError, "profile is 'full', allowed: quick, matched, paper"),
+        ({"select": ["n_layer=7"]}, ValueError, "no field 'n_layer'; fields"),
+        ({"select": ["n_layers"]}, ValueError, "select is 'n_layers', allowed: NAME=VALUE"),
+        ({"select": ["n_layers=9"]}, ValueError, "fits no cell; values: 2, 7"),
+        ({"shard": "5/4"}, ValueError, "shard is '5/4'"),
+        ({"shard": "a"}, ValueError, "shard is 'a'"),
+        ({"budget": "soon"}, ValueError, "budget is 'soon', allowed: a time like"),
+        ({"budget": "0m"}, ValueError, "budget is '0m'"),
+        ({"backend": "warp"}, ValueError, "backend is 'warp', allowed: auto"),
+    ],
+)
+def test_wrong_requests_are_named_before_work(
+    tmp_path: Path, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        run(tmp_path, **options)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_wrong_experiment_device_and_absent_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match=r"no experiment 'demo.two'; there are: demo.one"):
+        runner.run("demo.two", "paper", root=tmp_path)
+    with pytest.raises(ValueError, match="device is 'tpu', allowed: auto, cpu, cuda"):
+        runner.run("demo.one", "paper", root=tmp_path, device="tpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(runner.RunError, match="'cuda' was asked for, but torch .* sees no GPU"):
+        runner.run("demo.one", "paper", root=tmp_path, device="cuda")
+    assert runner.choose_device("auto") == "cpu"
+    with pytest.raises(RuntimeError, match="mamba_ssm"):
+        runner.run("demo.one", "paper", root=tmp_path, device="cpu", backend="mamba_ssm")
+
+
+def test_unwritable_results_stop_the_run_before_work(tmp_path: Path) -> None:
+    (tmp_path / ".runs").write_text("a file where the folder should be")
+    with pytest.raises(StoreError, match="cannot write records to"):
+        run(tmp_path)
+
+
+def test_runs_folder_can_be_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAMBA_BOOK_RUNS", str(tmp_path / "elsewhere"))
+    run(tmp_path, select=["n_layers=7"])
+    assert len(list((tmp_path / "elsewhere/demo.one").glob("*.json"))) == 3
+    assert not (tmp_path / ".runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("8m", 480), ("1.5h", 5400), (2.5, 2.5)]
+)
+def test_times(text: str | float, seconds: float) -> None:
+    assert runner.parse_seconds(text) == seconds
+
+
+def test_status_counts_done_total_and_failed(tmp_path: Path) -> None:
+    store = Store.at(tmp_path)
+    put(store, FakeCell(7, 1), best=0.9)
+    put(store, FakeCell(7, 2), status="failed")
+    rows = {row["profile"]: row for row in runner.status(tmp_path)}
+    assert set(rows) == {"quick", "paper"}  # no matched cells, so no row for them
+    paper = rows["paper"]
+    assert (paper["done"], paper["total"], paper["failed"]) == (1, 6, 1)
+    assert paper["devices"] == ["test"] and paper["last"] == "2026-01-01"
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    return captured.out + captured.err
+
+
+def test_command_line_list_and_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = ["--root", str(tmp_path)]
+    assert cli.main([*root, "run", "demo.one", "--profile", "paper", "--select", "n_layers=7"]) == 0
+    assert "3 done, 0 failed, 0 left" in lines(capsys)
+    assert cli.main([*root, "list", "--json"]) == 0
+    rows = json.loads(lines(capsys))
+    assert {"experiment": "demo.one", "profile": "paper", "cells done": 3, "total": 6,
+            "failed": 0} in rows  # fmt: skip
+    assert cli.main([*root, "run", "demo.one", "--profile", "paper"]) == cli.FAILED
+    assert cli.main([*root, "list"]) == 0
+    assert "5/6" in lines(capsys)
+    assert cli.main([*root, "run", "demo.one", "--budget", "0.000001"]) == cli.STOPPED
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "demo.two"], ["run", "demo.one", "--profile", "full"],
+        ["run", "demo.one", "--backend", "warp"], ["run", "demo.one", "--backend", "mamba_ssm"],
+        ["publish", "demo.one"], ["verify"], ["notebook", "absent.ipynb"],
+    ],
+)  # fmt: skip
+def test_command_line_errors_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert cli.main(["--root", str(tmp_path), *arguments]) == cli.USAGE_ERROR
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "Traceback" not in error
+
+
+def test_publish_by_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = ["--root", str(tmp_path)]
+    cli.main([*root, "run", "demo.one", "--profile", "paper", "--select", "n_layers=7"])
+    assert cli.main([*root, "publish", "demo.one", "--profile", "paper"]) == 0
+    assert "3 of 6 cells of demo.one paper are published" in lines(capsys)
+    published = Store.at(tmp_path).all(published_only=True)
+    assert [record.readable for record in published] == ["L7-s1", "L7-s2", "L7-s3"]
+    assert all(len(record.read_curves()) == 2 for record in published)

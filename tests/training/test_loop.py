@@ -1,0 +1,224 @@
+"""The loop on a model small enough to check by hand; kill and resume are in test_runner."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lib.training.batches import TensorBatches
+from lib.training.checkpoints import CheckpointError, load_checkpoint, save_checkpoint, serialise
+from lib.training.config import TrainingConfig
+from lib.training.loop import Trainer
+from lib.training.schedules import warmup_cosine
+
+CONFIG = TrainingConfig(epochs=3, warmup_epochs=1, batch_size=8, lr_peak=1e-2)
+
+
+def make_model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+
+
+def make_batches(rows: int = 48, batch_size: int = 8, drop_last: bool = True) -> TensorBatches:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(rows, 4, generator=generator)
+    return TensorBatches((x, x.argmax(1) % 3), batch_size, seed=5, drop_last=drop_last)
+
+
+def loss(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    logits = model(x)
+    return F.cross_entropy(logits, y), (logits.argmax(-1) == y).sum()
+
+
+def flat(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_equals_a_plain_loop_written_out() -> None:
+    model, plain = make_model(), make_model()
+    result = Trainer(model, loss, make_batches(), CONFIG).run()
+    batches = make_batches()
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=1.0, weight_decay=0.01)
+    rates = warmup_cosine(18, 6, 1e-5, 1e-2, 1e-5)
+    losses = []
+    for epoch in range(3):
+        order = torch.randperm(48, generator=torch.Generator().manual_seed(5 * 1_000_003 + epoch))
+        for k in range(6):
+            rows = order[k * 8 : k * 8 + 8]
+            value, _ = loss(plain, batches.tensors[0][rows], batches.tensors[1][rows])
+            optimizer.zero_grad()
+            value.backward()
+            nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+            optimizer.param_groups[0]["lr"] = rates[epoch * 6 + k]
+            optimizer.step()
+            losses.append(value.item())
+    assert result.status == "done" and result.step == 18
+    torch.testing.assert_close(flat(model), flat(plain), rtol=1e-5, atol=1e-7)
+    means = [sum(losses[e * 6 : e * 6 + 6]) / 6 for e in range(3)]
+    assert result.curves["train_loss"].tolist() == pytest.approx(means, rel=1e-5)
+    assert result.curves["epoch"].tolist() == [1, 2, 3]
+    assert result.curves["lr"].tolist() == pytest.approx([rates[5], rates[11], rates[17]])
+
+
+def test_evaluate_sees_eval_mode_and_its_numbers_become_curves() -> None:
+    modes = []
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        modes.append((model.training, torch.is_grad_enabled()))
+        return {"size": float(flat(model).norm())}
+
+    model = make_model()
+    result = Trainer(model, loss, make_batches(), CONFIG, evaluate=evaluate).run()
+    assert modes == [(False, False)] * 3 and model.training
+    assert result.curves["size"].iloc[-1] == float(flat(model).norm())
+
+
+@pytest.mark.parametrize("stop_after", [1, 6, 7, 17])
+def test_stop_and_resume_is_exact(tmp_path: Path, stop_after: int) -> None:
+    whole, model = make_model(), make_model()
+    expected = Trainer(whole, loss, make_batches(), CONFIG).run()
+    path = tmp_path / "cell.safetensors"
+
+    class Stops(Trainer):
+        def _advance(self, position: Tensor | int) -> None:
+            super()._advance(position)
+            if self.step + 1 == stop_after:
+                self.deadline = time.monotonic()
+
+    first = Stops(model, loss, make_batches(), CONFIG, identity="a", checkpoint=path).run()
+    assert first.status == "stopped" and first.step == stop_after
+    fresh = make_model()
+    with torch.no_grad():
+        for parameter in fresh.parameters():
+            parameter.fill_(7.0)  # nothing but the checkpoint may matter
+    trainer = Trainer(fresh, loss, make_batches(), CONFIG, identity="a", checkpoint=path)
+    second = trainer.run()
+    assert trainer.first_step == stop_after and second.status == "done"
+    assert torch.equal(flat(fresh), flat(whole))
+    assert second.curves.equals(expected.curves)
+
+
+def test_checkpoint_of_another_cell_is_refused_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "cell.safetensors"
+    Trainer(make_model(), loss, make_batches(), CONFIG, identity="a", checkpoint=path).save()
+    before = path.read_bytes()
+    other = Trainer(make_model(), loss, make_batches(), CONFIG, identity="b", checkpoint=path)
+    with pytest.raises(CheckpointError, match="belongs to cell a, not to b"):
+        other.run()
+    assert path.read_bytes() == before
+
+
+def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "cell.safetensors"
+    save_checkpoint(path, "a", {"x": torch.arange(1000)})
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"cell\.safetensors cannot be read"):
+        load_checkpoint(path, "a")
+    with pytest.raises(CheckpointError, match=r"gone\.safetensors cannot be read"):
+        load_checkpoint(tmp_path / "gone.safetensors")
+
+
+def test_checkpoints_take_tied_weights(tmp_path: Path) -> None:
+    weight = torch.randn(3, 2)
+    path = tmp_path / "tied.safetensors"
+    path.write_bytes(serialise({"a": weight, "b": weight, "c": weight.T}))
+    tensors, _ = load_checkpoint(path)
+    assert torch.equal(tensors["a"], weight) and torch.equal(tensors["b"], weight)
+    assert torch.equal(tensors["c"], weight.T)
+
+
+def test_nan_ends_as_failed_with_the_step() -> None:
+    def poisoned(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        value, right = loss(model, x, y)
+        poisoned.calls += 1  # type: ignore[attr-defined]
+        return value * (math.nan if poisoned.calls == 9 else 1.0), right  # type: ignore[attr-defined]
+
+    poisoned.calls = 0  # type: ignore[attr-defined]
+    result = Trainer(make_model(), poisoned, make_batches(), CONFIG).run()
+    assert result.status == "failed"
+    assert result.reason == "the loss was not finite at step 9 of 18"
+    assert len(result.curves) == 1
+
+
+def test_clipping_bounds_the_update() -> None:
+    steep = dataclasses.replace(CONFIG, clip_norm=1e-3)
+    norms = []
+
+    class Watches(Trainer):
+        def _advance(self, position: Tensor | int) -> None:
+            super()._advance(position)
+            grads = [p.grad.flatten() for p in self.model.parameters() if p.grad is not None]
+            norms.append(float(torch.cat(grads).norm()))
+
+    Watches(make_model(), loss, make_batches(), steep).run()
+    assert len(norms) == 18 and max(norms) <= 1e-3 * 1.001
+    norms.clear()
+    Watches(make_model(), loss, make_batches(), dataclasses.replace(CONFIG, clip_norm=None)).run()
+    assert max(norms) > 0.1
+
+
+def test_spared_parameters_do_not_decay() -> None:
+    ends = []
+    for spare in (False, True):
+        model = make_model()
+        model[0].bias._no_weight_decay = True  # type: ignore[union-attr]
+        with torch.no_grad():
+            model[0].bias.fill_(3.0)  # type: ignore[union-attr]
+        config = dataclasses.replace(CONFIG, weight_decay=0.5, lr_peak=0.1, spare_dynamics=spare)
+
+        def flat_loss(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            return model(x).sum() * 0.0, torch.zeros((), dtype=torch.int64)
+
+        Trainer(model, flat_loss, make_batches(), config).run()
+        ends.append(model[0].bias.detach().clone())  # type: ignore[union-attr]
+    assert (ends[0] < 2.9).all() and torch.equal(ends[1], torch.full_like(ends[1], 3.0))
+
+
+def test_every_row_once_an_epoch_and_the_last_batch_kept() -> None:
+    batches = make_batches(rows=50, batch_size=8, drop_last=False)
+    assert batches.steps == 7 and not batches.even
+    batches.begin_epoch(0)
+    seen = torch.cat([batches.gather(k)[0] for k in range(7)])
+    assert len(seen) == 50
+    assert torch.equal(seen.sort(0).values, batches.tensors[0].sort(0).values)
+    first = batches.order.clone()
+    batches.begin_epoch(1)
+    assert not torch.equal(first, batches.order)
+    batches.begin_epoch(0)
+    assert torch.equal(first, batches.order)
+    for k in range(6):
+        by_tensor = batches.gather(torch.tensor(k))
+        assert torch.equal(by_tensor[0], batches.gather(k)[0])
+    result = Trainer(make_model(), loss, batches, CONFIG).run()
+    assert result.step == 21
+
+
+@pytest.mark.parametrize("size", [0, 49])
+def test_bad_batch_size_is_named(size: int) -> None:
+    with pytest.raises(ValueError, match=rf"batch_size is {size}, allowed: 1..48"):
+        make_batches(batch_size=size)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0"),
+        ({"warmup_epochs": 300}, r"warmup_epochs is 300, allowed: 0..210"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"lr_peak": 0.0}, r"lr_peak is 0.0, allowed: more than 0"),
+        ({"beta2": 1.0}, "beta2 is 1.0"),
+        ({"weight_decay": -1.0}, "weight_decay is -1.0"),
+        ({"clip_norm": 0.0}, "clip_norm is 0.0"),
+        ({"lr_by": "step"}, "lr_by is 'step'"),
+    ],
+)
+def test_bad_training_settings_are_named(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(**change)  # type: ignore[arg-type]
