@@ -1,4 +1,4 @@
-"""Runs a notebook with papermill, guarded, and helps notebooks to be short.
+"""Runs a notebook with papermill, guarded.
 
 papermill alone only warns about a misspelt parameter, can hang while a kernel starts, and leaves
 a plausible file behind when it is killed. Here parameters are checked against the notebook's
@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lib import progress, provenance
+from lib import provenance
 
 EXECUTED = Path("_build") / "executed"
 LOGS = Path("_build") / "logs"
@@ -214,26 +214,3 @@ def incomplete(path: Path) -> str | None:
         if any(out.get("output_type") == "error" for out in cell.get("outputs", [])):
             return f"its cell {number} shows an error"
     return None
-
-
-def explore(plot: Callable[..., Any], **choices: list[Any]) -> Any:
-    """Let the reader choose arguments of `plot`, which returns a plotly figure.
-
-    With a live kernel: ipywidgets, one per argument. In the static page: one figure with a
-    slider over the first argument's choices (the others keep their first), made by the same
-    `plot`, so that something moves without a kernel.
-    """
-    if progress.headless():
-        from lib.figures import with_slider
-
-        first, *others = choices
-        fixed = {name: choices[name][0] for name in others}
-        frames = {value: plot(**{first: value}, **fixed) for value in choices[first]}
-        return with_slider(frames, first)
-    from ipywidgets import Dropdown, SelectionSlider, interactive
-
-    def widget(name: str, values: list[Any]) -> Any:
-        numbers = all(isinstance(v, (int, float)) for v in values)
-        return (SelectionSlider if numbers else Dropdown)(options=values, description=name)
-
-    return interactive(plot, **{name: widget(name, v) for name, v in choices.items()})

@@ -62,9 +62,10 @@ def mamba2_model(n_layers: int, gamma: float | None, d_state: int = 128) -> Lang
 
 def third_party_model(n_layers: int, gamma: float) -> LanguageModelConfig:
     """The third party's Mamba-1 (github.com/hlife0/mamba-achilles): tied embedding, gamma over the
-    output width on every weight matrix, the kernel included, and every bias zero."""
+    output width on every weight matrix, the kernel included, and every bias zero. Its 100 tokens
+    are padded to 104, as mamba_ssm does."""
     return LanguageModelConfig(
-        vocab_size=100,
+        vocab_size=104,
         n_layers=n_layers,
         pattern=(Mamba1Config(d_model=32, d_state=128),),
         tie_embeddings=True,
@@ -148,7 +149,7 @@ def accuracies(model: LanguageModel, test: Split, by_pair: bool = False) -> dict
     held_out = test.where(43)
 
     def rate(hits: torch.Tensor, mask: torch.Tensor) -> float:
-        return float((hits & mask).sum() / mask.sum())
+        return int((hits & mask).sum()) / int(mask.sum())
 
     right = given == test.labels
     out = {

@@ -1,0 +1,1 @@
+"""Blocks and the language-model stack; configs can be read without torch."""

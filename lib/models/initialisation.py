@@ -1,0 +1,130 @@
+"""How weights start: the official way, or with the gamma scale of arXiv 2509.17514.
+
+Every draw comes from one CPU generator in the order of the model's modules, so a seed gives the
+same weights on every device.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from lib.models.config import InitialisationConfig, LanguageModelConfig, Mamba2Config
+from lib.models.layers import CausalConv, PositionalEncoding
+from lib.models.mamba1 import Mamba1Mixer
+from lib.models.mamba2 import Mamba2Mixer
+
+EMBEDDING_STD = 0.02
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, config: LanguageModelConfig, generator: torch.Generator) -> None:
+    """Fill every parameter of a language model in place.
+
+    Officially (mamba_ssm): linear maps as nn.Linear draws them, biases of projections zero, the
+    projections out divided by sqrt(n_layers), embeddings N(0, 0.02^2), dt log-uniform in
+    [dt_min, dt_max] through the dt bias. With gamma, the tensors in scope are drawn anew. The dt
+    bias is set last and by nobody else: re-initialising biases after it loses dt's range.
+    """
+    start = config.initialisation
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding):
+            _normal(module.weight, EMBEDDING_STD, generator)
+            _gamma(module.weight, "embedding", module.embedding_dim, start, generator)
+        elif isinstance(module, PositionalEncoding) and isinstance(module.weight, nn.Parameter):
+            _normal(module.weight, EMBEDDING_STD, generator)
+            _gamma(module.weight, "positional", module.weight.shape[1], start, generator)
+        elif isinstance(module, nn.Linear):
+            _linear(name, module, config, generator)
+        elif isinstance(module, CausalConv):
+            _conv(module, start, generator)
+    for module in model.modules():
+        if isinstance(module, Mamba1Mixer):
+            _mamba1(module, start, generator)
+        elif isinstance(module, Mamba2Mixer):
+            _mamba2(module, start, generator)
+
+
+def _uniform(tensor: Tensor, low: float, high: float, generator: torch.Generator) -> None:
+    draw = torch.rand(tensor.shape, generator=generator, dtype=torch.float32)
+    tensor.copy_(low + (high - low) * draw)
+
+
+def _normal(tensor: Tensor, std: float, generator: torch.Generator) -> None:
+    tensor.copy_(std * torch.randn(tensor.shape, generator=generator, dtype=torch.float32))
+
+
+def _gamma(
+    tensor: Tensor, part: str, fan_in: int, start: InitialisationConfig, generator: torch.Generator
+) -> None:
+    if start.gamma is None or part not in start.scope:
+        return
+    width = fan_in if start.fan == "fan_in" else tensor.shape[0]
+    _normal(tensor, width**-start.gamma, generator)
+
+
+def _linear(
+    name: str, module: nn.Linear, config: LanguageModelConfig, generator: torch.Generator
+) -> None:
+    last = name.rsplit(".", 1)[-1]
+    if last == "head":
+        if config.tie_embeddings:
+            return  # the embedding's own tensor, already drawn
+        part = "head"
+        # mamba_ssm draws an untied head as nn.Linear does
+    else:
+        part = "dt_proj" if last == "dt_proj" else "linear"
+    bound = module.in_features**-0.5
+    _uniform(module.weight, -bound, bound, generator)
+    if last == "out_proj":
+        module.weight /= math.sqrt(config.n_layers)
+    if module.bias is not None and last != "dt_proj":
+        module.bias.zero_()
+    if part != "dt_proj":  # its official draw depends on the block's config: see _mamba1
+        _gamma(module.weight, part, module.in_features, config.initialisation, generator)
+
+
+def _conv(module: CausalConv, start: InitialisationConfig, generator: torch.Generator) -> None:
+    if module.kind == "none":
+        return
+    bound = module.taps**-0.5  # nn.Conv1d's, for a depthwise kernel
+    if isinstance(module.weight, nn.Parameter):
+        _uniform(module.weight, -bound, bound, generator)
+        _gamma(module.weight, "conv", module.taps, start, generator)
+    if module.bias is not None:
+        _uniform(module.bias, -bound, bound, generator)
+        if start.zero_biases:
+            module.bias.zero_()
+
+
+def _dt_bias(
+    bias: Tensor, low: float, high: float, floor: float, generator: torch.Generator
+) -> None:
+    """A bias whose softplus is log-uniform in [low, high]."""
+    _uniform(bias, math.log(low), math.log(high), generator)
+    dt = torch.exp(bias).clamp(min=floor)
+    bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
+
+
+def _mamba1(mixer: Mamba1Mixer, start: InitialisationConfig, generator: torch.Generator) -> None:
+    c = mixer.config
+    bound = c.rank**-0.5 * c.dt_scale
+    _uniform(mixer.dt_proj.weight, -bound, bound, generator)
+    _gamma(mixer.dt_proj.weight, "dt_proj", c.rank, start, generator)
+    _dt_bias(mixer.dt_proj.bias, c.dt_min, c.dt_max, c.dt_init_floor, generator)
+    mixer.A_log.copy_(torch.log(torch.arange(1, c.d_state + 1)).expand(c.d_inner, -1))
+    mixer.D.fill_(1.0)
+    if start.zero_biases:
+        mixer.dt_proj.bias.zero_()
+
+
+def _mamba2(mixer: Mamba2Mixer, start: InitialisationConfig, generator: torch.Generator) -> None:
+    c: Mamba2Config = mixer.config
+    _dt_bias(mixer.dt_bias, c.dt_min, c.dt_max, c.dt_init_floor, generator)
+    _uniform(mixer.A_log, c.A_min, c.A_max, generator)
+    mixer.A_log.log_()
+    mixer.D.fill_(1.0)
+    if start.zero_biases:
+        mixer.dt_bias.zero_()

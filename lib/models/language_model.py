@@ -1,0 +1,140 @@
+"""A stack of blocks as a language model, with decoding one token at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lib.models.config import BlockConfig, LanguageModelConfig, Mamba1Config, Mamba2Config
+from lib.models.initialisation import initialise
+from lib.models.layers import Activation, PositionalEncoding, RMSNorm
+from lib.models.mamba1 import Mamba1Mixer, MixerState
+from lib.models.mamba2 import Mamba2Mixer
+
+MIXERS: dict[type, type[nn.Module]] = {Mamba1Config: Mamba1Mixer, Mamba2Config: Mamba2Mixer}
+
+
+class Layer(nn.Module):
+    """x + mixer(norm(x)); without pre-norm, x + mixer(x)."""
+
+    def __init__(self, block: BlockConfig, config: LanguageModelConfig, backend: str) -> None:
+        super().__init__()
+        self.norm = RMSNorm(config.d_model, config.norm_eps) if config.pre_norm else nn.Identity()
+        self.mixer: Any = MIXERS[type(block)](block, backend=backend)
+        self.act_resid = Activation()
+
+    def forward(
+        self, x: Tensor, state: MixerState | None, return_state: bool
+    ) -> tuple[Tensor, MixerState | None]:
+        """x (b, l, m) to the residual stream after this block, and the block's state."""
+        out = self.mixer(self.norm(x), state, return_state)
+        y, state = out if return_state else (out, None)
+        return self.act_resid(x + y), state
+
+    def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
+        """One token: x (b, m)."""
+        y, state = self.mixer.step(self.norm(x), state)
+        return x + y, state
+
+
+class LanguageModel(nn.Module):
+    """Embedding, blocks, norm, head. Build it with :func:`build_language_model`."""
+
+    def __init__(self, config: LanguageModelConfig, backend: str = "auto") -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.positions = None
+        if config.positional_encoding != "none":
+            self.positions = PositionalEncoding(
+                config.positional_encoding, config.max_length or 0, config.d_model
+            )
+        self.layers = nn.ModuleList(Layer(block, config, backend) for block in config.blocks)
+        final = RMSNorm(config.d_model, config.norm_eps) if config.final_norm else nn.Identity()
+        self.final_norm = final
+        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        if config.tie_embeddings:
+            self.head.weight = self.embedding.weight
+        self.act_embed = Activation()
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        states: list[MixerState] | None = None,
+        return_states: bool = False,
+        start: int = 0,
+    ) -> tuple[Tensor, list[MixerState]]:
+        """tokens (b, l) to the normed residual stream (b, l, m), and the blocks' states."""
+        x = self.embedding(tokens)
+        if self.positions is not None:
+            x = self.positions(x, start)
+        x = self.act_embed(x)
+        kept: list[Any] = []
+        for index, layer in enumerate(self.layers):
+            x, state = layer(x, states[index] if states else None, return_states)
+            kept.append(state)
+        return self.final_norm(x), kept
+
+    def forward(
+        self,
+        tokens: Tensor,
+        states: list[MixerState] | None = None,
+        *,
+        last_token_only: bool = False,
+        return_states: bool = False,
+        start: int = 0,
+    ) -> Any:
+        """Logits of the next token.
+
+        Args:
+            tokens: (b, l), integers in [0, vocab_size).
+            states: from an earlier call with `return_states`, to go on from there.
+            last_token_only: logits of the last position alone.
+            return_states: also return the states after the last token.
+            start: position of the first token, for positional encodings.
+
+        Returns:
+            (b, l, v), or (b, v) with `last_token_only`; with `return_states` a pair.
+
+        Raises:
+            ValueError: more positions than the encoding's max_length.
+        """
+        x, kept = self.hidden(tokens, states, return_states, start)
+        logits = self.head(x[:, -1] if last_token_only else x)
+        return (logits, kept) if return_states else logits
+
+    def step(
+        self, tokens: Tensor, states: list[MixerState], position: int = 0
+    ) -> tuple[Tensor, list[MixerState]]:
+        """Decode one token: tokens (b,) at `position` to logits (b, v) and the next states."""
+        x = self.embedding(tokens)
+        if self.positions is not None:
+            x = self.positions(x[:, None], position)[:, 0]
+        kept = []
+        for layer, state in zip(self.layers, states, strict=True):
+            x, state = layer.step(x, state)
+            kept.append(state)
+        return self.head(self.final_norm(x)), kept
+
+    def initial_states(self, batch: int) -> list[MixerState]:
+        """One zero state a layer, on the model's device."""
+        weight = self.embedding.weight
+        return [
+            layer.mixer.initial_state(batch, weight.device, weight.dtype)  # type: ignore[union-attr]
+            for layer in self.layers
+        ]
+
+
+def build_language_model(
+    config: LanguageModelConfig,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    backend: str = "auto",
+) -> LanguageModel:
+    """A model with weights drawn from `seed`, the same on every device."""
+    model = LanguageModel(config, backend)
+    initialise(model, config, torch.Generator().manual_seed(seed))
+    return model.to(device)

@@ -1,0 +1,111 @@
+"""Parts that blocks share: norms, the causal convolution, positions, named activations."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lib.ops.conv import causal_conv1d, causal_conv1d_step
+
+
+class Activation(nn.Identity):
+    """A named activation: its module path is its name, and a plain PyTorch forward hook on it can
+    read or replace what flows through. Costs nothing."""
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last axis, computed in float32 or wider."""
+
+    def __init__(self, size: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., size) to the same shape and dtype."""
+        wide = x if x.dtype == torch.float64 else x.float()
+        return F.rms_norm(wide, self.weight.shape, self.weight.to(wide.dtype), self.eps).to(x.dtype)
+
+
+class GatedRMSNorm(RMSNorm):
+    """Mamba-2's norm: rms_norm(y * silu(z)), the gate before the norm (arXiv 2405.21060, fig. 6)."""
+
+    def forward(self, y: Tensor, z: Tensor) -> Tensor:  # type: ignore[override]
+        """y, z (..., size) to the same shape."""
+        return super().forward(y * F.silu(z))
+
+
+class CausalConv(nn.Module):
+    """The short convolution of a block, with SiLU.
+
+    Args:
+        channels: d. taps: k.
+        kind: "standard"; "all_one": a kernel of ones that is never trained; "none": SiLU alone.
+        bias: whether there is one (never for "none").
+    """
+
+    def __init__(self, channels: int, taps: int, kind: str, bias: bool, backend: str) -> None:
+        super().__init__()
+        self.taps = taps if kind != "none" else 1
+        self.kind = kind
+        # "auto" or a backend of the convolution; a scan's backend name means nothing here
+        self.backend = backend
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias and kind != "none" else None
+        if kind == "standard":
+            self.weight = nn.Parameter(torch.zeros(channels, taps))
+        elif kind == "all_one":
+            self.register_buffer("weight", torch.ones(channels, taps))
+
+    def forward(self, x: Tensor, state: Tensor | None, return_state: bool) -> tuple[Tensor, Tensor]:
+        """x (b, l, d) to SiLU(conv(x)) of the same shape, and the state (b, d, k - 1)."""
+        if self.kind == "none":
+            return F.silu(x), x.new_zeros(x.shape[0], x.shape[2], 0)
+        out = causal_conv1d(
+            x.transpose(1, 2), self.weight, self.bias, "silu", return_state,
+            initial_state=state, backend=self.backend,
+        )  # fmt: skip
+        if return_state:
+            return out[0].transpose(1, 2), out[1]
+        return out.transpose(1, 2), x.new_zeros(0)
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """x (b, d), state (b, d, k - 1) to the output (b, d) and the next state."""
+        if self.kind == "none":
+            return F.silu(x), state
+        return causal_conv1d_step(state, x, self.weight, self.bias, "silu")
+
+
+class PositionalEncoding(nn.Module):
+    """Adds a vector for each position: learned, or sines and cosines (arXiv 1706.03762, 3.5)."""
+
+    def __init__(self, kind: str, max_length: int, d_model: int) -> None:
+        super().__init__()
+        self.max_length = max_length
+        if kind == "learned":
+            self.weight = nn.Parameter(torch.zeros(max_length, d_model))
+        else:
+            self.register_buffer("weight", sinusoids(max_length, d_model), persistent=False)
+
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """x (b, l, m) at positions start .. start + l - 1.
+
+        Raises:
+            ValueError: positions beyond max_length.
+        """
+        end = start + x.shape[1]
+        if end > self.max_length:
+            raise ValueError(f"length is {end}, allowed: up to max_length {self.max_length}")
+        return x + self.weight[start:end].to(x.dtype)
+
+
+def sinusoids(length: int, d_model: int) -> Tensor:
+    """(length, d_model): sin in even, cos in odd columns, wavelengths from 2 pi to 10,000 * 2 pi."""
+    place = torch.arange(length, dtype=torch.float32)[:, None]
+    rate = torch.exp(torch.arange(0, d_model, 2) * (-math.log(10_000.0) / d_model))
+    table = torch.zeros(length, d_model)
+    table[:, 0::2] = torch.sin(place * rate)
+    table[:, 1::2] = torch.cos(place * rate)[:, : d_model // 2]
+    return table

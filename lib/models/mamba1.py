@@ -1,0 +1,92 @@
+"""The Mamba-1 block (Gu and Dao 2023, arXiv 2312.00752, section 3.4 and figure 3)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lib.models.config import Mamba1Config
+from lib.models.layers import Activation, CausalConv
+from lib.ops.scan import selective_scan, selective_state_step
+
+
+class MixerState(NamedTuple):
+    """What a block keeps between tokens.
+
+    Attributes:
+        conv: (b, channels, k - 1), the convolution's last inputs.
+        ssm: (b, d, n) for Mamba-1, (b, h, p, n) for Mamba-2.
+    """
+
+    conv: Tensor
+    ssm: Tensor
+
+
+class Mamba1Mixer(nn.Module):
+    """x (b, l, m) to y (b, l, m): project, convolve, scan with input-made dt, B and C, gate."""
+
+    def __init__(self, config: Mamba1Config, backend: str = "auto") -> None:
+        super().__init__()
+        self.config, self.backend = config, backend
+        d, n, r = config.d_inner, config.d_state, config.rank
+        self.in_proj = nn.Linear(config.d_model, 2 * d, bias=config.bias)
+        self.conv = CausalConv(d, config.d_conv, config.conv_kind, config.conv_bias, "auto")
+        self.x_proj = nn.Linear(d, r + 2 * n, bias=False)
+        self.dt_proj = nn.Linear(r, d, bias=True)
+        self.A_log = nn.Parameter(torch.zeros(d, n))
+        self.D = nn.Parameter(torch.ones(d))
+        self.out_proj = nn.Linear(d, config.d_model, bias=config.bias)
+        for parameter in (self.A_log, self.D, self.dt_proj.bias):
+            parameter._no_weight_decay = True  # type: ignore[attr-defined]
+        for name in ("pre_conv", "post_conv", "dt", "B", "C", "y", "z"):
+            setattr(self, f"act_{name}", Activation())
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (..., d) after the convolution to dt (before softplus), B and C."""
+        c = self.config
+        dt, B, C = self.x_proj(x).split([c.rank, c.d_state, c.d_state], dim=-1)
+        return nn.functional.linear(dt, self.dt_proj.weight, self.dt_proj.bias), B, C
+
+    def forward(
+        self, x: Tensor, state: MixerState | None = None, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, MixerState]:
+        """The block over a sequence; with `return_state` also what the next tokens need."""
+        u, z = self.in_proj(x).chunk(2, dim=-1)
+        u, z = self.act_pre_conv(u), self.act_z(z)
+        u, conv = self.conv(u, state.conv if state else None, return_state)
+        u = self.act_post_conv(u)
+        dt, B, C = self._split(u)
+        dt = self.act_dt(nn.functional.softplus(dt.float() if dt.dtype != torch.float64 else dt))
+        B, C = self.act_B(B), self.act_C(C)
+        scanned = selective_scan(
+            u.transpose(1, 2), dt.transpose(1, 2), -torch.exp(self.A_log),
+            B.transpose(1, 2), C.transpose(1, 2), self.D,
+            return_last_state=return_state, initial_state=state.ssm if state else None,
+            backend=self.backend,
+        )  # fmt: skip
+        y, ssm = scanned if return_state else (scanned, None)
+        y = self.act_y(y.transpose(1, 2)) * nn.functional.silu(z)
+        out = self.out_proj(y)
+        return (out, MixerState(conv, ssm)) if return_state else out
+
+    def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
+        """One token: x (b, m) to y (b, m) and the next state."""
+        u, z = self.in_proj(x).chunk(2, dim=-1)
+        u, conv = self.conv.step(u, state.conv)
+        dt, B, C = self._split(u)
+        # (b, 1, n): one group, so that b = d cannot be mistaken for constant B and C
+        y, ssm = selective_state_step(
+            state.ssm, u, dt, -torch.exp(self.A_log), B[:, None], C[:, None], self.D,
+            delta_softplus=True,
+        )  # fmt: skip
+        return self.out_proj(y * nn.functional.silu(z)), MixerState(conv, ssm)
+
+    def initial_state(self, batch: int, device: torch.device, dtype: torch.dtype) -> MixerState:
+        """The state before the first token: zeros."""
+        c = self.config
+        return MixerState(
+            torch.zeros(batch, c.conv_dim, self.conv.taps - 1, device=device, dtype=dtype),
+            torch.zeros(batch, c.d_inner, c.d_state, device=device, dtype=self.A_log.dtype),
+        )

@@ -1,0 +1,104 @@
+"""The Mamba-2 block (Dao and Gu 2024, arXiv 2405.21060, section 7 and figure 6)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lib.models.config import Mamba2Config
+from lib.models.layers import Activation, CausalConv, GatedRMSNorm
+from lib.models.mamba1 import MixerState
+from lib.ops import backends
+from lib.ops.ssd import apply_ssd_matrix, finish, ssd, ssd_matrix, ssd_step
+
+
+class Mamba2Mixer(nn.Module):
+    """x (b, l, m) to y (b, l, m): one projection makes z, x, B, C and dt; x, B and C are convolved;
+    the state-space dual mixes time; gate, norm, project."""
+
+    def __init__(self, config: Mamba2Config, backend: str = "auto", norm_eps: float = 1e-5) -> None:
+        super().__init__()
+        self.config, self.backend = config, backend
+        d, h = config.d_inner, config.n_heads
+        self.in_proj = nn.Linear(config.d_model, d + config.conv_dim + h, bias=config.bias)
+        self.conv = CausalConv(
+            config.conv_dim, config.d_conv, config.conv_kind, config.conv_bias, "auto"
+        )
+        self.dt_bias = nn.Parameter(torch.zeros(h))
+        self.A_log = nn.Parameter(torch.zeros(h))
+        self.D = nn.Parameter(torch.ones(h))
+        self.norm = GatedRMSNorm(d, norm_eps)
+        self.out_proj = nn.Linear(d, config.d_model, bias=config.bias)
+        for parameter in (self.A_log, self.D, self.dt_bias):
+            parameter._no_weight_decay = True  # type: ignore[attr-defined]
+        for name in ("pre_conv", "post_conv", "dt", "x", "B", "C", "S", "y", "z"):
+            setattr(self, f"act_{name}", Activation())
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        c = self.config
+        z, xBC, dt = self.in_proj(x).split([c.d_inner, c.conv_dim, c.n_heads], dim=-1)
+        return z, xBC, dt
+
+    def _split(self, xBC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(..., d + 2 g n) to x (..., h, p), B and C (..., g, n)."""
+        c = self.config
+        size = c.n_groups * c.d_state
+        x, B, C = xBC.split([c.d_inner, size, size], dim=-1)
+        return (
+            x.unflatten(-1, (c.n_heads, c.headdim)),
+            B.unflatten(-1, (c.n_groups, c.d_state)),
+            C.unflatten(-1, (c.n_groups, c.d_state)),
+        )
+
+    def forward(
+        self, x: Tensor, state: MixerState | None = None, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, MixerState]:
+        """The block over a sequence; with `return_state` also what the next tokens need."""
+        c = self.config
+        z, xBC, dt = self._project(x)
+        z = self.act_z(z)
+        xBC, conv = self.conv(self.act_pre_conv(xBC), state.conv if state else None, return_state)
+        u, B, C = self._split(self.act_post_conv(xBC))
+        u, B, C = self.act_x(u), self.act_B(B), self.act_C(C)
+        wide = torch.float64 if dt.dtype == torch.float64 else torch.float32
+        dt = self.act_dt(nn.functional.softplus(dt.to(wide) + self.dt_bias.to(wide)))
+        A = -torch.exp(self.A_log.to(wide))
+        name = backends.resolve(
+            "ssd", self.backend, device=x.device, length=x.shape[1], chunk_size=c.chunk_size,
+            dtype=x.dtype,
+        )  # fmt: skip
+        ssm = None
+        if name == "quadratic" and not return_state and state is None:
+            # the same as ssd() below, with S in the open, for whoever wants to see or edit it
+            S = self.act_S(ssd_matrix(dt, A, B, C))
+            u_wide = u.to(wide)
+            y = finish(apply_ssd_matrix(S, u_wide, dt), u_wide, self.D, None).to(u.dtype)
+        else:
+            scanned = ssd(
+                u, dt, A, B, C, self.D, chunk_size=c.chunk_size, backend=name,
+                return_last_state=return_state, initial_state=state.ssm if state else None,
+            )  # fmt: skip
+            y, ssm = scanned if return_state else (scanned, None)
+        out = self.out_proj(self.norm(self.act_y(y).flatten(-2), z))
+        return (out, MixerState(conv, ssm)) if return_state else out
+
+    def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
+        """One token: x (b, m) to y (b, m) and the next state."""
+        z, xBC, dt = self._project(x)
+        xBC, conv = self.conv.step(xBC, state.conv)
+        u, B, C = self._split(xBC)
+        y, ssm = ssd_step(
+            state.ssm, u, dt, -torch.exp(self.A_log), B, C, self.D,
+            dt_bias=self.dt_bias, dt_softplus=True,
+        )  # fmt: skip
+        return self.out_proj(self.norm(y.flatten(-2), z)), MixerState(conv, ssm)
+
+    def initial_state(self, batch: int, device: torch.device, dtype: torch.dtype) -> MixerState:
+        """The state before the first token: zeros."""
+        c = self.config
+        return MixerState(
+            torch.zeros(batch, c.conv_dim, self.conv.taps - 1, device=device, dtype=dtype),
+            torch.zeros(
+                batch, c.n_heads, c.headdim, c.d_state, device=device, dtype=self.A_log.dtype
+            ),
+        )

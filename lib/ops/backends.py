@@ -1,0 +1,172 @@
+"""Which implementation serves an op: what there is, what was asked for, what ran.
+
+An op registers its backends by name. A named backend that is missing, or that cannot serve the
+call, raises; "auto" takes the first of the op's preferences that can. Nothing falls back silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+INSTALL_MAMBA_SSM = "pip install --no-build-isolation --no-cache-dir -r requirements-gpu.txt"
+
+
+class BackendError(RuntimeError):
+    """A backend that was asked for by name and is missing, or cannot serve the call."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of an op.
+
+    Attributes:
+        call: the implementation.
+        missing: device to the reason why it cannot be used there, or None.
+        refuses: facts of a call (length, dtype, initial_state ...) to the reason why it cannot
+            serve it, naming the backend that does, or None.
+        prefers: facts of a call, device included, to whether "auto" should take it.
+    """
+
+    call: Callable[..., Any]
+    missing: Callable[[torch.device], str | None]
+    refuses: Callable[[dict[str, Any]], str | None]
+    prefers: Callable[[dict[str, Any]], bool]
+
+
+_OPS: dict[str, dict[str, Backend]] = {}
+# set only inside `recording`: None keeps resolve() free of side effects, so it can be compiled
+_used: dict[str, list[str]] | None = None
+
+
+def never(_: Any) -> None:
+    """A backend that is never missing, or that refuses nothing."""
+    return None
+
+
+def register(
+    op: str,
+    name: str,
+    call: Callable[..., Any],
+    *,
+    missing: Callable[[torch.device], str | None] = never,
+    refuses: Callable[[dict[str, Any]], str | None] = never,
+    prefers: Callable[[dict[str, Any]], bool] = lambda facts: False,
+    first: bool = False,
+) -> None:
+    """Add a backend to an op; "auto" asks backends in order of registration, `first` ones before."""
+    known = _OPS.setdefault(op, {})
+    if name in known:
+        raise ValueError(f"backend {name!r} of {op} is registered twice")
+    entry = {name: Backend(call, missing, refuses, prefers)}
+    _OPS[op] = {**entry, **known} if first else {**known, **entry}
+
+
+def operations() -> tuple[str, ...]:
+    """Names of all ops that have backends."""
+    import lib.ops.conv
+    import lib.ops.scan
+    import lib.ops.ssd  # noqa: F401  (registers)
+
+    return tuple(_OPS)
+
+
+def backends(op: str) -> tuple[str, ...]:
+    """Names of the backends of `op`."""
+    return tuple(_OPS[op])
+
+
+def missing(op: str, name: str, device: torch.device) -> str | None:
+    """Why backend `name` of `op` cannot be used on `device`, or None if it can."""
+    return _OPS[op][name].missing(device)
+
+
+def require(op: str, name: str, device: torch.device) -> None:
+    """Raise a BackendError unless backend `name` of `op` can be used on `device`."""
+    reason = missing(op, name, device)
+    if reason is not None:
+        raise BackendError(f"backend {name!r} of {op} is missing: {reason}")
+
+
+def resolve(op: str, asked: str, *, device: torch.device, **facts: Any) -> str:
+    """Name of the backend that serves a call.
+
+    Args:
+        op: name of the op.
+        asked: name of a backend, or "auto".
+        device: where the tensors are.
+        facts: of the call, such as ``length=8, dtype=torch.float32, initial_state=False``.
+
+    Raises:
+        ValueError: no backend of that name; the message lists the names.
+        BackendError: the named backend is missing or cannot serve this call.
+    """
+    known = _OPS[op]
+    if asked != "auto":
+        if asked not in known:
+            raise ValueError(f"backend of {op} is {asked!r}, allowed: auto, {', '.join(known)}")
+        require(op, asked, device)
+        reason = known[asked].refuses(facts)
+        if reason is not None:
+            raise BackendError(f"backend {asked!r} of {op} cannot serve this call: {reason}")
+        name = asked
+    else:
+        call = {**facts, "device": device}
+        name = next(
+            name
+            for name, backend in known.items()
+            if backend.prefers(call)
+            and backend.missing(device) is None
+            and backend.refuses(facts) is None
+        )
+    if _used is not None:
+        _used[op] = sorted({*_used.get(op, []), name})
+    return name
+
+
+def call(op: str, name: str) -> Callable[..., Any]:
+    """The implementation `name` of `op`."""
+    return _OPS[op][name].call
+
+
+@contextmanager
+def recording() -> Iterator[dict[str, list[str]]]:
+    """Collect op to names of the backends that serve calls inside the block (for records)."""
+    global _used
+    outer, _used = _used, {}
+    mine = _used
+    try:
+        yield mine
+    finally:
+        _used = outer
+
+
+def report(device: torch.device) -> dict[str, dict[str, str]]:
+    """Op to backend to "available" or the reason why it is not."""
+    return {
+        op: {name: missing(op, name, device) or "available" for name in _OPS[op]}
+        for op in operations()
+    }
+
+
+@lru_cache(maxsize=1)
+def mamba_ssm_error() -> str | None:
+    """Why mamba_ssm's compiled kernels cannot be imported, or None."""
+    try:
+        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn  # noqa: F401
+    except Exception as error:  # a wrong build raises OSError, RuntimeError or TypeError
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def mamba_ssm_missing(device: torch.device) -> str | None:
+    """Reason for :class:`Backend.missing` of the backends that call mamba_ssm's CUDA kernels."""
+    if device.type != "cuda":
+        return f"mamba_ssm runs on a GPU only, the tensors are on {device.type}; use chunked"
+    error = mamba_ssm_error()
+    return None if error is None else f"mamba_ssm cannot be imported ({error}); {INSTALL_MAMBA_SSM}"
