@@ -130,8 +130,10 @@ class Trainer:
     def _advance(self, position: Tensor | int) -> None:
         count = self.counters
         if self.cuda:
+            # index_select, since indexing with a tensor asks the host for its value
+            rate = self.lr_table.index_select(0, count["global_step"].view(1))[0]
             for group in self.optimizer.param_groups:
-                group["lr"].copy_(self.lr_table[count["global_step"]])
+                group["lr"].copy_(rate)
         else:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rates[self.step]
@@ -147,7 +149,8 @@ class Trainer:
             count["loss_sum"] += loss
             count["right"] += right
             count["seen"] += len(batch[0])
-            wrong = torch.where(torch.isfinite(loss), NEVER, count["global_step"])
+            never = torch.full_like(count["global_step"], NEVER)
+            wrong = torch.where(torch.isfinite(loss), never, count["global_step"])
             torch.minimum(count["bad_step"], wrong, out=count["bad_step"])
             count["position"] += 1
             count["global_step"] += 1
