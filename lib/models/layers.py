@@ -31,11 +31,21 @@ class RMSNorm(nn.Module):
 
 
 class GatedRMSNorm(RMSNorm):
-    """Mamba-2's norm: rms_norm(y * silu(z)), the gate before the norm (arXiv 2405.21060, fig. 6)."""
+    """Mamba-2's norm: rms_norm(y * silu(z)), the gate before the norm (arXiv 2405.21060, fig. 6).
+
+    The mean square is taken over each of `groups` equal parts of the channels, as in mamba_ssm.
+    """
+
+    def __init__(self, size: int, groups: int = 1, eps: float = 1e-5) -> None:
+        super().__init__(size, eps)
+        self.groups = groups
 
     def forward(self, y: Tensor, z: Tensor) -> Tensor:  # type: ignore[override]
         """y, z (..., size) to the same shape."""
-        return super().forward(y * F.silu(z))
+        wide = y if y.dtype == torch.float64 else y.float()
+        gated = (wide * F.silu(z.to(wide.dtype))).unflatten(-1, (self.groups, -1))
+        normed = F.rms_norm(gated, gated.shape[-1:], eps=self.eps).flatten(-2)
+        return (normed * self.weight.to(wide.dtype)).to(y.dtype)
 
 
 class CausalConv(nn.Module):

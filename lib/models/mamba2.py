@@ -27,7 +27,7 @@ class Mamba2Mixer(nn.Module):
         self.dt_bias = nn.Parameter(torch.zeros(h))
         self.A_log = nn.Parameter(torch.zeros(h))
         self.D = nn.Parameter(torch.ones(h))
-        self.norm = GatedRMSNorm(d, norm_eps)
+        self.norm = GatedRMSNorm(d, config.n_groups, norm_eps)
         self.out_proj = nn.Linear(d, config.d_model, bias=config.bias)
         for parameter in (self.A_log, self.D, self.dt_bias):
             parameter._no_weight_decay = True  # type: ignore[attr-defined]
