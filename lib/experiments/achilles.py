@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from lib import provenance
 from lib.config import from_dict, to_dict
 from lib.experiments import Context, Experiment, Outcome
 from lib.models.config import (
@@ -18,7 +19,15 @@ from lib.models.config import (
     Mamba2Config,
 )
 from lib.store import Record
-from lib.tasks.composite import CompositeTask, build, third_party
+from lib.tasks.composite import (
+    HELD_OUT,
+    CompositeTask,
+    build,
+    composed_shift,
+    symmetric_shift,
+    third_party,
+    trained_shift,
+)
 from lib.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -50,12 +59,17 @@ class CompositeCell:
             raise ValueError(f"seed is {self.seed}, allowed: 0 or more")
 
 
-def mamba2_model(n_layers: int, gamma: float | None, d_state: int = 128) -> LanguageModelConfig:
-    """The paper's model (App. C, D), with the choices of protocol section 8 where it is silent."""
+def mamba2_model(
+    n_layers: int, gamma: float | None, d_state: int = 128, tied: bool = False
+) -> LanguageModelConfig:
+    """The paper's model (App. B to D). Where it is silent we choose: RMS norms before each block and
+    at the end, gamma over the fan-in of embedding, projections and head, vocabulary 201, and a head
+    of its own or (`tied`) the embedding's weight, mamba_ssm's default."""
     return LanguageModelConfig(
         vocab_size=201,
         n_layers=n_layers,
         pattern=(Mamba2Config(d_model=32, d_state=d_state, headdim=64),),
+        tie_embeddings=tied,
         initialisation=InitialisationConfig(gamma=gamma),
     )
 
@@ -84,17 +98,22 @@ THIRD_PARTY_TRAINING = TrainingConfig(epochs=200, lr_by="epoch", drop_last=False
 def composite_cells(profile: str) -> list[CompositeCell]:
     """Cells of ``achilles.composite``.
 
-    paper: the paper's protocol (Mamba-2, 7 layers, gamma 1.0, 3 seeds), then the third party's
-    (Mamba-1, its data, its one seed). matched: the paper's model and training on the third party's
-    data, so that only the data differ. quick: two layers, little data, for two processor cores.
+    paper: the paper's protocol (Mamba-2, 7 layers, gamma 1.0, 3 seeds), once with a head of its own
+    and once with the head tied to the embedding, since the paper does not say; then the third
+    party's (Mamba-1, its data, its one seed). matched: the paper's model and training on the third
+    party's data, so that only the data differ. quick: two layers, little data, for two processor
+    cores.
     """
     if profile == "quick":
-        task = CompositeTask(train_per_pair=300, test_per_pair=50)
-        training = TrainingConfig(epochs=12, warmup_epochs=2, batch_size=125, lr_peak=4e-3)
-        return [CompositeCell(task, mamba2_model(2, 1.0), training, seed) for seed in (1, 2)]
+        task = CompositeTask(train_per_pair=600, test_per_pair=60)
+        training = TrainingConfig(epochs=8, warmup_epochs=1, batch_size=150, lr_peak=6e-3)
+        model = mamba2_model(2, 1.0, d_state=32)
+        return [CompositeCell(task, model, training, seed) for seed in (1, 2)]
     data = CompositeTask() if profile == "paper" else third_party()
     cells = [
-        CompositeCell(data, mamba2_model(7, 1.0), TrainingConfig(), seed) for seed in (1, 2, 3)
+        CompositeCell(data, mamba2_model(7, 1.0, tied=tied), TrainingConfig(), seed)
+        for tied in (False, True)
+        for seed in (1, 2, 3)
     ]
     if profile == "paper":
         other = third_party_model(7, 1.0)
@@ -116,6 +135,7 @@ def composite_readable(cell: CompositeCell) -> str:
         cell.model.pattern[0].kind,
         f"L{cell.model.n_layers}",
         "official" if gamma is None else f"g{gamma}",
+        *(["tied"] if cell.model.tie_embeddings else []),
         *([f"mod{cell.task.modulus}"] if cell.task.modulus else []),
         *([f"len{cell.task.length}"] if cell.task.length != 8 else []),
         f"s{cell.seed}",
@@ -226,6 +246,7 @@ def _run_one(cell: CompositeCell, context: Context) -> Outcome:
         deadline=context.deadline,
         compile=context.compile,
         name=composite_readable(cell),
+        origin={**provenance.code(), "device_name": provenance.machine(device)["device_name"]},
     )  # fmt: skip
     started = time.perf_counter()
     result = trainer.run()
@@ -249,7 +270,7 @@ def _run_one(cell: CompositeCell, context: Context) -> Outcome:
             "compile": context.compile,
             "dtype": "float32",
             "training_seconds": round(seconds, 3),
-            "steps_this_run": result.step - trainer.first_step,
+            "sessions": trainer.sessions(),
             "peak_memory_bytes": peak,
         },
     )  # fmt: skip
@@ -274,6 +295,23 @@ def load_model(record: Record, device: str = "cpu") -> tuple[LanguageModel, Comp
     return model.eval(), cell
 
 
+def answer_probabilities(model: LanguageModel, tokens: torch.Tensor) -> list[float]:
+    """Softmax over the vocabulary of the answer to one sequence (length,)."""
+    import torch
+
+    with torch.no_grad():
+        return model(tokens[None], last_token_only=True)[0].softmax(-1).tolist()
+
+
+def expected_answers(key: int, first: int, second: int) -> dict[str, int]:
+    """Answers worth marking for a key and a pair: what training taught, or for pair 43 what each
+    solution would answer."""
+    pair = (first, second)
+    if pair == HELD_OUT:
+        return {"composite": key + composed_shift(pair), "symmetric": key + symmetric_shift(pair)}
+    return {"trained": key + trained_shift(pair)}
+
+
 def reevaluate_composite(record: Record) -> dict[str, float]:
     """Final accuracies measured again from the record's weights and freshly built test data."""
     model, cell = load_model(record)
@@ -293,6 +331,7 @@ def composite_frame(records: Sequence[Record]) -> pd.DataFrame:
                 "data": "paper" if cell.task.modulus is None else "third party",
                 "n_layers": cell.model.n_layers,
                 "gamma": cell.model.initialisation.gamma,
+                "head": "tied" if cell.model.tie_embeddings else "own",
                 "seed": cell.seed,
                 "status": record.status,
                 **record.metrics,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lib.ops import backends
 from lib.ops.checks import compute_dtype, expect, expect_real
+from lib.ops.chunked_scan import chunked_scan
 
 OP = "selective_scan"
 
@@ -152,55 +153,38 @@ def _chunked(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
     delta_bias: Tensor | None, delta_softplus: bool, initial_state: Tensor | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Two scans of about sqrt(l) steps instead of one of l.
-
-    The sequence is cut into c chunks of q steps. First all chunks advance together, q steps, each
-    from a zero state, keeping their states and how much of their start would be left. Then the
-    c chunk ends are chained, and each state gets what is left of the state before its chunk. Only
-    products of decays are formed, never their inverses, so strong decay cannot overflow.
-    """
+    """Parallel, in cache-sized blocks: see :mod:`lib.ops.chunked_scan`."""
     b, d, length = u.shape
     kind = compute_dtype(u)
     n = A.shape[1]
-    q = max(1, math.isqrt(length))
-    c = -(-length // q)
-    pad = c * q - length
     step = _step_size(delta.to(kind), delta_bias, delta_softplus)
-    x, A = u.to(kind), A.to(kind)
+    x = u.to(kind)
+    B, C = (_in_groups(m.to(kind), b, length) for m in (B, C))
+    g = math.lcm(B.shape[2], C.shape[2])
+    B, C = (m.repeat_interleave(g // m.shape[2], dim=2) if m.shape[2] < g else m for m in (B, C))
 
-    def chunks(t: Tensor) -> Tensor:
-        """(l, ...) to (q, c, ...): position in the chunk first, so that steps are contiguous."""
-        if t.shape[0] == 1:
-            return t[None]
-        if pad:  # a step with delta = 0 neither decays nor adds: it leaves the state as it is
-            t = torch.cat([t, t.new_zeros(pad, *t.shape[1:])])
-        return t.reshape(c, q, *t.shape[1:]).transpose(0, 1)
+    def channels_last(t: Tensor) -> Tensor:  # (b, d, l) to (l, b, g, r)
+        return t.permute(2, 0, 1).unflatten(2, (g, -1)).contiguous()
 
-    dt = chunks(step.permute(2, 0, 1))[..., None]  # (q, c, b, d, 1)
-    xs = chunks(x.permute(2, 0, 1))[..., None]
-    Bs, Cs = (chunks(_over_time(m, d, length, kind)) for m in (B, C))
-    decay = torch.exp(dt * A)  # (q, c, b, d, n)
-    income = (dt * xs) * Bs
+    def state_layout(t: Tensor) -> Tensor:  # (..., d, n) to (..., g, n, r)
+        return t.unflatten(-2, (g, -1)).transpose(-1, -2).contiguous()
 
-    states, lefts = [], []
-    state = left = None
-    for a_i, in_i in zip(decay.unbind(0), income.unbind(0), strict=True):
-        state = in_i if state is None else torch.addcmul(in_i, a_i, state)
-        left = a_i if left is None else left * a_i
-        states.append(state)
-        lefts.append(left)
-    carried = u.new_zeros(b, d, n, dtype=kind)
-    if initial_state is not None:
-        carried = initial_state.to(kind)
-    before = []
-    for end, left_k in zip(states[-1].unbind(0), lefts[-1].unbind(0), strict=True):
-        before.append(carried)
-        carried = torch.addcmul(end, left_k, carried)
-    starts = torch.stack(before)  # (c, b, d, n)
-    whole = torch.stack([torch.addcmul(s, l, starts) for s, l in zip(states, lefts, strict=True)])
-    y = (whole * Cs).sum(-1)  # (q, c, b, d)
-    y = y.transpose(0, 1).reshape(c * q, b, d)[:length].permute(1, 2, 0)
-    return _finish(y, x, D, z).to(u.dtype), carried
+    start = u.new_zeros(b, d, n, dtype=kind) if initial_state is None else initial_state.to(kind)
+    y, last = chunked_scan(
+        channels_last(step), channels_last(step * x), state_layout(A.to(kind)), B, C,
+        state_layout(start),
+    )  # fmt: skip
+    y = y.flatten(2).permute(1, 2, 0)
+    return _finish(y, x, D, z).to(u.dtype), last.transpose(-1, -2).flatten(1, 2)
+
+
+def _in_groups(m: Tensor, b: int, length: int) -> Tensor:
+    """B or C in any of its shapes to (l, b, g, n); constant ones have a group for each channel."""
+    if m.dim() == 2:
+        return m.expand(length, b, -1, -1)
+    if m.dim() == 3:
+        return m.permute(2, 0, 1)[:, :, None].contiguous()
+    return m.permute(3, 0, 1, 2).contiguous()
 
 
 def _mamba_ssm(

@@ -61,6 +61,8 @@ class Trainer:
         deadline: ``time.monotonic()`` value at which to stop with a checkpoint, or None.
         compile: compile the loss with torch.compile (GPU).
         name: shown beside the progress bar.
+        origin: what trains now (commit, device ...); checkpoints collect one a session, so that a
+            resumed run can name all the code and machines that it ran on.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Trainer:
         deadline: float | None = None,
         compile: bool = False,
         name: str = "training",
+        origin: dict[str, Any] | None = None,
     ) -> None:
         self.model, self.batches, self.config = model, batches, config
         self.evaluate, self.name = evaluate, name
@@ -95,6 +98,7 @@ class Trainer:
         self.lr_table = torch.tensor(table, dtype=torch.float32, device=self.device)
         self.rates = table
         self.step = self.first_step = 0
+        self.origin, self.earlier = origin or {}, list[dict[str, Any]]()
         self.rows: list[dict[str, float]] = []
         # counters on the device: loss sum, right answers, rows seen, first step that went wrong
         self.counters = {
@@ -207,8 +211,9 @@ class Trainer:
         """Write the checkpoint, if there is a path for one."""
         if self.checkpoint is not None:
             save_checkpoint(
-                self.checkpoint, self.identity, self.state(), step=self.step, rows=self.rows
-            )
+                self.checkpoint, self.identity, self.state(),
+                step=self.step, rows=self.rows, sessions=self.sessions(),
+            )  # fmt: skip
 
     def resume(self) -> bool:
         """Go on from the checkpoint if there is one; False if there is none.
@@ -221,7 +226,13 @@ class Trainer:
         tensors, facts = load_checkpoint(self.checkpoint, self.identity)
         self.load_state(tensors)
         self.step, self.rows = facts["step"], facts["rows"]
+        self.earlier = facts.get("sessions", [{"steps": self.step, "commit": None}])
         return True
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """One entry for each start of this run: its origin and the steps that it took."""
+        mine = {**self.origin, "steps": self.step - self.first_step}
+        return [*self.earlier, mine] if mine["steps"] else list(self.earlier)
 
     # -- the loop --------------------------------------------------------------------------
 
