@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,7 @@ def run(
     profile: str,
     *,
     root: Path = provenance.ROOT,
-    select: Sequence[str] = (),
+    select: Iterable[str] = (),
     shard: str | None = None,
     budget: str | float | None = None,
     device: str = "auto",
@@ -149,7 +149,7 @@ def run(
         ValueError, RunError, StoreError, BackendError: before any work, naming what is wrong.
     """
     experiment = find(name)
-    cells = select_cells(cells_of(experiment, profile), select)
+    cells = select_cells(cells_of(experiment, profile), list(select))
     part, parts = parse_shard(shard)
     cells = cells[part - 1 :: parts]
     seconds = parse_seconds(budget)
