@@ -17,6 +17,8 @@ from pathlib import Path
 
 PYTHON = sys.executable
 EXECUTED = "_build/executed"
+# a job's words go to its log, and to the screen too if it fails
+TO_LOG = "> {log} 2>&1 || (cat {log} >&2; exit 1)"
 CHAPTERS = {Path(path).stem for path in glob.glob("book/claims/*.yml")}
 
 
@@ -45,14 +47,15 @@ def evidence(wildcards):
 
 
 # A lock that ends with its process: after a kill -9 the same command simply goes on, where
-# Snakemake's own lock would ask for --unlock. A dry run may look on while another runs.
-if workflow.is_main_process and not workflow.dryrun:
+# Snakemake's own lock would ask for --unlock. A dry run does not start, so it may look on.
+onstart:
     os.makedirs("_build", exist_ok=True)
     LOCK = open("_build/.lock", "w")
+    workflow.globals["LOCK"] = LOCK  # held as long as the process lives
     try:
         fcntl.flock(LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        sys.exit("error: another run is building this book (it holds _build/.lock); wait for it")
+        raise WorkflowError("another run is building this book (it holds _build/.lock)") from None
 
 
 rule book:
@@ -66,7 +69,7 @@ rule book:
         "_build/logs/book.log",
     threads: 1
     shell:
-        "{PYTHON} -m lib book > {log} 2>&1"
+        "echo 'building the pages'; {PYTHON} -m lib book " + TO_LOG
 
 
 rule notebook:
@@ -82,4 +85,5 @@ rule notebook:
         name=r"[\w/-]+",
     threads: 1
     shell:
-        "OMP_NUM_THREADS={threads} {PYTHON} -m lib notebook {input.source} -o {output} > {log} 2>&1"
+        "echo 'running {input.source}'; OMP_NUM_THREADS={threads} "
+        "{PYTHON} -m lib notebook {input.source} -o {output} " + TO_LOG

@@ -158,7 +158,10 @@ def build(root: Path, warnings_fail: bool = True) -> Path:
     environment = {
         **os.environ,
         ROOT_VARIABLE: str(root),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")])),
+        # the extensions import this very lib, whatever else is installed
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, [str(provenance.ROOT), os.environ.get("PYTHONPATH")])
+        ),
     }
     try:
         done = subprocess.run(

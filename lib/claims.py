@@ -7,8 +7,8 @@ Verdicts:
 
 * **reproduced**: the mean over seeds keeps the rule (within the tolerance of the value, or on the
   right side of it).
-* **partly**: the mean does not, but the 95 % interval over seeds reaches into the tolerance.
-* **not reproduced**: neither.
+* **partly**: the mean does not, but at least one seed does by itself.
+* **not reproduced**: neither the mean nor any seed does.
 * **protocol unknown**: the source says too little for any run to decide; our number is shown.
 * **not run**: fewer finished cells than the claim asks for.
 
@@ -191,7 +191,7 @@ def judge(claim: Claim, store: Store) -> Verdict:
         verdict = "protocol unknown"
     elif claim.distance(mean) == 0:
         verdict = "reproduced"
-    elif interval is not None and _reaches(claim, mean, interval):
+    elif any(claim.distance(value) == 0 for value in values):
         verdict = "partly"
     else:
         verdict = "not reproduced"
@@ -207,12 +207,6 @@ def _measure(claim: Claim, record: Record) -> float | None:
         return value
     other = record.metrics.get(claim.minus)
     return None if other is None else value - other
-
-
-def _reaches(claim: Claim, mean: float, interval: tuple[float, float]) -> bool:
-    low, high = interval
-    # the interval is connected: it meets the allowed range if an end does, or if it spans it
-    return min(claim.distance(low), claim.distance(high)) == 0 or low < claim.value < high
 
 
 def report(root: Path, store: Store | None = None) -> list[dict[str, Any]]:

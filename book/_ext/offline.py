@@ -70,7 +70,7 @@ def choose_scripts(
 ) -> None:
     """plotly.js before the figures' own scripts, so neither deferred nor asynchronous."""
     if has_figure(document):
-        app.add_js_file("plotly.min.js", priority=200, loading_method=None)  # type: ignore[arg-type]
+        app.add_js_file("plotly.min.js", priority=200, loading_method=None)
         app.add_js_file("plotly-theme.js", priority=201, loading_method="defer")
 
 

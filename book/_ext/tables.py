@@ -201,7 +201,8 @@ class Verdicts(Table):
     def published(self, row: dict[str, Any]) -> list[nodes.Node]:
         """The published value and what counts as near it."""
         value = "–" if row["paper_value"] is None else f"{row['paper_value']:g}"
-        rule = nodes.paragraph("", f"asked: {row['value_text']}", classes=["muted"])
+        rule = nodes.paragraph("", "accepted: ", classes=["muted"])
+        rule += self.text(row["value_text"], "number")
         return [nodes.paragraph("", "", self.text(value, "number")), rule]
 
     def ours(self, row: dict[str, Any]) -> list[nodes.Node]:
@@ -243,7 +244,7 @@ class Records(Table):
                 [self.text(str(row["failed"]), "number", "" if row["failed"] else "muted")],
                 [self.text(", ".join(row["devices"]) or "–")],
                 [self.text(duration(row["wall_seconds"]) if row["done"] else "–")],
-                [self.text((row["last"] or "–")[:10])],
+                [self.text((row["last"] or "–")[:10], "number")],
             ])  # fmt: skip
         header = ["experiment", "profile", "cells done", "failed", "device", "run time", "last run"]
         return [self.table(header, cells, "records-table", [30, 10, 12, 8, 20, 10, 10])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -310,6 +311,40 @@ def expected_answers(key: int, first: int, second: int) -> dict[str, int]:
     if pair == HELD_OUT:
         return {"composite": key + composed_shift(pair), "symmetric": key + symmetric_shift(pair)}
     return {"trained": key + trained_shift(pair)}
+
+
+def example_model(seed: int) -> tuple[LanguageModel, torch.Tensor, str]:
+    """A model of the composite task, one of its test sequences (length,), and what model it is:
+    published weights of the paper profile where there are any, else an untrained one."""
+    from lib.models.language_model import build_language_model
+    from lib.store import Store
+
+    cells = composite_cells("paper")
+    records = Store.at(provenance.ROOT).records("achilles.composite", 1, cells)
+    record = next((r for r in records if r is not None and r.weights), None)
+    if record is not None:
+        model, cell = load_model(record)
+        title = f"trained model {record.readable}"
+    else:
+        cell = cells[0]
+        model, title = build_language_model(cell.model, seed=seed), "untrained model"
+    _, test = build(dataclasses.replace(cell.task, test_per_pair=1), seed)
+    return model, test.tokens[0], title
+
+
+def steps_and_decays(
+    model: LanguageModel, tokens: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """dt and exp(dt A) of a Mamba-2 model's first head at each layer and token: (layers, length)."""
+    import torch
+
+    from lib.analysis.activations import record_activations
+
+    with torch.no_grad(), record_activations(model, ".dt") as found:
+        model(tokens[None])
+    dt = torch.stack([value[0, :, 0] for value in found.values()])
+    A = torch.stack([-layer.mixer.A_log[0].exp() for layer in model.layers])
+    return dt, torch.exp(dt * A.detach()[:, None])
 
 
 def reevaluate_composite(record: Record) -> dict[str, float]:

@@ -1,1 +1,11 @@
-"""Scans and convolutions as functions of tensors, each with a plain reference beside the fast one."""
+"""Scans and convolutions as functions of tensors, each with a plain reference beside the fast one.
+
+``scan`` (Mamba-1), ``ssd`` (Mamba-2) and ``conv`` hold the functions, ``backends`` says which
+implementation serves a call. All modules here are imported, so that each can register backends.
+"""
+
+import importlib
+import pkgutil
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

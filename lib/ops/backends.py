@@ -59,7 +59,15 @@ def register(
     prefers: Callable[[dict[str, Any]], bool] = lambda facts: False,
     first: bool = False,
 ) -> None:
-    """Add a backend to an op; "auto" asks backends in order of registration, `first` ones before."""
+    """Add a backend to an op; "auto" asks backends in order of registration, `first` ones before.
+
+    A new module in lib/ops that calls this is enough: the package imports all its modules.
+
+    Raises:
+        ValueError: the op has a backend of that name, or the name is "auto".
+    """
+    if name == "auto":
+        raise ValueError("name is 'auto', allowed: any other name")
     known = _OPS.setdefault(op, {})
     if name in known:
         raise ValueError(f"backend {name!r} of {op} is registered twice")
@@ -69,21 +77,26 @@ def register(
 
 def operations() -> tuple[str, ...]:
     """Names of all ops that have backends."""
-    import lib.ops.conv
-    import lib.ops.scan
-    import lib.ops.ssd  # noqa: F401  (registers)
-
     return tuple(_OPS)
 
 
 def backends(op: str) -> tuple[str, ...]:
     """Names of the backends of `op`."""
-    return tuple(_OPS[op])
+    return tuple(_known(op))
+
+
+def _known(op: str) -> dict[str, Backend]:
+    if op not in _OPS:
+        raise ValueError(f"op is {op!r}, allowed: {', '.join(_OPS)}")
+    return _OPS[op]
 
 
 def missing(op: str, name: str, device: torch.device) -> str | None:
     """Why backend `name` of `op` cannot be used on `device`, or None if it can."""
-    return _OPS[op][name].missing(device)
+    known = _known(op)
+    if name not in known:
+        raise ValueError(f"backend of {op} is {name!r}, allowed: {', '.join(known)}")
+    return known[name].missing(device)
 
 
 def require(op: str, name: str, device: torch.device) -> None:
@@ -106,7 +119,7 @@ def resolve(op: str, asked: str, *, device: torch.device, **facts: Any) -> str:
         ValueError: no backend of that name; the message lists the names.
         BackendError: the named backend is missing or cannot serve this call.
     """
-    known = _OPS[op]
+    known = _known(op)
     if asked != "auto":
         if asked not in known:
             raise ValueError(f"backend of {op} is {asked!r}, allowed: auto, {', '.join(known)}")
@@ -117,13 +130,16 @@ def resolve(op: str, asked: str, *, device: torch.device, **facts: Any) -> str:
         name = asked
     else:
         call = {**facts, "device": device}
-        name = next(
+        able = [
             name
             for name, backend in known.items()
             if backend.prefers(call)
             and backend.missing(device) is None
             and backend.refuses(facts) is None
-        )
+        ]
+        if not able:
+            raise BackendError(f"no backend of {op} can serve this call on {device}: {facts}")
+        name = able[0]
     if _used is not None:
         _used[op] = sorted({*_used.get(op, []), name})
     return name
@@ -154,9 +170,17 @@ def report(device: torch.device) -> dict[str, dict[str, str]]:
     }
 
 
-@lru_cache(maxsize=1)
+@torch.compiler.assume_constant_result  # a compiler must ask once, not trace the import
 def mamba_ssm_error() -> str | None:
-    """Why mamba_ssm's compiled kernels cannot be imported, or None."""
+    """Why mamba_ssm's compiled kernels cannot be used, or None."""
+    return _mamba_ssm_error()
+
+
+@lru_cache(maxsize=1)
+def _mamba_ssm_error() -> str | None:
+    # asked first, because importing the package costs seconds and may fail without a driver
+    if not torch.cuda.is_available():
+        return "PyTorch sees no CUDA device"
     try:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn  # noqa: F401
     except Exception as error:  # a wrong build raises OSError, RuntimeError or TypeError
@@ -169,4 +193,6 @@ def mamba_ssm_missing(device: torch.device) -> str | None:
     if device.type != "cuda":
         return f"mamba_ssm runs on a GPU only, the tensors are on {device.type}; use chunked"
     error = mamba_ssm_error()
-    return None if error is None else f"mamba_ssm cannot be imported ({error}); {INSTALL_MAMBA_SSM}"
+    if error is None:
+        return None
+    return f"mamba_ssm cannot be used ({error}); on a GPU install it: {INSTALL_MAMBA_SSM}"

@@ -7,8 +7,9 @@ Two levels of blocks, each for one reason:
 if they were c sequences, so that l short steps become l / c wider ones. A first pass finds the
 chunks' ends from a zero start, the ends are chained, and a second pass starts from the right state.
 
-*segments* keep the work in the processor's cache. States exist for one segment of steps at a time;
-only the state before each segment is kept for the gradient (Mamba's recomputation, section 3.3.2).
+*segments* (and parts of the batch) keep the work in the processor's cache. States exist for one
+segment of steps at a time; only the state before each segment is kept, and the gradient computes
+the others again (as in section 3.3.2).
 
 Only products of decays are formed, never their inverses, so strong decay cannot overflow.
 
@@ -25,30 +26,41 @@ Channels come last because they are many: broadcasts and vector units like a lon
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Entries of the state (c b d n) that one step should have at least, and entries (of a segment's
-# states) that are worked on at once. On the processor measured with one and two threads, 16 to 1,500
-# channels: a step of less than about 8,000 entries costs its overhead, and more than about
-# 250,000 floats leave a core's cache of 1 MB. On a GPU a step must outweigh a launch.
-WIDE_STEP = {"cpu": 1 << 13}
-SEGMENT = {"cpu": 1 << 18}
-ROWS = {"cpu": 1 << 15}
-WIDE_STEP_GPU, SEGMENT_GPU = 1 << 20, 1 << 24
+
+class Sizes(NamedTuple):
+    """Numbers of state entries (b d n) that suit a device.
+
+    Attributes:
+        step: a step should have at least as many, or its overhead outweighs its work.
+        batch: a step should have at most as many; larger batches are scanned in parts.
+        segment: states that are worked on at once, over all steps of a segment.
+    """
+
+    step: int
+    batch: int
+    segment: int
+
+
+# measured on two threads and one, 16 to 1,536 channels, 8 to 1,000 steps: a core's cache is 1 MB
+CPU = Sizes(step=1 << 13, batch=1 << 16, segment=1 << 18)
+# a step must outweigh a kernel's launch; memory, not cache, is the limit
+GPU = Sizes(step=1 << 20, batch=1 << 26, segment=1 << 26)
 
 
 def plan(length: int, entries: int, device: torch.device) -> tuple[int, int]:
     """Chunks and steps of a segment for `length` steps of a state of `entries` = b d n numbers."""
-    chunks = min(math.isqrt(length), WIDE_STEP.get(device.type, WIDE_STEP_GPU) // entries)
+    sizes = CPU if device.type == "cpu" else GPU
+    chunks = min(math.isqrt(length), sizes.step // max(1, entries))
     if chunks < 4:  # the first pass costs about a third: not worth it for a little parallelism
         chunks = 1
     steps = -(-length // chunks)
-    segment = SEGMENT.get(device.type, SEGMENT_GPU) // (chunks * entries)
-    return chunks, max(1, min(steps, segment))
+    return chunks, max(1, min(steps, sizes.segment // max(1, chunks * entries)))
 
 
 def chunked_scan(
@@ -59,9 +71,10 @@ def chunked_scan(
 
     `chunks` and `segment` (a number of steps) are chosen by :func:`plan` unless given.
     """
-    length, b = dt.shape[:2]
-    rows = max(1, ROWS.get(dt.device.type, b * start[0].numel()) // start[0].numel())
-    if rows < b:
+    length, batch = dt.shape[:2]
+    sizes = CPU if dt.device.type == "cpu" else GPU
+    rows = max(1, sizes.batch // max(1, start[0].numel()))
+    if rows < batch:
         together = (t.split(rows, dim=1) for t in (dt, income, B, C))
         parts = [
             chunked_scan(dt_i, in_i, A, B_i, C_i, start_i, chunks, segment)
@@ -115,7 +128,7 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable  # the kept states carry no gradient: a second derivative would be wrong
-    def backward(ctx: Any, y_grad: Tensor, last_grad: Tensor, _: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, y_grad: Tensor, last_grad: Tensor, _: Tensor) -> tuple[Any, ...]:
         """With g_t = dL/dstate_t = C_t y_grad_t + a_{t+1} g_{t+1}: the same scan, backwards."""
         dt, income, A, B, C, start, kept = ctx.saved_tensors
         chunks = ctx.chunks
@@ -162,7 +175,7 @@ class _Scan(torch.autograd.Function):
              else t.movedim(dim, axis)).flatten(axis, axis + 1)
             for t, dim, axis in zip(tensors, in_dims, group_axis, strict=False)
         ]  # fmt: skip
-        y, last, kept = _Scan.apply(*merged, chunks, max(1, segment // runs))
+        y, last, kept = _Scan.apply(*merged, chunks, segment)
         out = (y.unflatten(2, (runs, -1)), last.unflatten(1, (runs, -1)))
         return (*out, kept.unflatten(2, (runs, -1))), (2, 1, 2)
 
@@ -200,40 +213,29 @@ def _over_r(states: Tensor, x: Tensor) -> Tensor:
 
 
 def _states(decay: Tensor, income: Tensor, before: Tensor) -> Tensor:
-    """state_t = decay_t state_{t-1} + income_t for all t; overwrites `income`, which is ours."""
-    if torch.compiler.is_compiling():  # a compiler would turn each overwriting into a full copy
-        out = []
-        for a, i in zip(decay.unbind(0), income.unbind(0), strict=True):
-            before = torch.addcmul(i, a, before)
-            out.append(before)
-        return torch.stack(out)
+    """state_t = decay_t state_{t-1} + income_t for all t."""
+    # new tensors and one stack, not overwriting: as fast, and vmap and compilers can follow
+    out = []
     for a, i in zip(decay.unbind(0), income.unbind(0), strict=True):
-        before = i.addcmul_(a, before)
-    return income
+        before = torch.addcmul(i, a, before)
+        out.append(before)
+    return torch.stack(out)
 
 
 def _adjoints(decay: Tensor, income: Tensor, future: Tensor) -> Tensor:
-    """g_t = income_t + decay_{t+1} g_{t+1}, where the last step gets `future`; overwrites too."""
-    steps = list(income.unbind(0))
-    if torch.compiler.is_compiling():
-        steps[-1] = steps[-1] + future
-        for t in range(len(steps) - 2, -1, -1):
-            steps[t] = torch.addcmul(steps[t], decay[t + 1], steps[t + 1])
-        return torch.stack(steps)
-    steps[-1].add_(future)
-    decays = decay.unbind(0)
-    for t in range(len(steps) - 2, -1, -1):
-        steps[t].addcmul_(decays[t + 1], steps[t + 1])
-    return income
+    """g_t = income_t + decay_{t+1} g_{t+1}, where the last step gets `future` instead."""
+    decays, out = decay.unbind(0), list(income.unbind(0))
+    out[-1] = out[-1] + future
+    for t in range(len(out) - 2, -1, -1):
+        out[t] = torch.addcmul(out[t], decays[t + 1], out[t + 1])
+    return torch.stack(out)
 
 
 def _chain(ends: Tensor, whole: Tensor, first: Tensor, chunks: int, *, backwards: bool) -> Tensor:
     """What enters each chunk (c b, ...), from what each makes of nothing and lets through."""
     order = -1 if backwards else 1
     entering = []
-    for end, through in zip(
-        ends.chunk(chunks)[::order], whole.chunk(chunks)[::order], strict=True
-    ):
+    for end, through in zip(ends.chunk(chunks)[::order], whole.chunk(chunks)[::order], strict=True):
         entering.append(first)
         first = torch.addcmul(end, through, first)
     return torch.cat(entering[::order])

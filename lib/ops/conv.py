@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lib.ops import backends
-from lib.ops.checks import expect
+from lib.ops.checks import compute_dtype, expect, expect_real
 
 OP = "causal_conv1d"
 ACTIVATIONS = (None, "silu")
@@ -36,7 +36,8 @@ def causal_conv1d(
         backend: "auto", "reference", "shifts" or "conv1d".
 
     Returns:
-        (b, d, l) in x's dtype; with `return_final_state` also (b, d, k - 1), the last inputs.
+        (b, d, l) in x's dtype; with `return_final_state` also (b, d, k - 1), the last inputs, for
+        the next call's `initial_state`. Sums are formed in float32 (float64 for float64 input).
 
     Raises:
         ValueError: a shape or name that does not fit.
@@ -49,11 +50,7 @@ def causal_conv1d(
     else:
         padded = torch.cat([initial_state.to(x.dtype), x], dim=2)
     name = backends.resolve(OP, backend, device=x.device, length=x.shape[2], dtype=x.dtype)
-    out = backends.call(OP, name)(padded, weight.to(x.dtype), x.shape[2])
-    if bias is not None:
-        out = out + bias.to(x.dtype)[:, None]
-    if activation == "silu":
-        out = F.silu(out)
+    out = _finish(backends.call(OP, name)(padded, weight, x.shape[2]), bias, activation, x.dtype)
     # taken from the padded input, so that it is right for sequences shorter than the kernel
     return (out, padded[:, :, padded.shape[2] - (taps - 1) :]) if return_final_state else out
 
@@ -65,20 +62,38 @@ def causal_conv1d_step(
     bias: Tensor | None = None,
     activation: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One step: `state` (b, d, k - 1), `x` (b, d) to the output (b, d) and the next state."""
+    """One step of :func:`causal_conv1d`, for decoding.
+
+    Args:
+        state: (b, d, k - 1), the inputs just before `x`.
+        x: (b, d).
+        weight, bias, activation: as in :func:`causal_conv1d`.
+
+    Returns:
+        Output (b, d) and the next state (b, d, k - 1), both in x's dtype.
+
+    Raises:
+        ValueError: a shape or name that does not fit.
+    """
+    expect("x", x, "b d")
+    _check(x[:, :, None], weight, bias, activation, state, "state")
     window = torch.cat([state.to(x.dtype), x[:, :, None]], dim=2)
-    out = (window * weight.to(x.dtype)).sum(2)
+    out = _finish(_reference(window, weight, 1), bias, activation, x.dtype)
+    return out[:, :, 0], window[:, :, 1:]
+
+
+def _finish(out: Tensor, bias: Tensor | None, activation: str | None, dtype: torch.dtype) -> Tensor:
     if bias is not None:
-        out = out + bias.to(x.dtype)
-    if activation == "silu":
-        out = F.silu(out)
-    return out, window[:, :, 1:]
+        out = out + bias.to(out.dtype)[:, None]
+    return (F.silu(out) if activation == "silu" else out).to(dtype)
 
 
 def _check(
-    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, state: Tensor | None
-) -> None:
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, state: Tensor | None,
+    state_name: str = "initial_state",
+) -> None:  # fmt: skip
     expect("x", x, "b d l")
+    expect_real("x", x)
     b, d, length = x.shape
     if length == 0:
         raise ValueError("x has length 0, allowed: at least 1")
@@ -89,7 +104,7 @@ def _check(
     expect("bias", bias, "d", d=d)
     if state is not None and tuple(state.shape) != (b, d, k - 1):
         raise ValueError(
-            f"initial_state has shape {tuple(state.shape)}, allowed: (b={b}, d={d}, k-1={k - 1})"
+            f"{state_name} has shape {tuple(state.shape)}, allowed: (b={b}, d={d}, k-1={k - 1})"
         )
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation is {activation!r}, allowed: None, 'silu'")
@@ -97,6 +112,8 @@ def _check(
 
 def _reference(padded: Tensor, weight: Tensor, length: int) -> Tensor:
     """The definition: one weighted sum a step."""
+    kind = compute_dtype(padded)
+    padded, weight = padded.to(kind), weight.to(kind)
     taps = weight.shape[1]
     steps = [(padded[:, :, t : t + taps] * weight).sum(2) for t in range(length)]
     return torch.stack(steps, dim=2)
@@ -104,6 +121,8 @@ def _reference(padded: Tensor, weight: Tensor, length: int) -> Tensor:
 
 def _shifts(padded: Tensor, weight: Tensor, length: int) -> Tensor:
     """k shifted multiply-adds over whole sequences; fuses into one kernel when compiled."""
+    kind = compute_dtype(padded)  # sums of bfloat16 would be rounded k times
+    padded, weight = padded.to(kind), weight.to(kind)
     out = padded[:, :, :length] * weight[:, :1]
     for tap in range(1, weight.shape[1]):
         out = out + padded[:, :, tap : tap + length] * weight[:, tap : tap + 1]
@@ -111,12 +130,15 @@ def _shifts(padded: Tensor, weight: Tensor, length: int) -> Tensor:
 
 
 def _conv1d(padded: Tensor, weight: Tensor, length: int) -> Tensor:
-    return F.conv1d(padded, weight[:, None], groups=weight.shape[0])
+    """The library's convolution, in the input's dtype (it sums in float32)."""
+    out = F.conv1d(padded, weight.to(padded.dtype)[:, None], groups=weight.shape[0])
+    return out.to(compute_dtype(padded))
 
 
 backends.register(OP, "reference", _reference)
-# on the processor the library's kernel wins from length 128 on, and loses below (measured: 8 x 256
-# channels, forward and backward, 128 steps 1.6 ms against 3.6 ms; 128 x 320, 8 steps 4.0 against 2.1)
+# on the processor the library's kernel wins for long sequences and loses for short ones (measured,
+# forward and backward: 8 x 256 channels, 128 steps, 1.6 ms against 3.6; 128 x 320, 8 steps, 4.0 ms
+# against 2.1); on a GPU shifts fuse with what surrounds them under torch.compile
 backends.register(
     OP, "conv1d", _conv1d,
     prefers=lambda facts: facts["device"].type == "cpu" and facts["length"] >= 64,

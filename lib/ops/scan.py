@@ -52,7 +52,9 @@ def selective_scan(
 
     Returns:
         (b, d, l) in u's dtype; with `return_last_state` also (b, d, n) in float32 (float64 for
-        float64 input), in which everything is computed.
+        float64 input), in which everything is computed. Gradients flow to all tensors; "chunked"
+        recomputes states for them and is once differentiable, for second derivatives there is
+        "reference".
 
     Raises:
         ValueError: a shape, type or name that does not fit.
@@ -62,6 +64,7 @@ def selective_scan(
     name = backends.resolve(
         OP, backend, device=u.device, length=u.shape[2], dtype=u.dtype,
         initial_state=initial_state is not None,
+        last_state_grad=return_last_state and _wants_grad(u, delta, A, B),
     )  # fmt: skip
     run = backends.call(OP, name)
     y, last = run(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state)
@@ -80,25 +83,41 @@ def selective_state_step(
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """One step: state (b, d, n); u, delta, z (b, d); B, C (d, n), (b, n) or (b, g, n) to y (b, d)
-    and the next state. A two-dimensional B or C of b = d rows is read as (b, n)."""
+    """One step of :func:`selective_scan`, for decoding.
+
+    Args:
+        state: (b, d, n), in float32 or float64, in which the step is computed.
+        u, delta, z: (b, d).
+        A: (d, n).
+        B, C: (b, n), or (b, g, n) with g dividing d.
+        D, delta_bias, delta_softplus: as in :func:`selective_scan`.
+
+    Returns:
+        Output (b, d) in u's dtype and the next state (b, d, n) in the state's.
+
+    Raises:
+        ValueError: a shape or type that does not fit.
+    """
+    expect("u", u, "b d")
+    d = u.shape[1]
+    for name, m in (("B", B), ("C", C)):
+        if m.dim() not in (2, 3):  # and not (d, n): nothing could tell it from (b, n) where b = d
+            raise ValueError(f"{name} has shape {tuple(m.shape)}, allowed: (b, n) or (b, g, n)")
+    # from here on a sequence of length 1
+    delta, B, C = delta[..., None], B[..., None], C[..., None]
+    z = None if z is None else z[..., None]
+    _check(u[..., None], delta, A, B, C, D, z, delta_bias, state, "state")
     kind = state.dtype
-    b, d = u.shape
-    step = _step_size(delta[:, :, None], delta_bias, delta_softplus)[:, :, 0].to(kind)
-    x = u.to(kind)
-    B, C = (_to_channels(m, b, d).to(kind) for m in (B, C))
-    state = torch.exp(step[:, :, None] * A.to(kind)) * state + (step * x)[:, :, None] * B
-    y = (state * C).sum(2)
-    return _finish(y[:, :, None], x[:, :, None], D, None if z is None else z[:, :, None])[
-        :, :, 0
-    ].to(u.dtype), state
+    step = _step_size(delta.to(kind), delta_bias, delta_softplus)  # (b, d, 1)
+    x = u[..., None].to(kind)
+    B, C = (_over_time(m, d, kind)[0] for m in (B, C))  # (b, 1 or d, n)
+    state = torch.exp(step * A.to(kind)) * state + step * x * B
+    y = (state * C).sum(2, keepdim=True)
+    return _finish(y, x, D, z)[..., 0].to(u.dtype), state
 
 
-def _to_channels(m: Tensor, b: int, d: int) -> Tensor:
-    """B or C of one step, (b, n), (b, g, n) or (d, n), to something that broadcasts to (b, d, n)."""
-    if m.dim() == 3:
-        return m.repeat_interleave(d // m.shape[1], dim=1)
-    return m[:, None, :] if m.shape[0] == b else m[None]
+def _wants_grad(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 def _step_size(delta: Tensor, bias: Tensor | None, softplus: bool) -> Tensor:
@@ -114,7 +133,7 @@ def _finish(y: Tensor, u: Tensor, D: Tensor | None, z: Tensor | None) -> Tensor:
     return y if z is None else y * F.silu(z.to(y.dtype))
 
 
-def _over_time(m: Tensor, d: int, length: int, kind: torch.dtype) -> Tensor:
+def _over_time(m: Tensor, d: int, kind: torch.dtype) -> Tensor:
     """B or C in any of its shapes, time first: (l or 1, b or 1, d or 1, n)."""
     m = m.to(kind)
     if m.dim() == 2:
@@ -138,7 +157,7 @@ def _reference(
     state = u.new_zeros(b, d, A.shape[1], dtype=kind)
     if initial_state is not None:
         state = initial_state.to(kind)
-    Bs, Cs = (_over_time(m, d, length, kind).expand(length, -1, -1, -1) for m in (B, C))
+    Bs, Cs = (_over_time(m, d, kind).expand(length, -1, -1, -1) for m in (B, C))
     out = []
     # unbind, not indexing: the backward pass of t-indexed slices costs a full tensor a step
     for x_t, dt_t, B_t, C_t in zip(
@@ -194,8 +213,9 @@ def _mamba_ssm(
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
     y, last = selective_scan_fn(
-        u, delta.to(u.dtype), A.float(), B, C,
-        D=None if D is None else D.float(), z=z,
+        u, delta.to(u.dtype), A.float(),
+        *(m.float() if m.dim() == 2 else m.to(u.dtype) for m in (B, C)),
+        D=None if D is None else D.float(), z=None if z is None else z.to(u.dtype),
         delta_bias=None if delta_bias is None else delta_bias.float(),
         delta_softplus=delta_softplus, return_last_state=True,
     )  # fmt: skip
@@ -207,16 +227,22 @@ def _mamba_ssm_refuses(facts: dict[str, Any]) -> str | None:
         return "mamba_ssm's kernel takes no initial_state; backend 'chunked' does"
     if facts["dtype"] == torch.float64:
         return "mamba_ssm's kernel has no float64; backend 'chunked' has"
+    if facts["last_state_grad"]:  # upstream ignores it without a word
+        return "mamba_ssm's kernel has no gradient of the last state; backend 'chunked' has"
     return None
+
+
+def _single_cpu_step(facts: dict[str, Any]) -> bool:
+    return bool(facts["length"] == 1 and facts["device"].type == "cpu")
 
 
 def _check(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-    delta_bias: Tensor | None, initial_state: Tensor | None,
+    delta_bias: Tensor | None, initial_state: Tensor | None, state_name: str = "initial_state",
 ) -> None:  # fmt: skip
+    expect("u", u, "b d l")
     for name, tensor in (("u", u), ("A", A), ("B", B), ("C", C)):
         expect_real(name, tensor)
-    expect("u", u, "b d l")
     b, d, length = u.shape
     if length == 0:
         raise ValueError("u has length 0, allowed: at least 1")
@@ -235,10 +261,11 @@ def _check(
     expect("D", D, "d", d=d)
     expect("z", z, "b d l", b=b, d=d, l=length)
     expect("delta_bias", delta_bias, "d", d=d)
-    expect("initial_state", initial_state, "b d n", b=b, d=d, n=n)
+    expect(state_name, initial_state, "b d n", b=b, d=d, n=n)
 
 
-backends.register(OP, "reference", _reference)
+# one step has nothing to be parallel in
+backends.register(OP, "reference", _reference, prefers=_single_cpu_step)
 backends.register(
     OP, "mamba_ssm", _mamba_ssm,
     missing=backends.mamba_ssm_missing, refuses=_mamba_ssm_refuses,

@@ -66,7 +66,7 @@ def ssd(
         OP, backend, device=x.device, length=x.shape[1], chunk_size=chunk_size, dtype=x.dtype
     )
     kind = compute_dtype(x)
-    step = step_size(dt, dt_bias, dt_softplus)
+    step = step_size(dt.to(kind), dt_bias, dt_softplus)
     u, B, C = x.to(kind), B.to(kind), C.to(kind)
     state = None if initial_state is None else initial_state.to(kind)
     y, last = backends.call(OP, name)(u, step, A.to(kind), B, C, state, chunk_size)
@@ -100,18 +100,32 @@ def ssd_matrix(
     """S (b, h, l, l): how much token j (column) reaches token i (row), without dt_j.
 
     S_ij = exp(sum_{k=j+1..i} A dt_k) C_i . B_j for i >= j, else 0 (arXiv 2405.21060, eq. 6).
-    Shapes of the arguments as in :func:`ssd`.
+    Shapes of the arguments as in :func:`ssd`; float64 if dt or B is, else float32.
+
+    Raises:
+        ValueError: a shape or type that does not fit.
     """
-    step = step_size(dt, dt_bias, dt_softplus)
-    heads = step.shape[2]
-    scores = torch.einsum("bign,bjgn->bgij", C.to(step.dtype), B.to(step.dtype))
-    scores = scores.repeat_interleave(heads // scores.shape[1], dim=1)
-    return _decay(step * A.to(step.dtype)) * scores
+    expect("dt", dt, "b l h")
+    _check(dt[..., None], dt, A, B, C, None, None, dt_bias, None, 1)
+    kind = compute_dtype(B) if compute_dtype(B) == torch.float64 else compute_dtype(dt)
+    step = step_size(dt.to(kind), dt_bias, dt_softplus)
+    return _matrix(_decay(step * A.to(kind)), B.to(kind), C.to(kind))
 
 
 def apply_ssd_matrix(S: Tensor, x: Tensor, dt: Tensor) -> Tensor:
-    """y (b, l, h, p) = S (dt x); `dt` (b, l, h) after bias and softplus."""
-    return torch.einsum("bhij,bjhp->bihp", S, x * dt[..., None])
+    """y (b, l, h, p) = S (dt x) for S (b, h, l, l), x (b, l, h, p), in S's dtype.
+
+    `dt` (b, l, h) is after bias and softplus; y has neither skip connection nor gate.
+
+    Raises:
+        ValueError: a shape that does not fit.
+    """
+    expect("S", S, "b h i j")
+    b, h, length, _ = S.shape
+    expect("S", S, "b h l l", b=b, h=h, l=length)
+    expect("x", x, "b l h p", b=b, l=length, h=h)
+    expect("dt", dt, "b l h", b=b, l=length, h=h)
+    return torch.einsum("bhij,bjhp->bihp", S, x.to(S.dtype) * dt.to(S.dtype)[..., None])
 
 
 def ssd_step(
@@ -126,32 +140,64 @@ def ssd_step(
     dt_bias: Tensor | None = None,
     dt_softplus: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """One step: state (b, h, p, n), x (b, h, p), dt (b, h), B, C (b, g, n) to y (b, h, p) and the
-    next state."""
+    """One step of :func:`ssd`, for decoding.
+
+    Args:
+        state: (b, h, p, n), in float32 or float64, in which the step is computed.
+        x, z: (b, h, p).
+        dt: (b, h).
+        A, D, dt_bias, dt_softplus: as in :func:`ssd`.
+        B, C: (b, g, n) with g dividing h.
+
+    Returns:
+        Output (b, h, p) in x's dtype and the next state (b, h, p, n) in the state's.
+
+    Raises:
+        ValueError: a shape or type that does not fit.
+    """
+    _check(
+        x[:, None], dt[:, None], A, B[:, None], C[:, None], D,
+        None if z is None else z[:, None], dt_bias, state, 1, "state",
+    )  # fmt: skip
     kind = state.dtype
-    step = step_size(dt, dt_bias, dt_softplus).to(kind)
+    step = step_size(dt.to(kind), dt_bias, dt_softplus)
     u = x.to(kind)
-    B, C = (_per_head(m.to(kind), u.shape[1], 1) for m in (B, C))
+    B, C = (m.to(kind).repeat_interleave(u.shape[1] // m.shape[1], dim=1) for m in (B, C))
     decay = torch.exp(step * A.to(kind))[..., None, None]
     state = decay * state + (step[..., None] * u)[..., None] * B[:, :, None, :]
     y = torch.einsum("bhpn,bhn->bhp", state, C)
     return finish(y, u, D, z).to(x.dtype), state
 
 
-def _per_head(m: Tensor, heads: int, dim: int) -> Tensor:
-    """Repeat groups along `dim` so that each head has its own B or C."""
-    return m.repeat_interleave(heads // m.shape[dim], dim=dim)
-
-
 def _decay(log: Tensor) -> Tensor:
     """exp(sum_{k=j+1..i} log_k), lower triangular: (b, l, h) to (b, h, l, l)."""
     length = log.shape[1]
-    total = log.transpose(1, 2).cumsum(-1)
-    gap = total[..., :, None] - total[..., None, :]
+    # a difference of two long sums has the rounding error of the longest: after a step of -1000 a
+    # decay of 0.999 would be off by 1e-4 in float32, so the sums alone are in float64
+    total = log.transpose(1, 2).double().cumsum(-1)
+    gap = (total[..., :, None] - total[..., None, :]).to(log.dtype)
     keep = torch.ones(length, length, dtype=torch.bool, device=log.device).tril()
     # masked before the exponential: above the diagonal the sums are positive and may overflow,
     # and inf * 0 in the backward pass is NaN
     return torch.exp(gap.masked_fill(~keep, float("-inf")))
+
+
+def _matrix(decay: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """Decays (b, h, l, l) times C_i . B_j, which the heads of a group share."""
+    scores = torch.einsum("bign,bjgn->bgij", C, B)
+    return (decay.unflatten(1, (B.shape[2], -1)) * scores[:, :, None]).flatten(1, 2)
+
+
+def _read(state: Tensor, C: Tensor) -> Tensor:
+    """C_i . state for each i: (b, h, p, n) and (b, l, g, n) to (b, l, h, p)."""
+    grouped = state.unflatten(1, (C.shape[2], -1))
+    return torch.einsum("blgn,bgrpn->blgrp", C, grouped).flatten(2, 3)
+
+
+def _write(x: Tensor, B: Tensor) -> Tensor:
+    """Sum over l of x B^T: (b, l, h, p) and (b, l, g, n) to (b, h, p, n)."""
+    grouped = x.unflatten(2, (B.shape[2], -1))
+    return torch.einsum("blgrp,blgn->bgrpn", grouped, B).flatten(1, 2)
 
 
 def _reference(
@@ -171,16 +217,14 @@ def _reference(
 def _quadratic(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor | None, chunk_size: int
 ) -> tuple[Tensor, Tensor]:
-    y = apply_ssd_matrix(ssd_matrix(dt, A, B, C), u, dt)
-    total = (dt * A).cumsum(1)  # (b, l, h)
-    heads = u.shape[2]
-    left = torch.exp(total[:, -1:] - total)  # decay from each step to the end
-    last = torch.einsum(
-        "blh,blhp,blhn->bhpn", left * dt, u, _per_head(B, heads, 2)
-    )
+    """The whole sequence as one matrix, S = L o (C B^T) with the decays L (section 5.1)."""
+    decay = _decay(dt * A)
+    y = apply_ssd_matrix(_matrix(decay, B, C), u, dt)
+    left = decay[:, :, -1].transpose(1, 2)  # (b, l, h), from each step to the end
+    last = _write((left * dt)[..., None] * u, B)
     if state is not None:
-        reach = torch.exp(total)  # decay from before the first step to each step
-        y = y + torch.einsum("blh,blhn,bhpn->blhp", reach, _per_head(C, heads, 2), state)
+        reach = torch.exp((dt * A).cumsum(1))  # (b, l, h), from before the first step to each
+        y = y + reach[..., None] * _read(state, C)
         last = last + reach[:, -1, :, None, None] * state
     return y, last
 
@@ -197,30 +241,28 @@ def _chunked(
     if pad:  # a step with dt = 0 neither decays nor adds: it leaves the state as it is
         u, B, C = (F.pad(t, (0, 0, 0, 0, 0, pad)) for t in (u, B, C))
         dt = F.pad(dt, (0, 0, 0, pad))
-    blocks = [t.reshape(b * c, q, *t.shape[2:]) for t in (u, dt, B, C)]
-    y, local = _quadratic(blocks[0], blocks[1], A, blocks[2], blocks[3], None, q)
-    y, local = y.reshape(b, c, q, h, p), local.reshape(b, c, h, p, -1)
-    total = (dt * A).reshape(b, c, q, h).cumsum(2)
-    whole = torch.exp(total[:, :, -1])[..., None, None]  # (b, c, h, 1, 1)
+    u, dt, B, C = (t.reshape(b * c, q, *t.shape[2:]) for t in (u, dt, B, C))
+    y, local = _quadratic(u, dt, A, B, C, None, q)
+    local = local.unflatten(0, (b, c))  # each chunk's last state, had it started from zero
+    reach = torch.exp((dt * A).cumsum(1))  # (b c, q, h), from before a chunk to each step
+    whole = reach[:, -1, :, None, None].unflatten(0, (b, c))  # (b, c, h, 1, 1)
     carried = u.new_zeros(local[:, 0].shape) if state is None else state
     before = []
     for local_k, whole_k in zip(local.unbind(1), whole.unbind(1), strict=True):
         before.append(carried)
         carried = whole_k * carried + local_k
-    heads_C = _per_head(C, h, 2).reshape(b, c, q, h, -1)
-    y = y + torch.einsum(
-        "bcqh,bcqhn,bchpn->bcqhp", torch.exp(total), heads_C, torch.stack(before, dim=1)
-    )
+    y = y + reach[..., None] * _read(torch.stack(before, dim=1).flatten(0, 1), C)
     return y.reshape(b, c * q, h, p)[:, :length], carried
 
 
 def _check(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
     dt_bias: Tensor | None, initial_state: Tensor | None, chunk_size: int,
+    state_name: str = "initial_state",
 ) -> None:  # fmt: skip
+    expect("x", x, "b l h p")
     for name, tensor in (("x", x), ("A", A), ("B", B), ("C", C)):
         expect_real(name, tensor)
-    expect("x", x, "b l h p")
     b, length, h, p = x.shape
     if length == 0:
         raise ValueError("x has length 0, allowed: at least 1")
@@ -235,7 +277,7 @@ def _check(
         raise ValueError(f"D has shape {tuple(D.shape)}, allowed: (h={h}) or (h={h}, p={p})")
     expect("z", z, "b l h p", b=b, l=length, h=h, p=p)
     expect("dt_bias", dt_bias, "h", h=h)
-    expect("initial_state", initial_state, "b h p n", b=b, h=h, p=p, n=n)
+    expect(state_name, initial_state, "b h p n", b=b, h=h, p=p, n=n)
     if chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}, allowed: at least 1")
 
