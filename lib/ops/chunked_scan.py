@@ -47,9 +47,9 @@ class Sizes(NamedTuple):
     segment: int
 
 
-# measured on two threads and one, 16 to 1,536 channels, 8 to 1,000 steps: a core's cache is 1 MB
+# measured on one thread with 16 to 1,536 channels and 8 to 1,000 steps; the core's cache is 1 MB
 CPU = Sizes(step=1 << 13, batch=1 << 16, segment=1 << 18)
-# a step must outweigh a kernel's launch; memory, not cache, is the limit
+# not measured: a step must outweigh a kernel's launch, and memory, not cache, is the limit
 GPU = Sizes(step=1 << 20, batch=1 << 26, segment=1 << 26)
 
 
@@ -64,29 +64,22 @@ def plan(length: int, entries: int, device: torch.device) -> tuple[int, int]:
 
 
 def chunked_scan(
-    dt: Tensor, income: Tensor, A: Tensor, B: Tensor, C: Tensor, start: Tensor,
-    chunks: int | None = None, segment: int | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Scan to (y, last state); shapes above. Gradients to all tensors, once differentiable.
-
-    `chunks` and `segment` (a number of steps) are chosen by :func:`plan` unless given.
-    """
+    dt: Tensor, income: Tensor, A: Tensor, B: Tensor, C: Tensor, start: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Scan to (y, last state); shapes above. Gradients to all tensors, once differentiable."""
     length, batch = dt.shape[:2]
     sizes = CPU if dt.device.type == "cpu" else GPU
     rows = max(1, sizes.batch // max(1, start[0].numel()))
     if rows < batch:
         together = (t.split(rows, dim=1) for t in (dt, income, B, C))
         parts = [
-            chunked_scan(dt_i, in_i, A, B_i, C_i, start_i, chunks, segment)
+            chunked_scan(dt_i, in_i, A, B_i, C_i, start_i)
             for dt_i, in_i, B_i, C_i, start_i in zip(*together, start.split(rows), strict=True)
         ]
         ys, lasts = zip(*parts, strict=True)
         return torch.cat(ys, dim=1), torch.cat(lasts)
-    best_chunks, best_segment = plan(length, start.numel(), dt.device)
-    chunks = best_chunks if chunks is None else chunks
-    steps = -(-length // chunks)
-    segment = min(steps, best_segment if segment is None else segment)
-    pad = chunks * steps - length
+    chunks, segment = plan(length, start.numel(), dt.device)
+    pad = -length % chunks
     if pad:  # a step with dt = 0 neither decays nor adds: it leaves the state as it is
         dt, income, B, C = (
             torch.cat([t, t.new_zeros(pad, *t.shape[1:])]) for t in (dt, income, B, C)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# allowed relative error (norm of the difference over norm of the expected) of values and gradients,
-# against float64. float64: rounding of sums of up to 1,000 terms. float32: the same, 1e9 times more,
+# allowed relative error (norm of the difference over norm of the expected) of values and of
+# gradients, against float64. float64: rounding of sums of up to 1,000 terms. float32: the same,
 # with cancellation in gradients. bfloat16: inputs and outputs have 8 bits, sums are in float32.
 TOLERANCE = {
     torch.float64: (1e-12, 1e-11),

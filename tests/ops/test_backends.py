@@ -25,7 +25,7 @@ def op(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     )
     backends.register(
         "add", "short", min, prefers=lambda facts: True,
-        refuses=lambda facts: "too long; backend 'plain' serves it" if facts["length"] > 4 else None,
+        refuses=lambda facts: "too long; 'plain' serves it" if facts["length"] > 4 else None,
     )  # fmt: skip
     backends.register("add", "plain", sum, prefers=lambda facts: True)
     backends.register("add", "slow", sum)
@@ -46,7 +46,7 @@ def test_a_named_backend_serves_or_raises(op: str) -> None:
     assert backends.resolve(op, "slow", device=CPU, length=3) == "slow"
     with pytest.raises(backends.BackendError, match="'absent' of add is missing: not on cpu"):
         backends.resolve(op, "absent", device=CPU, length=3)
-    with pytest.raises(backends.BackendError, match="'short' of add cannot .*'plain' serves it"):
+    with pytest.raises(backends.BackendError, match=r"'short' of add cannot .*'plain' serves it"):
         backends.resolve(op, "short", device=CPU, length=5)
     with pytest.raises(ValueError, match="'fast', allowed: auto, absent, short, plain, slow"):
         backends.resolve(op, "fast", device=CPU, length=3)
@@ -58,7 +58,7 @@ def test_a_named_backend_serves_or_raises(op: str) -> None:
 
 def test_auto_says_so_when_nothing_serves(op: str) -> None:
     backends.register("lone", "short", min, prefers=lambda facts: False)
-    with pytest.raises(backends.BackendError, match="no backend of lone can serve.*length"):
+    with pytest.raises(backends.BackendError, match=r"no backend of lone can serve.*length"):
         backends.resolve("lone", "auto", device=CPU, length=9)
 
 
@@ -140,13 +140,13 @@ def test_a_compiler_asks_about_mamba_ssm_without_tracing_it() -> None:
 
 
 def test_a_new_module_is_enough_to_add_a_backend(root: Path, tmp_path: Path) -> None:
-    """The package imports whatever stands in lib/ops, here shown with one more folder on its path."""
+    """The package imports whatever stands in lib/ops; here one more folder is on its path."""
     (tmp_path / "more.py").write_text(
         "from lib.ops import backends\nbackends.register('ssd', 'more', max)\n"
     )
     code = (
         "import pkgutil\n"
-        f"found = pkgutil.iter_modules\n"
+        "found = pkgutil.iter_modules\n"
         f"extra = {str(tmp_path)!r}\n"
         "def both(path=None, prefix=''):\n"
         "    if path and str(path[0]).endswith('ops') and extra not in path: path.append(extra)\n"

@@ -154,11 +154,11 @@ def test_bad_shapes_are_named(name: str, shape: tuple[int, ...]) -> None:
 
 def test_other_bad_arguments_are_named() -> None:
     t = conv_inputs(8)
-    with pytest.raises(ValueError, match="^activation is 'relu', allowed: None, 'silu'"):
+    with pytest.raises(ValueError, match=r"^activation is 'relu', allowed: None, 'silu'"):
         causal_conv1d(**t, activation="relu")
     with pytest.raises(ValueError, match="allowed: auto, reference"):
         causal_conv1d(**t, backend="cudnn")
-    with pytest.raises(ValueError, match="^state has shape"):
+    with pytest.raises(ValueError, match=r"^state has shape"):
         causal_conv1d_step(t["initial_state"][:, :, :2], t["x"][:, :, 0], t["weight"])
 
 

@@ -322,7 +322,7 @@ def test_backends_are_chosen_and_refused_openly() -> None:
     assert used == {"selective_scan": ["chunked", "reference"]}
     with pytest.raises(ValueError, match="allowed: auto, reference, mamba_ssm, chunked"):
         selective_scan(**inputs, backend="quick")
-    with pytest.raises(backends.BackendError, match="mamba_ssm' of selective_scan.*use chunked"):
+    with pytest.raises(backends.BackendError, match=r"mamba_ssm' of selective_scan.*use chunked"):
         selective_scan(**inputs, backend="mamba_ssm")
 
 
@@ -348,9 +348,9 @@ def test_mamba_ssm_is_called_in_its_own_terms(monkeypatch: pytest.MonkeyPatch) -
     """With a stand-in for its kernel: arguments arrive, and no gradient is lost in silence."""
     seen: list[dict[str, Any]] = []
 
-    def selective_scan_fn(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, **rest: Any) -> Any:  # fmt: skip
-        seen.append({"u": u, "delta": delta, "A": A, "B": B, "C": C, **rest})
-        return selective_scan(u, delta, A, B, C, **rest, backend="reference")
+    def selective_scan_fn(*tensors: Tensor, **rest: Any) -> Any:
+        seen.append({**dict(zip(("u", "delta", "A", "B", "C"), tensors, strict=True)), **rest})
+        return selective_scan(*tensors, **rest, backend="reference")
 
     module = types.ModuleType("mamba_ssm.ops.selective_scan_interface")
     module.selective_scan_fn = selective_scan_fn  # type: ignore[attr-defined]
@@ -371,7 +371,7 @@ def test_mamba_ssm_is_called_in_its_own_terms(monkeypatch: pytest.MonkeyPatch) -
     assert {seen[0][k].dtype for k in ("A", "D", "delta_bias")} == {torch.float32}
     inputs["u"].requires_grad_()
     assert run(**inputs).requires_grad
-    with pytest.raises(backends.BackendError, match="no gradient of the last state; .*'chunked'"):
+    with pytest.raises(backends.BackendError, match=r"no gradient of the last state; .*'chunked'"):
         run(**inputs, return_last_state=True)
     with torch.no_grad():
         assert torch.equal(run(**inputs, return_last_state=True)[1], reference(**inputs, **FULL)[1])
@@ -403,11 +403,8 @@ def test_equals_transformers() -> None:
     if scan is None:
         pytest.skip("this version of transformers has no function for the scan alone")
 
-    def oracle(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, z: Tensor,
-               delta_bias: Tensor, delta_softplus: bool, return_last_state: bool) -> Any:  # fmt: skip
-        return scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
-
-    assert_equals_oracle(oracle)
+    names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", *FULL)
+    assert_equals_oracle(lambda **t: scan(*(t[name] for name in names)))
 
 
 def test_equals_mamba_ssm_reference() -> None:
