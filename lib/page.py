@@ -44,14 +44,15 @@ def curves_of(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def verdict_table(chapter: str, prefix: str = "", root: Path = provenance.ROOT) -> HTML:
-    """Claims of a chapter (those whose id starts with `prefix`), our numbers and verdicts."""
+    """Claims of a chapter (those whose id starts with `prefix`), our numbers and verdicts.
+
+    The book's own tables come from the ``{verdicts}`` directive, over the same rows.
+    """
     rows = [
         {
-            "claim": html.escape(row["statement"]),
-            "source": html.escape(row["source"]),
-            "published": _published(row),
-            "ours (mean, 95 % interval)": ours_text(row),
-            "seeds": f"{row['seeds']} of {row['expected_seeds']}",
+            "claim": f"{html.escape(row['statement'])}<br><small>{html.escape(row['source'])}</small>",
+            "published": f"{row['paper_value']:g}<br><small>accepted: {row['value_text']}</small>",
+            "ours": f"{ours_text(row)}<br><small>{row['seeds']} of {row['expected_seeds']} seeds</small>",
             "verdict": badge(row["verdict"], row["scaled"]),
         }
         for row in claims.report(root)
@@ -59,10 +60,6 @@ def verdict_table(chapter: str, prefix: str = "", root: Path = provenance.ROOT) 
     ]
     table = pd.DataFrame(rows).to_html(index=False, escape=False, border=0, classes="verdicts")
     return HTML(table)
-
-
-def _published(row: dict[str, Any]) -> str:
-    return f"<span title='{html.escape(row['tolerance_text'], quote=True)}'>{row['value_text']}</span>"
 
 
 def ours_text(row: dict[str, Any]) -> str:
@@ -87,8 +84,7 @@ def provenance_table(records: Iterable[Record]) -> HTML:
     rows = [
         {
             "record": record.name,
-            "commit": (record.provenance.get("commit") or "unknown")[:10]
-            + ("*" if record.provenance.get("dirty") else ""),
+            "commit": _commit(record.provenance),
             "lib": record.provenance["lib_hash"],
             "device": record.provenance["device_name"],
             "torch": record.provenance["versions"].get("torch", ""),
@@ -103,6 +99,12 @@ def provenance_table(records: Iterable[Record]) -> HTML:
     if not rows:
         return HTML("<p>No record yet.</p>")
     return HTML(pd.DataFrame(rows).to_html(index=False, border=0, classes="provenance"))
+
+
+def _commit(facts: dict[str, Any]) -> str:
+    """Short commit; "+" if the tree had changes, "?" if there was no git to tell (see lib hash)."""
+    mark = {True: "+", False: "", None: "?"}[facts.get("dirty")]
+    return (facts.get("commit") or "unknown")[:10] + mark
 
 
 def explore(plot: Callable[..., Any], **choices: Sequence[Any]) -> Any:

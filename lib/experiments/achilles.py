@@ -277,6 +277,16 @@ def _run_one(cell: CompositeCell, context: Context) -> Outcome:
     )  # fmt: skip
 
 
+def by_head(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Mamba-2 records by what their output weights are: "own" or "tied" to the embedding."""
+    groups: dict[str, list[Record]] = {"own": [], "tied": []}
+    for record in records:
+        model = from_dict(CompositeCell, record.config).model
+        if model.pattern[0].kind == "mamba2":
+            groups["tied" if model.tie_embeddings else "own"].append(record)
+    return {name: group for name, group in groups.items() if group}
+
+
 def load_model(record: Record, device: str = "cpu") -> tuple[LanguageModel, CompositeCell]:
     """A published model with its cell, ready to answer.
 

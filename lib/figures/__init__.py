@@ -28,6 +28,7 @@ class BookRenderer(MimetypeRenderer):
         html = pio.to_html(
             fig_dict, include_plotlyjs=False, include_mathjax=False, full_html=False,
             validate=False, config={"displaylogo": False, "responsive": True},
+            auto_play=False,  # a slider waits for its reader
         )  # fmt: skip
         return {"text/html": html}
 
@@ -43,7 +44,9 @@ def set_up() -> None:
         # transparent, so that the page's light or dark ground shows through
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        margin={"l": 60, "r": 20, "t": 60, "b": 50},
+        margin={"l": 60, "r": 20, "t": 70, "b": 50},
+        title={"font": {"size": 15}, "x": 0.02, "yref": "container", "y": 0.97},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#999999", "activecolor": "#555555"},
         legend={"orientation": "h", "y": -0.25},
     )
     pio.templates["book"] = template
@@ -53,36 +56,56 @@ def set_up() -> None:
 set_up()
 
 
-def spread(frame: pd.DataFrame, x: str, y: str, seed: str = "seed") -> tuple[pd.DataFrame, int]:
+def spread(
+    frame: pd.DataFrame, x: str, y: str, seed: str = "seed", log: bool = False
+) -> tuple[pd.DataFrame, int]:
     """Mean and 95 % interval (Student's t over seeds) of `y` at each `x`; and the seed count.
 
+    With `log`, mean and interval are those of log(y), so they stay positive (geometric mean).
     Returns a frame with columns x, mean, low, high; low and high are NaN for a single seed.
     """
     rows = []
     for at, values in frame.groupby(x)[y]:
-        mean, interval = mean_interval(values.tolist())
+        numbers = np.log(values) if log else values
+        mean, interval = mean_interval(numbers.tolist())
         low, high = interval or (float("nan"), float("nan"))
-        rows.append({"x": at, "mean": mean, "low": low, "high": high})
+        rows.append({"mean": mean, "low": low, "high": high})
+        rows[-1] = {name: float(np.exp(v)) if log else v for name, v in rows[-1].items()}
+        rows[-1]["x"] = at
     return pd.DataFrame(rows), int(frame[seed].nunique())
 
 
 def band(
-    figure: go.Figure, frame: pd.DataFrame, x: str, y: str, name: str, index: int, **place: Any
-) -> None:
-    """Add the mean of `y` over seeds as a line, with its 95 % interval as a band."""
-    table, seeds = spread(frame, x, y)
-    colour = COLOURS[index % len(COLOURS)]
+    figure: go.Figure, frame: pd.DataFrame, x: str, y: str, name: str, index: int,
+    *, log: bool = False, limits: tuple[float, float] | None = None, **place: Any,
+) -> None:  # fmt: skip
+    """Add `y` over `x`: a thick line for the mean over seeds, a band for its 95 % interval, and a
+    thin line for each seed.
+
+    Args:
+        log: mean and interval of log(y), for logarithmic axes.
+        limits: values that y can take, (0, 1) for an accuracy; the band is cut there.
+    """
+    table, seeds = spread(frame, x, y, log=log)
+    colour, dash = COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)]
     label = f"{name} ({seeds} seeds)" if seeds > 1 else f"{name} (1 seed)"
     if seeds > 1:
-        ring = np.concatenate([table["x"], table["x"][::-1]])
-        edge = np.concatenate([table["high"], table["low"][::-1]])
+        low, high = table["low"], table["high"]
+        if limits is not None:
+            low, high = low.clip(*limits), high.clip(*limits)
         figure.add_scatter(
-            x=ring, y=edge, fill="toself", mode="lines", line_width=0, fillcolor=colour, opacity=0.2,
+            x=np.concatenate([table["x"], table["x"][::-1]]), y=np.concatenate([high, low[::-1]]),
+            fill="toself", mode="lines", line_width=0, fillcolor=colour, opacity=0.15,
             hoverinfo="skip", showlegend=False, legendgroup=name, **place,
         )  # fmt: skip
+        for seed, rows in frame.groupby("seed"):
+            figure.add_scatter(
+                x=rows[x], y=rows[y], mode="lines", line={"color": colour, "width": 0.7},
+                opacity=0.6, showlegend=False, legendgroup=name, name=f"{name}, seed {seed}", **place,
+            )  # fmt: skip
     figure.add_scatter(
         x=table["x"], y=table["mean"], mode="lines", name=label, legendgroup=name,
-        line={"color": colour, "dash": DASHES[index % len(DASHES)], "width": 2}, **place,
+        line={"color": colour, "dash": dash, "width": 2.5}, **place,
     )  # fmt: skip
 
 

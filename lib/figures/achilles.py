@@ -30,8 +30,8 @@ def example(split: Split, row: int) -> go.Figure:
     if pair == 43:
         symmetric = int(split.symmetric[row])
         text = (
-            f"pair 43, never trained: composite answer {label} ({label - value:+d}), "
-            f"symmetric answer {symmetric} ({symmetric - value:+d})"
+            f"pair 43, never trained: {label} if composite ({label - value:+d}), "
+            f"{symmetric} if symmetric ({symmetric - value:+d})"
         )
     return token_strip(tokens, roles, ROLE_COLOURS, text)
 
@@ -39,7 +39,7 @@ def example(split: Split, row: int) -> go.Figure:
 def training_curves(
     curves: pd.DataFrame, title: str, published: Mapping[str, float] | None = None
 ) -> go.Figure:
-    """Accuracies and loss by epoch, mean over seeds with its 95 % interval.
+    """Accuracies and loss by epoch: each seed, mean over seeds, 95 % interval.
 
     Args:
         curves: tidy, one row an epoch and seed (``lib.page.curves_of``).
@@ -50,14 +50,16 @@ def training_curves(
         subplot_titles=("accuracy on test sequences", "training loss"),
     )  # fmt: skip
     for index, (column, name) in enumerate(WATCHED.items()):
-        band(figure, curves, "epoch", column, name, index, row=1, col=1)
-    band(figure, curves, "epoch", "train_loss", "training loss", 6, row=1, col=2)
+        band(figure, curves, "epoch", column, name, index, limits=(0, 1), row=1, col=1)
+    band(figure, curves, "epoch", "train_loss", "training loss", 6, log=True, row=1, col=2)
     for text, value in (published or {}).items():
         reference_line(figure, value, text, row=1, col=1)
     figure.update_yaxes(title="accuracy (share of sequences)", range=[-0.02, 1.05], row=1, col=1)
-    figure.update_yaxes(title="cross-entropy (nats)", type="log", row=1, col=2)
+    figure.update_yaxes(
+        title="cross-entropy (nats)", type="log", exponentformat="power", row=1, col=2
+    )
     figure.update_xaxes(title="epoch")
-    figure.update_layout(title=title, height=430)
+    figure.update_layout(title=title, height=460, legend_y=-0.2)
     return figure
 
 
@@ -68,7 +70,9 @@ def best_and_final(frames: Mapping[str, pd.DataFrame], published: Mapping[str, f
         frames: name of a group of runs to its table (``Experiment.frame``).
         published: "composite" and "symmetric" to the published best value.
     """
-    figure = make_subplots(1, 2, shared_yaxes=True, subplot_titles=("composite label", "symmetric label"))
+    figure = make_subplots(
+        1, 2, shared_yaxes=True, subplot_titles=("composite label", "symmetric label")
+    )
     for column, label in enumerate(("composite", "symmetric"), 1):
         for index, (name, frame) in enumerate(frames.items()):
             for kind, symbol in (("best", "circle"), ("final", "x")):
@@ -83,7 +87,10 @@ def best_and_final(frames: Mapping[str, pd.DataFrame], published: Mapping[str, f
         reference_line(figure, published[label], f"paper {published[label]:g}", row=1, col=column)
     figure.update_yaxes(range=[-0.02, 1.05])
     figure.update_yaxes(title="accuracy on pair 43, one mark a seed", row=1, col=1)
-    figure.update_layout(title="Best over epochs against the last epoch", height=400)
+    figure.update_xaxes(tickangle=0)
+    figure.update_layout(
+        title="Best over epochs against the last epoch", height=420, legend_y=-0.2
+    )
     return figure
 
 
