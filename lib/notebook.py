@@ -143,6 +143,7 @@ def execute(
                 problem += f"\nThe notebook as far as it came: {failed.relative_to(root)}"
             raise NotebookError(f"{name}: {problem}")
         failed.unlink(missing_ok=True)
+        tidy(temporary, name.as_posix())
         os.replace(temporary, output)
     finally:
         temporary.unlink(missing_ok=True)
@@ -195,6 +196,16 @@ def _kill(process: subprocess.Popen[str]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def tidy(path: Path, name: str) -> None:
+    """Name the source by its path in the checkout: readers download executed notebooks, and a path
+    of the machine that ran them tells nobody anything."""
+    notebook = json.loads(path.read_text())
+    facts = notebook["metadata"]["papermill"]
+    facts["input_path"] = name
+    facts["output_path"] = Path(name).name
+    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
 
 
 def incomplete(path: Path) -> str | None:

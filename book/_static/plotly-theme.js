@@ -16,6 +16,9 @@
       "font.color": look.text,
       "hoverlabel.bgcolor": look.ground,
       "hoverlabel.font.color": look.text,
+      "modebar.bgcolor": "rgba(0,0,0,0)",
+      "modebar.color": look.line,
+      "modebar.activecolor": look.text,
     };
     for (const name of Object.keys(figure._fullLayout || {})) {
       if (!/^[xy]axis\d*$/.test(name)) continue;

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import plotly.io as pio
+import pytest
+import torch
+
+from lib import figures, page
+from lib.figures import achilles, foundations
+from lib.tasks.composite import CompositeTask, build
+
+
+def curves(seeds: int = 3) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    parts = [
+        pd.DataFrame(
+            {
+                "epoch": range(1, 6), "seed": seed, "train_loss": rng.random(5) + 0.1,
+                **{name: rng.random(5) for name in achilles.WATCHED},
+            }
+        )
+        for seed in range(seeds)
+    ]  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_renderer_shows_html_without_plotly_js_and_mimetype_for_jupyterlab() -> None:
+    assert pio.renderers.default == "plotly_mimetype+book"
+    html = pio.renderers["book"].to_mimebundle(go.Figure(go.Bar(y=[1])).to_plotly_json())[
+        "text/html"
+    ]
+    assert "Plotly.newPlot" in html and len(html) < 20_000 and "cdn" not in html
+
+
+def test_spread_is_mean_and_interval_over_seeds() -> None:
+    frame = pd.DataFrame({"x": [1, 1, 1, 2], "y": [1.0, 2.0, 3.0, 5.0], "seed": [1, 2, 3, 1]})
+    table, seeds = figures.spread(frame, "x", "y")
+    assert seeds == 3 and table["mean"].tolist() == [2.0, 5.0]
+    assert table["low"][0] == pytest.approx(2 - 4.303 / 3**0.5, abs=1e-3)
+    assert np.isnan(table["low"][1])
+    logs, _ = figures.spread(frame, "x", "y", log=True)
+    assert logs["mean"][0] == pytest.approx(6 ** (1 / 3)) and logs["low"][0] > 0
+
+
+def test_bands_stay_within_limits_and_show_every_seed() -> None:
+    frame = pd.DataFrame({"x": [1] * 3, "y": [0.0, 0.5, 1.0], "seed": [1, 2, 3]})
+    figure = go.Figure()
+    figures.band(figure, frame, "x", "y", "accuracy", 0, limits=(0, 1))
+    area, *seeds, mean = figure.data
+    assert min(area.y) == 0 and max(area.y) == 1
+    assert len(seeds) == 3 and mean.name == "accuracy (3 seeds)"
+
+
+def every_figure() -> dict[str, go.Figure]:
+    train, test = build(CompositeTask(train_per_pair=5, test_per_pair=5), 0)
+    frame = pd.DataFrame(
+        {"seed": [1, 2], **{f"{k}_{n}": [0.1, 0.2] for k in ("best", "final")
+                            for n in ("composite", "symmetric")},
+         **{f"pair_{p}": [0.5, 0.6] for p in (11, 34, 43)}}
+    )  # fmt: skip
+    published = {"composite": 0.98, "symmetric": 0.06}
+    states = torch.randn(4, 6)
+    return {
+        "example": achilles.example(train, 0),
+        "example 43": achilles.example(test, int(test.where(43).nonzero()[0])),
+        "curves": achilles.training_curves(curves(), "t", {"paper": 0.98}),
+        "one seed": achilles.training_curves(curves(1), "t"),
+        "best": achilles.best_and_final({"own": frame, "tied": frame}, published),
+        "pairs": achilles.pair_accuracies(frame, "t"),
+        "answers": achilles.answer_bars([0.1] * 10, [1, 2], {"composite": 3, "symmetric": 4}),
+        "states": foundations.state_map(states, "t"),
+        "selection": foundations.selection(
+            torch.randn(6), torch.arange(6) == 1, {"a": (torch.rand(6), states)}
+        ),
+        "dt": foundations.dt_and_decay(torch.rand(3, 6), torch.rand(3, 6), [1] * 6, "t"),
+        "matrix": foundations.matrix_over_time(torch.randn(6, 6), "t", diverging=True),
+        "two ways": foundations.two_ways({"a": torch.rand(6), "b": torch.rand(6)}, "t"),
+    }
+
+
+@pytest.mark.parametrize("name", list(every_figure()))
+def test_every_figure_has_data_a_title_and_labelled_axes(name: str) -> None:
+    figure = every_figure()[name]
+    assert len(figure.data) > 0 and figure.layout.title.text
+    titles = [a.title.text for a in figure.select_xaxes()] + [
+        a.title.text for a in figure.select_yaxes()
+    ]
+    assert any(titles)
+    figure.to_json()  # nothing that a page could not hold
+
+
+def test_symmetric_scales_are_centred() -> None:
+    figure = foundations.matrix_over_time(torch.tensor([[3.0, 0.0], [-1.0, 1.0]]), "t", True)
+    assert figure.data[0].zmin == -3.0 and figure.data[0].zmax == 3.0
+
+
+def test_slider_has_a_frame_a_choice_and_moves_all_traces() -> None:
+    def plot(height: int, shade: str) -> go.Figure:
+        return go.Figure(go.Bar(y=[height])).update_layout(title=f"{height} {shade}")
+
+    figure = page.explore(plot, height=[1, 2, 3], shade=["a", "b"])  # headless in tests
+    assert [frame.name for frame in figure.frames] == ["1", "2", "3"]
+    assert [frame.data[0].y[0] for frame in figure.frames] == [1, 2, 3]
+    assert figure.frames[2].layout.title.text == "3 a"
+    assert len(figure.layout.sliders[0].steps) == 3
+    assert figure.data[0].y[0] == 1  # opens where the slider stands
+
+
+def test_frames_of_different_shape_are_refused() -> None:
+    one, two = go.Figure(go.Bar(y=[1])), go.Figure([go.Bar(y=[1]), go.Bar(y=[2])])
+    with pytest.raises(ValueError, match=r"frames have \[1, 2\] traces"):
+        figures.with_slider({1: one, 2: two}, "x")
+
+
+def test_widgets_with_a_live_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAMBA_BOOK_HEADLESS", "0")
+    monkeypatch.setattr("lib.progress.in_notebook", lambda: True)
+    widget = page.explore(lambda height: go.Figure(), height=[1, 2, 3])
+    assert [child.description for child in widget.children[:-1]] == ["height"]

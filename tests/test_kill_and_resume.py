@@ -1,0 +1,98 @@
+"""SIGKILL in the middle of training, resume, and the same result to the bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lib.store import Store
+from lib.training.checkpoints import load_checkpoint
+
+COMMAND = [sys.executable, "-m", "lib", "run", "achilles.composite", "--profile", "pinned",
+           "--device", "cpu"]  # fmt: skip
+
+
+def start(root: Path, runs: Path, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, "--fresh", *options], cwd=root, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "MAMBA_BOOK_RUNS": str(runs), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def records(runs: Path) -> Store:
+    return Store(runs, runs / "none")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("whole")
+    process = start(root, runs)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return runs
+
+
+def test_killed_and_resumed_equals_uninterrupted(
+    root: Path, tmp_path: Path, uninterrupted: Path
+) -> None:
+    process = start(root, tmp_path, "--checkpoint-every", "0")
+    checkpoints = tmp_path / "achilles.composite" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        found = list(checkpoints.glob("*.safetensors"))
+        if found and load_checkpoint(found[0])[1]["step"] >= 4:
+            break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "the run was over before it could be killed"
+    (checkpoint,) = checkpoints.glob("*.safetensors")
+    step = load_checkpoint(checkpoint)[1]["step"]
+    assert 4 <= step < 30 and records(tmp_path).all() == []
+
+    again = start(root, tmp_path)
+    said, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, said
+    (resumed,), (whole,) = records(tmp_path).all(), records(uninterrupted).all()
+    assert resumed.metrics == whole.metrics
+    assert resumed.read_curves().equals(whole.read_curves())
+    # weights are named by their hash: equal names are equal bytes
+    assert resumed.weights == whole.weights
+    sessions = [session["steps"] for session in resumed.provenance["sessions"]]
+    assert sessions == [step, 30 - step]
+    assert not list(checkpoints.iterdir())
+
+
+def test_a_budget_ends_with_a_checkpoint_and_the_same_command_goes_on(
+    root: Path, tmp_path: Path, uninterrupted: Path
+) -> None:
+    process = start(root, tmp_path, "--budget", "0.001")
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 3 and "budget spent" in said
+    assert len(list((tmp_path / "achilles.composite" / "checkpoints").iterdir())) == 1
+    again = start(root, tmp_path)
+    again.communicate(timeout=300)
+    (resumed,), (whole,) = records(tmp_path).all(), records(uninterrupted).all()
+    assert resumed.weights == whole.weights
+
+
+def test_a_checkpoint_of_another_cell_stops_the_run_and_is_kept(
+    root: Path, tmp_path: Path
+) -> None:
+    process = start(root, tmp_path, "--budget", "0.001")
+    process.communicate(timeout=300)
+    (checkpoint,) = (tmp_path / "achilles.composite" / "checkpoints").iterdir()
+    payload = checkpoint.read_bytes()
+    identity = load_checkpoint(checkpoint)[1]["identity"].encode()
+    checkpoint.write_bytes(payload.replace(identity, b"0" * len(identity)))
+    again = start(root, tmp_path)
+    said, _ = again.communicate(timeout=300)
+    assert again.returncode == 2 and "belongs to cell 0000" in said and "Traceback" not in said
+    assert checkpoint.exists()
