@@ -130,7 +130,9 @@ def _ours(row: dict[str, Any]) -> str:
     if row["our_mean"] is None:
         return "-"
     mean = f"{row['our_mean']:.3f}"
-    return f"{mean} [{row['interval'][0]:.3f}, {row['interval'][1]:.3f}]" if row["interval"] else mean
+    return (
+        f"{mean} [{row['interval'][0]:.3f}, {row['interval'][1]:.3f}]" if row["interval"] else mean
+    )
 
 
 def _book(arguments: argparse.Namespace) -> int:
@@ -143,7 +145,9 @@ def _table(header: list[str], rows: list[list[Any]]) -> None:
     texts = [header, *[[str(item) for item in row] for row in rows]]
     widths = [max(len(row[i]) for row in texts) for i in range(len(header))]
     for row in texts:
-        print("  ".join(item.ljust(width) for item, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  ".join(item.ljust(width) for item, width in zip(row, widths, strict=True)).rstrip()
+        )
 
 
 def parser() -> argparse.ArgumentParser:

@@ -31,6 +31,7 @@ from lib.store import Record, Store
 
 VERDICTS = ("reproduced", "partly", "not reproduced", "protocol unknown", "not run")
 
+
 class ClaimError(ValueError):
     """A claims file that cannot be used, naming file, claim and field."""
 
@@ -93,7 +94,9 @@ class Claim:
         """The rule as readers see it."""
         if self.rule == "within":
             return f"{self.value:g} ± {self.tolerance:g}"
-        bound = self.value - self.tolerance if self.rule == "at least" else self.value + self.tolerance
+        bound = (
+            self.value - self.tolerance if self.rule == "at least" else self.value + self.tolerance
+        )
         return f"{'≥' if self.rule == 'at least' else '≤'} {bound:g}"
 
     def distance(self, ours: float) -> float:

@@ -142,7 +142,8 @@ def _revive(hint: Any, value: Any, where: str) -> Any:
         if len(inner) != len(value):
             raise ValueError(f"{where} must have {len(inner)} items, got {len(value)}")
         return tuple(
-            _revive(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, value, strict=True))
+            _revive(h, v, f"{where}[{i}]")
+            for i, (h, v) in enumerate(zip(inner, value, strict=True))
         )
     if typing.get_origin(hint) is typing.Literal:
         if value not in typing.get_args(hint):

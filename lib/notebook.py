@@ -92,10 +92,10 @@ def _typed(name: str, text: str, hint: str, path: Path) -> Any:
         base = option.split("[", 1)[0]
         if base == "str":
             return text
-        if base in TYPES and isinstance(value, TYPES[base]):
-            # True is an int to Python, not to a person
-            if not (isinstance(value, bool) and base in ("int", "float")):
-                return float(value) if base == "float" else value
+        # True is an int to Python, not to a person
+        truth_as_number = isinstance(value, bool) and base in ("int", "float")
+        if base in TYPES and isinstance(value, TYPES[base]) and not truth_as_number:
+            return float(text) if base == "float" else value
     raise NotebookError(f"{path.name}: parameter {name} is {text!r}, allowed type: {hint}")
 
 

@@ -50,9 +50,9 @@ def verdict_table(chapter: str, prefix: str = "", root: Path = provenance.ROOT) 
     """
     rows = [
         {
-            "claim": f"{html.escape(row['statement'])}<br><small>{html.escape(row['source'])}</small>",
-            "published": f"{row['paper_value']:g}<br><small>accepted: {row['value_text']}</small>",
-            "ours": f"{ours_text(row)}<br><small>{row['seeds']} of {row['expected_seeds']} seeds</small>",
+            "claim": _two_lines(html.escape(row["statement"]), html.escape(row["source"])),
+            "published": _two_lines(f"{row['paper_value']:g}", f"accepted: {row['value_text']}"),
+            "ours": _two_lines(ours_text(row), f"{row['seeds']} of {row['expected_seeds']} seeds"),
             "verdict": badge(row["verdict"], row["scaled"]),
         }
         for row in claims.report(root)
@@ -60,6 +60,10 @@ def verdict_table(chapter: str, prefix: str = "", root: Path = provenance.ROOT) 
     ]
     table = pd.DataFrame(rows).to_html(index=False, escape=False, border=0, classes="verdicts")
     return HTML(table)
+
+
+def _two_lines(first: str, second: str) -> str:
+    return f"{first}<br><small>{second}</small>"
 
 
 def ours_text(row: dict[str, Any]) -> str:

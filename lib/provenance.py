@@ -82,7 +82,7 @@ def processor() -> str:
 
 
 def machine(device: Any = None) -> dict[str, Any]:
-    """Device, driver and versions for a torch `device` (None: the processor, torch not imported)."""
+    """Device, driver and versions for a torch `device` (None: processor, torch not imported)."""
     facts: dict[str, Any] = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -110,7 +110,10 @@ def _driver() -> str | None:
     try:
         done = subprocess.run(
             ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
-            capture_output=True, text=True, timeout=10, check=False,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -50,7 +50,9 @@ def publish(
     for cell, record in ready:
         path = record.weights_path() if cell in keep else None
         if path is not None and path.stat().st_size > WEIGHTS_LIMIT:
-            raise StoreError(f"{path.name} has {path.stat().st_size} bytes, allowed: {WEIGHTS_LIMIT}")
+            raise StoreError(
+                f"{path.name} has {path.stat().st_size} bytes, allowed: {WEIGHTS_LIMIT}"
+            )
     for cell, record in ready:
         if record.folder == store.published / name and (cell not in keep or record.weights):
             yield f"already published: {record.name}"
@@ -67,7 +69,7 @@ def verify(root: Path, name: str | None = None) -> list[Check]:
     """
     store = Store.at(root)
     experiments = [find(name)] if name else list(registry().values())
-    checks = []
+    checks: list[Check] = []
     for experiment in experiments:
         checks += _check_records(experiment, store)
         checks += _check_pinned(experiment, store)
@@ -94,8 +96,8 @@ def _check_records(experiment: Experiment, store: Store) -> Iterator[Check]:
         yield Check(
             record.weights,
             gaps[worst] <= ACCURACY_TOLERANCE,
-            f"{len(gaps)} accuracies measured again, largest difference {gaps[worst]:.4f} ({worst}), "
-            f"allowed {ACCURACY_TOLERANCE}",
+            f"{len(gaps)} accuracies measured again, largest difference {gaps[worst]:.4f} "
+            f"({worst}), allowed {ACCURACY_TOLERANCE}",
         )
 
 
@@ -106,7 +108,9 @@ def _check_pinned(experiment: Experiment, store: Store) -> Iterator[Check]:
     ):
         what = f"pinned run {experiment.readable(cell)}"
         if record is None:
-            yield Check(what, False, "no published record; run `python -m lib publish --profile pinned`")
+            yield Check(
+                what, False, "no published record; run `python -m lib publish --profile pinned`"
+            )
             continue
         (outcome,) = experiment.run([cell], Context())
         with tempfile.TemporaryDirectory() as folder:
@@ -118,5 +122,5 @@ def _check_pinned(experiment: Experiment, store: Store) -> Iterator[Check]:
             yield Check(what, False, f"{len(ours)} epochs instead of {len(theirs)}")
             continue
         gap = float((abs(ours - theirs) / theirs).max())
-        yield Check(what, gap <= LOSS_TOLERANCE, f"largest relative difference of the loss {gap:.1e}, "
-                    f"allowed {LOSS_TOLERANCE}")  # fmt: skip
+        detail = f"largest relative difference of the loss {gap:.1e}, allowed {LOSS_TOLERANCE}"
+        yield Check(what, gap <= LOSS_TOLERANCE, detail)

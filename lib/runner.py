@@ -80,7 +80,9 @@ def select_cells(cells: Sequence[Any], conditions: Sequence[str]) -> list[Any]:
         if not kept:
             flats = [flatten(to_dict(cell)) for cell in chosen]
             values = {str(flat[lookup(flat, name.strip())]) for flat in flats}
-            raise ValueError(f"select {condition!r} fits no cell; values: {', '.join(sorted(values))}")
+            raise ValueError(
+                f"select {condition!r} fits no cell; values: {', '.join(sorted(values))}"
+            )
         chosen = kept
     return chosen
 
@@ -158,9 +160,7 @@ def run(
     store.check_writable(name)
     chosen = choose_device(device)
     _check_backend(backend, chosen)
-    waiting = (
-        cells if fresh else store.missing(name, experiment.protocol, cells, retry_failed)
-    )
+    waiting = cells if fresh else store.missing(name, experiment.protocol, cells, retry_failed)
     for problem in store.problems:
         say(f"note: {problem}")
 

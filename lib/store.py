@@ -161,14 +161,16 @@ class Store:
         folder = self.local / record.experiment
         folder.mkdir(parents=True, exist_ok=True)
         stem = f"{record.readable}-{record.identity}"
-        files: dict[str, str | None] = {"curves": None, "weights": None}
+        curves_name = weights_name = None
         if curves is not None and len(curves):
             buffer = io.BytesIO()
             curves.to_parquet(buffer, index=False)
-            files["curves"] = self._put(folder, stem, "parquet", buffer.getvalue())
+            curves_name = self._put(folder, stem, "parquet", buffer.getvalue())
         if weights is not None:
-            files["weights"] = self._put(folder, stem, "safetensors", weights)
-        record = dataclasses.replace(record, folder=folder, **files)
+            weights_name = self._put(folder, stem, "safetensors", weights)
+        record = dataclasses.replace(
+            record, folder=folder, curves=curves_name, weights=weights_name
+        )
         write_atomic(folder / record.name, _serialise(record))
         return record
 
@@ -204,11 +206,9 @@ class Store:
             if (record := self._read(path)) is not None
         ]
         done = [record for record in found if record.status == "done"]
-        return (done or found or [None])[0]
+        return next(iter(done or found), None)
 
-    def records(
-        self, experiment: str, protocol: int, cells: Iterable[Any]
-    ) -> list[Record | None]:
+    def records(self, experiment: str, protocol: int, cells: Iterable[Any]) -> list[Record | None]:
         """One entry a cell, in order: its record, or None where it has not run."""
         keys = [identity(experiment, protocol, to_dict(cell)) for cell in cells]
         return [self.load(experiment, key) for key in keys]
@@ -269,12 +269,16 @@ def read_record(path: Path) -> Record:
     try:
         body = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise StoreError(f"record {path.name} is unreadable ({error}); treated as missing") from error
+        raise StoreError(
+            f"record {path.name} is unreadable ({error}); treated as missing"
+        ) from error
     if not isinstance(body, dict) or body.get("schema") != SCHEMA:
         raise StoreError(f"record {path.name} has no schema {SCHEMA}; treated as missing")
     seal = body.pop("sha256", None)
     if seal != digest(body):
-        raise StoreError(f"record {path.name} was altered (its seal does not fit); treated as missing")
+        raise StoreError(
+            f"record {path.name} was altered (its seal does not fit); treated as missing"
+        )
     names = {f.name for f in dataclasses.fields(Record)} - {"folder"}
     try:
         record = Record(**{name: body[name] for name in names}, folder=path.parent)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -35,7 +34,9 @@ def run(todo: Sequence[FakeCell], context: Context) -> Iterator[Outcome]:
             yield Outcome(cell, "failed", "the loss was not finite at step 5 of 10", {"best": None})
             continue
         curves = pd.DataFrame({"epoch": [1, 2], "train_loss": [1.0, 1.0 / cell.n_layers]})
-        yield Outcome(cell, "done", metrics={"best": 0.1 * cell.n_layers, "other": 0.5}, curves=curves)
+        yield Outcome(
+            cell, "done", metrics={"best": 0.1 * cell.n_layers, "other": 0.5}, curves=curves
+        )
 
 
 EXPERIMENT = Experiment(

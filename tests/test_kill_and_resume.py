@@ -83,9 +83,7 @@ def test_a_budget_ends_with_a_checkpoint_and_the_same_command_goes_on(
     assert resumed.weights == whole.weights
 
 
-def test_a_checkpoint_of_another_cell_stops_the_run_and_is_kept(
-    root: Path, tmp_path: Path
-) -> None:
+def test_a_checkpoint_of_another_cell_stops_the_run_and_is_kept(root: Path, tmp_path: Path) -> None:
     process = start(root, tmp_path, "--budget", "0.001")
     process.communicate(timeout=300)
     (checkpoint,) = (tmp_path / "achilles.composite" / "checkpoints").iterdir()

@@ -15,12 +15,12 @@ import pytest
 from lib import notebook
 from lib.notebook import NotebookError, check_parameters, execute, incomplete, parameters_of
 
-PARAMETERS = '''
+PARAMETERS = """
 count: int = 2  # how many
 rate: float = 0.5  # how fast
 name: str = "a"  # what it is called
 on: bool = True  # whether
-'''
+"""
 
 
 def write(path: Path, *cells: str, tagged: bool = True) -> Path:
@@ -71,7 +71,7 @@ def test_wrong_parameters_are_named_before_anything_runs(
 
 
 def test_wrong_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(NotebookError, match="no notebook .*gone"):
+    with pytest.raises(NotebookError, match=r"no notebook .*gone"):
         execute(tmp_path / "gone.ipynb", root=tmp_path)
     with pytest.raises(NotebookError, match="no cell tagged 'parameters'"):
         execute(write(tmp_path / "a.ipynb", tagged=False), root=tmp_path)
@@ -83,7 +83,9 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
 
 
 def test_runs_with_its_parameters_and_lands_beside_its_path(tmp_path: Path) -> None:
-    path = write(tmp_path / "notebooks/x/a.ipynb", "print(count * 2)", "import lib; lib.__version__")
+    path = write(
+        tmp_path / "notebooks/x/a.ipynb", "print(count * 2)", "import lib; lib.__version__"
+    )
     output = execute(path, {"count": "21"}, root=tmp_path)
     assert output == tmp_path / "_build/executed/notebooks/x/a.ipynb"
     cells = [c for c in nbformat.read(output, 4).cells if c.cell_type == "code"]

@@ -15,7 +15,7 @@ def copy(root: Path, tmp_path: Path) -> Path:
     target = tmp_path / "book" / "results"
     shutil.copytree(root / "book" / "results", target)
     for weights in target.rglob("*.safetensors"):
-        for path in weights.parent.glob(weights.name.split(".", 1)[0] + "*"):
+        for path in weights.parent.glob(weights.name.rsplit(".", 2)[0] + "*"):
             path.unlink()
     return tmp_path
 

@@ -264,9 +264,7 @@ def test_make_help_lists_every_target() -> None:
 
 def test_make_refuses_an_old_python_by_name(tmp_path: Path) -> None:
     old = tmp_path / "python-old"
-    old.write_text(
-        '#!/bin/sh\ncase "$1" in --version) echo "Python 3.8.10";; *) exit 1;; esac\n'
-    )
+    old.write_text('#!/bin/sh\ncase "$1" in --version) echo "Python 3.8.10";; *) exit 1;; esac\n')
     old.chmod(0o755)
     (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
     for name in ("requirements.txt", "constraints-py311.txt", "pyproject.toml"):

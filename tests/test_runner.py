@@ -19,7 +19,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(root: Path, profile: str = "paper", **options: Any) -> runner.Summary:
-    return runner.run("demo.one", profile, root=root, device="cpu", say=lambda line: None, **options)
+    return runner.run(
+        "demo.one", profile, root=root, device="cpu", say=lambda line: None, **options
+    )
 
 
 def test_runs_what_is_missing_once(tmp_path: Path) -> None:
@@ -102,7 +104,7 @@ def test_wrong_experiment_device_and_absent_gpu(
     with pytest.raises(ValueError, match="device is 'tpu', allowed: auto, cpu, cuda"):
         runner.run("demo.one", "paper", root=tmp_path, device="tpu")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(runner.RunError, match="'cuda' was asked for, but torch .* sees no GPU"):
+    with pytest.raises(runner.RunError, match=r"'cuda' was asked for, but torch .* sees no GPU"):
         runner.run("demo.one", "paper", root=tmp_path, device="cuda")
     assert runner.choose_device("auto") == "cpu"
     with pytest.raises(RuntimeError, match="mamba_ssm"):

@@ -200,7 +200,9 @@ def test_two_processes_write_the_same_cell(tmp_path: Path, root: Path) -> None:
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_a_failed_write_leaves_the_old_record(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_record(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     saved = store.save(record_of(Cell(), best=0.5))
 
     def full(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Reading named activations of a model: those that pass through ``lib.models.layers.Activation``."""
+"""Reading a model's named activations: what passes through ``lib.models.layers.Activation``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from lib.models.layers import Activation
 
 def activation_names(model: nn.Module) -> list[str]:
     """Names of all activations, such as ``layers.0.mixer.dt``, in the order of the modules."""
-    return [_plain(name) for name, module in model.named_modules() if isinstance(module, Activation)]
+    return [
+        _plain(name) for name, module in model.named_modules() if isinstance(module, Activation)
+    ]
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
@@ -63,8 +63,8 @@ class CompositeCell:
 def mamba2_model(
     n_layers: int, gamma: float | None, d_state: int = 128, tied: bool = False
 ) -> LanguageModelConfig:
-    """The paper's model (App. B to D). Where it is silent we choose: RMS norms before each block and
-    at the end, gamma over the fan-in of embedding, projections and head, vocabulary 201, and a head
+    """The paper's model (App. B to D). Where it is silent we choose: RMS norms before each block
+    and at the end, gamma over the fan-in of embedding, projections and head, vocabulary 201, and a head
     of its own or (`tied`) the embedding's weight, mamba_ssm's default."""
     return LanguageModelConfig(
         vocab_size=201,
@@ -223,9 +223,7 @@ def _run_one(cell: CompositeCell, context: Context) -> Outcome:
 
     device = torch.device(context.device)
     train, test = (split.to(device) for split in build(cell.task, cell.seed))
-    model = build_language_model(
-        cell.model, seed=cell.seed, device=device, backend=context.backend
-    )
+    model = build_language_model(cell.model, seed=cell.seed, device=device, backend=context.backend)
     with torch.no_grad(), backends.recording() as used:
         model(test.tokens[:2], last_token_only=True)
     identity = context.identify(cell)
@@ -240,7 +238,7 @@ def _run_one(cell: CompositeCell, context: Context) -> Outcome:
             drop_last=cell.training.drop_last,
         ),
         cell.training,
-        evaluate=lambda m: accuracies(m, test),
+        evaluate=lambda _: accuracies(model, test),
         identity=identity,
         checkpoint=checkpoint,
         checkpoint_every=context.checkpoint_every,
@@ -345,7 +343,7 @@ def example_model(seed: int) -> tuple[LanguageModel, torch.Tensor, str]:
 def steps_and_decays(
     model: LanguageModel, tokens: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """dt and exp(dt A) of a Mamba-2 model's first head at each layer and token: (layers, length)."""
+    """dt and exp(dt A) of a Mamba-2 model's first head, layer by layer: (layers, length) each."""
     import torch
 
     from lib.analysis.activations import record_activations
@@ -353,7 +351,8 @@ def steps_and_decays(
     with torch.no_grad(), record_activations(model, ".dt") as found:
         model(tokens[None])
     dt = torch.stack([value[0, :, 0] for value in found.values()])
-    A = torch.stack([-layer.mixer.A_log[0].exp() for layer in model.layers])
+    heads = [cast(Any, layer).mixer.A_log[0] for layer in model.layers]
+    A = -torch.stack(heads).exp()
     return dt, torch.exp(dt * A.detach()[:, None])
 
 

@@ -101,7 +101,8 @@ def band(
         for seed, rows in frame.groupby("seed"):
             figure.add_scatter(
                 x=rows[x], y=rows[y], mode="lines", line={"color": colour, "width": 0.7},
-                opacity=0.6, showlegend=False, legendgroup=name, name=f"{name}, seed {seed}", **place,
+                opacity=0.6, showlegend=False, legendgroup=name, name=f"{name}, seed {seed}",
+                **place,
             )  # fmt: skip
     figure.add_scatter(
         x=table["x"], y=table["mean"], mode="lines", name=label, legendgroup=name,
@@ -125,15 +126,25 @@ def heat_map(
     top = float(np.abs(np.asarray(values, dtype=float)).max()) if diverging else None
     figure = go.Figure(
         go.Heatmap(
-            z=np.asarray(values, dtype=float), x=list(x), y=list(y), xgap=1, ygap=1,
+            z=np.asarray(values, dtype=float),
+            x=list(x),
+            y=list(y),
+            xgap=1,
+            ygap=1,
             colorscale=DIVERGING if diverging else SEQUENTIAL,
-            zmin=-top if top is not None else None, zmax=top,
+            zmin=-top if top is not None else None,
+            zmax=top,
             colorbar={"title": unit, "thickness": 12},
-            hovertemplate=f"{x_title} %{{x}}<br>{y_title} %{{y}}<br>{unit} %{{z:.3g}}<extra></extra>",
-        )  # fmt: skip
+            hovertemplate=(
+                f"{x_title} %{{x}}<br>{y_title} %{{y}}<br>{unit} %{{z:.3g}}<extra></extra>"
+            ),
+        )
     )
     figure.update_layout(
-        title=title, height=height, xaxis_title=x_title, yaxis_title=y_title,
+        title=title,
+        height=height,
+        xaxis_title=x_title,
+        yaxis_title=y_title,
         yaxis_autorange="reversed",
     )
     return figure
@@ -183,7 +194,9 @@ def token_strip(
             type="rect", x0=at + 0.55, x1=at + 1.45, y0=0, y1=1, line_width=1,
             line_color=colours[role], fillcolor=colours[role], opacity=0.25,
         )  # fmt: skip
-        figure.add_annotation(x=at + 1, y=0.58, text=f"<b>{token}</b>", showarrow=False, font_size=18)
+        figure.add_annotation(
+            x=at + 1, y=0.58, text=f"<b>{token}</b>", showarrow=False, font_size=18
+        )
         figure.add_annotation(x=at + 1, y=0.18, text=role, showarrow=False, font_size=11)
     # shapes alone draw no axes: an invisible trace makes the figure real for plotly and for tests
     figure.add_scatter(
@@ -192,7 +205,9 @@ def token_strip(
         hoverinfo="text", showlegend=False,
     )  # fmt: skip
     figure.update_layout(
-        title=title, height=190, xaxis={"title": "position", "dtick": 1, "showgrid": False},
+        title=title,
+        height=190,
+        xaxis={"title": "position", "dtick": 1, "showgrid": False},
         yaxis={"visible": False, "range": [-0.05, 1.05]},
     )
     return figure

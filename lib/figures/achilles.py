@@ -88,9 +88,7 @@ def best_and_final(frames: Mapping[str, pd.DataFrame], published: Mapping[str, f
     figure.update_yaxes(range=[-0.02, 1.05])
     figure.update_yaxes(title="accuracy on pair 43, one mark a seed", row=1, col=1)
     figure.update_xaxes(tickangle=0)
-    figure.update_layout(
-        title="Best over epochs against the last epoch", height=420, legend_y=-0.2
-    )
+    figure.update_layout(title="Best over epochs against the last epoch", height=420, legend_y=-0.2)
     return figure
 
 
@@ -101,9 +99,12 @@ def pair_accuracies(frame: pd.DataFrame, title: str) -> go.Figure:
     means = frame[columns].mean()
     figure = go.Figure(
         go.Bar(
-            x=pairs, y=means, name="mean over seeds",
-            marker_color=[COLOURS[1] if p == "43" else COLOURS[0] for p in pairs], opacity=0.6,
-        )  # fmt: skip
+            x=pairs,
+            y=means,
+            name="mean over seeds",
+            marker_color=[COLOURS[1] if p == "43" else COLOURS[0] for p in pairs],
+            opacity=0.6,
+        )
     )
     for _, row in frame.iterrows():
         figure.add_scatter(
@@ -124,16 +125,19 @@ def answer_bars(
     """The most likely answers to one sequence, with the composite and symmetric answers marked."""
     order = sorted(range(len(probabilities)), key=lambda t: -probabilities[t])[:top]
     shown = sorted({*order, *marks.values()})
-    names = {value: name for name, value in reversed(marks.items())}
+    names = {value: name for name, value in reversed(list(marks.items()))}
     figure = go.Figure(
         go.Bar(
-            x=[str(token) for token in shown], y=[probabilities[token] for token in shown],
-            text=[names.get(token, "") for token in shown], textposition="outside",
+            x=[str(token) for token in shown],
+            y=[probabilities[token] for token in shown],
+            text=[names.get(token, "") for token in shown],
+            textposition="outside",
             marker_color=[COLOURS[0] if t in names else "#999999" for t in shown],
-        )  # fmt: skip
+        )
     )
     figure.update_layout(
-        title="sequence " + " ".join(str(t) for t in tokens), height=380,
+        title="sequence " + " ".join(str(t) for t in tokens),
+        height=380,
         yaxis={"title": "probability of the answer", "range": [0, 1.12]},
         xaxis={"title": "answer token", "type": "category"},
     )

@@ -20,9 +20,7 @@ def state_map(states: Tensor, title: str) -> go.Figure:
     )  # fmt: skip
 
 
-def selection(
-    x: Tensor, signal: Tensor, runs: Mapping[str, tuple[Tensor, Tensor]]
-) -> go.Figure:
+def selection(x: Tensor, signal: Tensor, runs: Mapping[str, tuple[Tensor, Tensor]]) -> go.Figure:
     """Input, step sizes and state side by side for several choices of Δ.
 
     Args:
@@ -57,9 +55,7 @@ def selection(
         figure.update_yaxes(autorange="reversed", title="state entry n", row=2, col=column)
         figure.update_xaxes(title="token", row=2, col=column)
     figure.update_yaxes(title="value", row=1, col=1)
-    figure.update_layout(
-        title="Signals (orange) among noise (grey)", height=560, legend_y=-0.12
-    )
+    figure.update_layout(title="Signals (orange) among noise (grey)", height=560, legend_y=-0.12)
     return figure
 
 
@@ -115,7 +111,9 @@ def two_ways(outputs: Mapping[str, Tensor], title: str) -> go.Figure:
         marker={"color": COLOURS[1], "symbol": "x", "size": 9},
     )  # fmt: skip
     figure.update_layout(
-        title=f"{title} (largest difference {gap:.1e})", height=320, xaxis_title="token",
+        title=f"{title} (largest difference {gap:.1e})",
+        height=320,
+        xaxis_title="token",
         yaxis_title="y",
     )
     return figure

@@ -1,4 +1,4 @@
-"""Configs of blocks and of the language-model stack: frozen, checked, derived sizes in one place."""
+"""Configs of blocks and of the stack: frozen, checked, derived sizes in one place."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _check_common(config: Mamba1Config | Mamba2Config) -> None:
     for name in ("d_model", "d_state", "d_conv", "expand"):
         require(config, name, getattr(config, name) >= 1, "at least 1")
     require(config, "conv_kind", config.conv_kind in CONV_KINDS, ", ".join(CONV_KINDS))
-    require(config, "dt_min", 0 < config.dt_min, "more than 0")
+    require(config, "dt_min", config.dt_min > 0, "more than 0")
     require(config, "dt_max", config.dt_max >= config.dt_min, f"at least dt_min {config.dt_min}")
     require(config, "dt_init_floor", config.dt_init_floor > 0, "more than 0")
 

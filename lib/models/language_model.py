@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,7 @@ class LanguageModel(nn.Module):
     def __init__(self, config: LanguageModelConfig, backend: str = "auto") -> None:
         super().__init__()
         self.config = config
+        self.positions: PositionalEncoding | None
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.positions = None
         if config.positional_encoding != "none":
@@ -114,7 +115,7 @@ class LanguageModel(nn.Module):
             x = self.positions(x[:, None], position)[:, 0]
         kept = []
         for layer, state in zip(self.layers, states, strict=True):
-            x, state = layer.step(x, state)
+            x, state = cast(Layer, layer).step(x, state)
             kept.append(state)
         return self.head(self.final_norm(x)), kept
 
@@ -122,7 +123,7 @@ class LanguageModel(nn.Module):
         """One zero state a layer, on the model's device."""
         weight = self.embedding.weight
         return [
-            layer.mixer.initial_state(batch, weight.device, weight.dtype)  # type: ignore[union-attr]
+            cast(Layer, layer).mixer.initial_state(batch, weight.device, weight.dtype)
             for layer in self.layers
         ]
 

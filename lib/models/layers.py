@@ -112,7 +112,7 @@ class PositionalEncoding(nn.Module):
 
 
 def sinusoids(length: int, d_model: int) -> Tensor:
-    """(length, d_model): sin in even, cos in odd columns, wavelengths from 2 pi to 10,000 * 2 pi."""
+    """(length, d_model): sin in even, cos in odd columns, wavelengths 2 pi to 10,000 * 2 pi."""
     place = torch.arange(length, dtype=torch.float32)[:, None]
     rate = torch.exp(torch.arange(0, d_model, 2) * (-math.log(10_000.0) / d_model))
     table = torch.zeros(length, d_model)

@@ -27,6 +27,14 @@ class MixerState(NamedTuple):
 class Mamba1Mixer(nn.Module):
     """x (b, l, m) to y (b, l, m): project, convolve, scan with input-made dt, B and C, gate."""
 
+    act_pre_conv: Activation
+    act_post_conv: Activation
+    act_dt: Activation
+    act_B: Activation
+    act_C: Activation
+    act_y: Activation
+    act_z: Activation
+
     def __init__(self, config: Mamba1Config, backend: str = "auto") -> None:
         super().__init__()
         self.config, self.backend = config, backend
@@ -66,7 +74,7 @@ class Mamba1Mixer(nn.Module):
             return_last_state=return_state, initial_state=state.ssm if state else None,
             backend=self.backend,
         )  # fmt: skip
-        y, ssm = scanned if return_state else (scanned, None)
+        y, ssm = scanned if return_state else (scanned, scanned)
         y = self.act_y(y.transpose(1, 2)) * nn.functional.silu(z)
         out = self.out_proj(y)
         return (out, MixerState(conv, ssm)) if return_state else out

@@ -16,6 +16,16 @@ class Mamba2Mixer(nn.Module):
     """x (b, l, m) to y (b, l, m): one projection makes z, x, B, C and dt; x, B and C are convolved;
     the state-space dual mixes time; gate, norm, project."""
 
+    act_pre_conv: Activation
+    act_post_conv: Activation
+    act_dt: Activation
+    act_x: Activation
+    act_B: Activation
+    act_C: Activation
+    act_S: Activation
+    act_y: Activation
+    act_z: Activation
+
     def __init__(self, config: Mamba2Config, backend: str = "auto", norm_eps: float = 1e-5) -> None:
         super().__init__()
         self.config, self.backend = config, backend
@@ -67,18 +77,17 @@ class Mamba2Mixer(nn.Module):
             "ssd", self.backend, device=x.device, length=x.shape[1], chunk_size=c.chunk_size,
             dtype=x.dtype,
         )  # fmt: skip
-        ssm = None
         if name == "quadratic" and not return_state and state is None:
             # the same as ssd() below, with S in the open, for whoever wants to see or edit it
             S = self.act_S(ssd_matrix(dt, A, B, C))
             u_wide = u.to(wide)
-            y = finish(apply_ssd_matrix(S, u_wide, dt), u_wide, self.D, None).to(u.dtype)
+            y = ssm = finish(apply_ssd_matrix(S, u_wide, dt), u_wide, self.D, None).to(u.dtype)
         else:
             scanned = ssd(
                 u, dt, A, B, C, self.D, chunk_size=c.chunk_size, backend=name,
                 return_last_state=return_state, initial_state=state.ssm if state else None,
             )  # fmt: skip
-            y, ssm = scanned if return_state else (scanned, None)
+            y, ssm = scanned if return_state else (scanned, scanned)
         out = self.out_proj(self.norm(self.act_y(y).flatten(-2), z))
         return (out, MixerState(conv, ssm)) if return_state else out
 

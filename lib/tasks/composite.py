@@ -103,7 +103,8 @@ class CompositeTask:
             )
         if self.modulus is not None and self.modulus <= self.key_max:
             raise ValueError(
-                f"CompositeTask.modulus is {self.modulus}, allowed: more than key_max {self.key_max}"
+                f"CompositeTask.modulus is {self.modulus}, allowed: more than key_max "
+                f"{self.key_max}"
             )
         if self.modulus is None and self.key_min + min(map(composed_shift, PAIRS)) < 0:
             raise ValueError(
@@ -224,4 +225,3 @@ def _draw(task: CompositeTask, rng: np.random.Generator, pairs: np.ndarray, trai
         keys=torch.from_numpy(np.ascontiguousarray(keys)),
         index=torch.from_numpy(np.ascontiguousarray(index)),
     )
-

@@ -117,7 +117,10 @@ class Trainer:
         spared = [p for p in trained if config.spare_dynamics and _is_dynamics(p)]
         ids = {id(p) for p in spared}
         groups = [
-            {"params": [p for p in trained if id(p) not in ids], "weight_decay": config.weight_decay},
+            {
+                "params": [p for p in trained if id(p) not in ids],
+                "weight_decay": config.weight_decay,
+            },
             {"params": spared, "weight_decay": 0.0},
         ]
         rate: Any = config.lr_start

@@ -8,7 +8,7 @@ import math
 def warmup_cosine(
     steps: int, warmup_steps: int, start: float, peak: float, end: float, hold: int = 1
 ) -> list[float]:
-    """Linear warm-up from `start` to `peak`, then a cosine down to `end` (arXiv 2509.17514, App. D).
+    """Linear warm-up from `start` to `peak`, then a cosine to `end` (arXiv 2509.17514, App. D).
 
     Args:
         steps: length of the table, warm-up included.

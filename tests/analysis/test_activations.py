@@ -39,7 +39,8 @@ def test_mamba1_and_wrong_names() -> None:
     with torch.no_grad(), record_activations(model, "mixer.dt") as found:
         model(torch.arange(8)[None])
     assert found["layers.0.mixer.dt"].shape == (1, 8, 64)
-    with pytest.raises(ValueError, match=r"no activation ends in 'mixer.S'"), record_activations(
-        model, "mixer.S"
+    with (
+        pytest.raises(ValueError, match=r"no activation ends in 'mixer.S'"),
+        record_activations(model, "mixer.S"),
     ):
         pass

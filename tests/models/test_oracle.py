@@ -61,9 +61,13 @@ def mamba1() -> tuple[LanguageModel, nn.Module]:
     randomise(ours)
     theirs = transformers.MambaForCausalLM(
         transformers.MambaConfig(
-            vocab_size=50, hidden_size=32, state_size=8, num_hidden_layers=3,
-            layer_norm_epsilon=1e-5, tie_word_embeddings=False,
-        )  # fmt: skip
+            vocab_size=50,
+            hidden_size=32,
+            state_size=8,
+            num_hidden_layers=3,
+            layer_norm_epsilon=1e-5,
+            tie_word_embeddings=False,
+        )
     ).eval()
     copy_weights(ours, theirs, MAMBA1)
     return ours, theirs
@@ -76,10 +80,17 @@ def mamba2() -> tuple[LanguageModel, nn.Module]:
     randomise(ours)
     theirs = transformers.Mamba2ForCausalLM(
         transformers.Mamba2Config(
-            vocab_size=50, hidden_size=32, state_size=16, num_hidden_layers=3, num_heads=4,
-            head_dim=16, n_groups=2, chunk_size=16, layer_norm_epsilon=1e-5,
+            vocab_size=50,
+            hidden_size=32,
+            state_size=16,
+            num_hidden_layers=3,
+            num_heads=4,
+            head_dim=16,
+            n_groups=2,
+            chunk_size=16,
+            layer_norm_epsilon=1e-5,
             tie_word_embeddings=False,
-        )  # fmt: skip
+        )
     ).eval()
     copy_weights(ours, theirs, MAMBA2)
     return ours, theirs

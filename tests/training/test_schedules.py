@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -28,9 +29,9 @@ def test_shape(steps: int, share: float, hold: int, peak: float) -> None:
     table = warmup_cosine(steps, warmup, 1e-5, peak, 1e-6, hold)
     assert len(table) == steps
     assert all(1e-6 <= rate <= peak * (1 + 1e-12) for rate in table)
-    assert all(a <= b for a, b in zip(table[:warmup], table[1:warmup], strict=False))
+    assert all(a <= b for a, b in pairwise(table[:warmup]))
     after = table[warmup + hold :]
-    assert all(a >= b - 1e-15 for a, b in zip(after, after[1:], strict=False))
+    assert all(a >= b - 1e-15 for a, b in pairwise(after))
     for start in range(0, steps - hold, hold):
         assert len(set(table[start : start + hold])) == 1
 
