@@ -29,8 +29,9 @@ $(STAMP): requirements.txt constraints-py311.txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; \
 	  then pins="-c constraints-py311.txt"; else pins=""; fi; \
-	  set -x; $(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.txt $$pins
-	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -e .
+	  echo "installing the pinned packages into $(VENV): about 1 GB, some minutes"; \
+	  $(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.txt $$pins
+	@$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -e .
 	@# the filter that .gitattributes names; git calls it from the root of the checkout
 	@if test "$$(git rev-parse --show-toplevel 2>/dev/null)" = "$(CURDIR)"; then \
 	  git config filter.nbstripout.clean '$(BIN)/python -m nbstripout --keep-id' && \

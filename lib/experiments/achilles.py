@@ -64,8 +64,8 @@ def mamba2_model(
     n_layers: int, gamma: float | None, d_state: int = 128, tied: bool = False
 ) -> LanguageModelConfig:
     """The paper's model (App. B to D). Where it is silent we choose: RMS norms before each block
-    and at the end, gamma over the fan-in of embedding, projections and head, vocabulary 201, and a head
-    of its own or (`tied`) the embedding's weight, mamba_ssm's default."""
+    and at the end, gamma over the fan-in of embedding, projections and head, vocabulary 201, and a
+    head of its own or (`tied`) the embedding's weight, mamba_ssm's default."""
     return LanguageModelConfig(
         vocab_size=201,
         n_layers=n_layers,
