@@ -50,6 +50,7 @@ class Claim:
         rule: "within" tolerance of value, "at least" or "at most" value (less the tolerance).
         tolerance, tolerance_reason: how far off still counts, and why.
         seeds: finished cells needed for a verdict; None means all that `select` finds.
+        limits: values that the metric can take, (0, 1) for an accuracy; our interval is cut there.
         unknown: if set, why no run can decide (verdict "protocol unknown").
         scaled: whether the cells are smaller than the published protocol.
         note: for the reader.
@@ -69,6 +70,7 @@ class Claim:
     minus: str | None = None
     rule: Literal["within", "at least", "at most"] = "within"
     seeds: int | None = None
+    limits: tuple[float, float] | None = None
     unknown: str | None = None
     scaled: bool = False
     note: str | None = None
@@ -187,6 +189,9 @@ def judge(claim: Claim, store: Store) -> Verdict:
     usable = [r for r in found if r.status == "done" and _measure(claim, r) is not None]
     values = tuple(float(_measure(claim, r) or 0.0) for r in usable)
     mean, interval = mean_interval(values) if values else (None, None)
+    if interval is not None and claim.limits is not None:
+        low, high = claim.limits
+        interval = (max(low, interval[0]), min(high, interval[1]))
     needed = claim.seeds if claim.seeds is not None else len(cells)
     if len(values) < needed or mean is None:
         verdict = "not run"

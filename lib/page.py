@@ -63,16 +63,16 @@ def verdict_table(chapter: str, prefix: str = "", root: Path = provenance.ROOT) 
 
 
 def _two_lines(first: str, second: str) -> str:
-    return f"{first}<br><small>{second}</small>"
+    return f"{first}<br><small class='note'>{second}</small>"
 
 
 def ours_text(row: dict[str, Any]) -> str:
-    """ "0.973 [0.951, 0.995]", "0.860" for a single seed, or a dash."""
+    """Mean and interval as HTML, "0.860" alone for a single seed, or a dash."""
     if row["our_mean"] is None:
         return "–"
     text = f"{row['our_mean']:.3f}"
     if row["interval"]:
-        text += " [{:.3f}, {:.3f}]".format(*row["interval"])
+        text += " <span class='interval'>[{:.3f}, {:.3f}]</span>".format(*row["interval"])
     return text
 
 

@@ -69,6 +69,11 @@ def test_mean_interval_and_records_are_reported(store: Store) -> None:
     assert all((store.local / "demo.one" / name).is_file() for name in found.records)
 
 
+def test_interval_is_cut_where_the_metric_ends(store: Store) -> None:
+    found = judged(store, [0.88, 0.95, 0.99], limits=(0.0, 1.0))
+    assert found.interval is not None and found.interval[1] == 1.0 and found.interval[0] < 0.9
+
+
 def test_failed_cells_count_as_failed_not_as_zero(store: Store) -> None:
     put(store, FakeCell(7, 1), best=0.9)
     put(store, FakeCell(7, 2), best=0.9)

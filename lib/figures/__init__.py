@@ -79,8 +79,8 @@ def band(
     figure: go.Figure, frame: pd.DataFrame, x: str, y: str, name: str, index: int,
     *, log: bool = False, limits: tuple[float, float] | None = None, **place: Any,
 ) -> None:  # fmt: skip
-    """Add `y` over `x`: a thick line for the mean over seeds, a band for its 95 % interval, and a
-    thin line for each seed.
+    """Add `y` over `x`: a thick line for the mean over seeds, a thin line for each seed and, from
+    three seeds on, a band for the mean's 95 % interval (that of two seeds says nothing).
 
     Args:
         log: mean and interval of log(y), for logarithmic axes.
@@ -89,7 +89,7 @@ def band(
     table, seeds = spread(frame, x, y, log=log)
     colour, dash = COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)]
     label = f"{name} ({seeds} seeds)" if seeds > 1 else f"{name} (1 seed)"
-    if seeds > 1:
+    if seeds > 2:
         low, high = table["low"], table["high"]
         if limits is not None:
             low, high = low.clip(*limits), high.clip(*limits)
@@ -98,6 +98,7 @@ def band(
             fill="toself", mode="lines", line_width=0, fillcolor=colour, opacity=0.15,
             hoverinfo="skip", showlegend=False, legendgroup=name, **place,
         )  # fmt: skip
+    if seeds > 1:
         for seed, rows in frame.groupby("seed"):
             figure.add_scatter(
                 x=rows[x], y=rows[y], mode="lines", line={"color": colour, "width": 0.7},
