@@ -27,8 +27,11 @@ from lib.notebook import EXECUTED, incomplete
 SOURCE = Path("_build") / "source"
 HTML = Path("_build") / "html"
 CONFIGURATION = ("_config.yml", "_toc.yml")
-# prose and assets; claims are read by the extensions, records are offered for download
-BOOK_PARTS = ("*.md", "*.bib", "_ext/*.py", "_static/**/*", "results/**/*.json")
+# prose and assets; claims are read by the extensions, records and notebooks that were executed
+# elsewhere are offered for download
+BOOK_PARTS = (
+    "*.md", "*.bib", "_ext/*.py", "_static/**/*", "results/*/*.json", "results/executed/*.ipynb",
+)  # fmt: skip
 ROOT_VARIABLE = "MAMBA_BOOK_ROOT"
 
 

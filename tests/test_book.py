@@ -162,6 +162,10 @@ def test_every_claim_has_its_row(site: Site) -> None:
             if row["our_mean"] is not None:
                 assert f"{row['our_mean']:.3f}" in text
             assert all(name in text for name in row["records"])
+            if row["interval"]:
+                low, high = row["interval"]
+                assert f"[{low:.3f}, {high:.3f}]" in text
+            assert "</" not in text
 
 
 def test_the_summary_counts_every_claim(site: Site) -> None:

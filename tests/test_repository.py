@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
 import json
 import os
 import re
@@ -14,6 +16,7 @@ import pytest
 import yaml
 
 from lib import book
+from lib.__main__ import parser
 from lib.experiments import PROFILES, registry
 from tests.conftest import ROOT
 
@@ -224,24 +227,26 @@ def commands(path: Path) -> str:
     return "\n".join(blocks + re.findall(r"`([^`\n]+)`", text))
 
 
+def help_of(*command: str) -> str:
+    """What ``python -m lib COMMAND --help`` prints."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit):
+        parser().parse_args([*command, "--help"])
+    return printed.getvalue()
+
+
 INSTRUCTIONS = [ROOT / "README.md", *sorted((ROOT / "book").glob("*.md"))]
 
 
 @pytest.mark.parametrize("page", INSTRUCTIONS, ids=name_of)
 def test_instructions_name_commands_that_exist(page: Path) -> None:
-    from lib.__main__ import parser
-
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
     assert set(re.findall(r"\bmake ([a-z]+)\b", commands(page))) <= targets
-    usage = parser().format_help()
+    usage = help_of()
     for command, rest in re.findall(r"python -m lib ([a-z]+)([^\n#]*)", commands(page)):
         assert re.search(rf"^    {command}\b", usage, re.M), command
         for flag in re.findall(r"--[a-z-]+", rest):
-            shown = subprocess.run(
-                [sys.executable, "-m", "lib", command, "--help"], cwd=ROOT, capture_output=True,
-                text=True, check=True,
-            ).stdout  # fmt: skip
-            assert flag in shown, f"{command} {flag}"
+            assert flag in help_of(command), f"{command} {flag}"
     for file in re.findall(r"\b(?:notebooks|workflow)/[\w/.-]+", commands(page)):
         if "chapter" not in file:
             assert (ROOT / file.rstrip("/.")).exists(), file
@@ -252,6 +257,8 @@ def test_the_readme_covers_what_it_must() -> None:
     for part in ("make book", "make test", "papermill", "requirements-gpu.txt", "--profile paper",
                  "CITATION.cff", "book/_static/page.png"):  # fmt: skip
         assert part in text, part
+    for address in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (ROOT / address).is_file(), address
 
 
 def test_make_help_lists_every_target() -> None:

@@ -97,6 +97,16 @@ def test_the_executed_notebook_takes_the_place_of_its_source(root: Path) -> None
     assert sorted(p.relative_to(root / book.SOURCE).as_posix() for p in found) == sorted(files)
 
 
+def test_records_and_notebooks_from_elsewhere_can_be_downloaded(root: Path) -> None:
+    for name in ("achilles.composite/one-0123.json", "executed/gpu.ipynb", "one/w.safetensors"):
+        (root / "book/results" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "book/results" / name).write_text("{}")
+    files = stage(root)
+    assert {"book/results/achilles.composite/one-0123.json",
+            "book/results/executed/gpu.ipynb"} <= set(files)  # fmt: skip
+    assert not [name for name in files if name.endswith("safetensors")]
+
+
 def test_nothing_stale_stays(root: Path) -> None:
     stage(root)
     (root / "book" / "gone.md").write_text("# Gone")
@@ -243,6 +253,7 @@ def test_a_book_from_claims_and_records(
     low, high = claims.judge(claims.load_claims(root)[0], Store.at(root)).interval or (0, 0)
     assert f"[{low:.3f}, {high:.3f}]" in texts[0]
     assert "a note" in texts[2]
+    assert not any("<span" in text for text in texts)
 
     # published records can be downloaded, a local one is named as such
     links = {a.get_text(strip=True): a["href"] for a in rows[0].select("a.download")}

@@ -28,7 +28,7 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from lib import claims, page, provenance, runner
+from lib import claims, provenance, runner
 from lib.book import ROOT_VARIABLE
 from lib.notebook import EXECUTED
 
@@ -207,13 +207,14 @@ class Verdicts(Table):
 
     def ours(self, row: dict[str, Any]) -> list[nodes.Node]:
         """Mean, 95 % interval over seeds, number of seeds."""
-        mean, _, interval = page.ours_text(row).partition(" ")
+        mean = "–" if row["our_mean"] is None else f"{row['our_mean']:.3f}"
         seeds = f"{row['seeds']} of {row['expected_seeds']} seeds"
         if row.get("failed"):
             seeds += f", {row['failed']} failed"
         cell = [nodes.paragraph("", "", self.text(mean, "number"))]
-        if interval:
-            cell[0] += [nodes.Text(" "), self.text(interval, "interval")]
+        if row["interval"]:
+            low, high = row["interval"]
+            cell[0] += [nodes.Text(" "), self.text(f"[{low:.3f}, {high:.3f}]", "interval")]
         return [*cell, nodes.paragraph("", seeds, classes=["muted"])]
 
     def verdict(self, row: dict[str, Any]) -> list[nodes.Node]:

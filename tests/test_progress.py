@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+
+from lib import progress
+
+
+@pytest.mark.parametrize(("flag", "quiet"), [("1", True), ("0", False), ("", False)])
+def test_the_flag_decides(monkeypatch: pytest.MonkeyPatch, flag: str, quiet: bool) -> None:
+    monkeypatch.setenv("MAMBA_BOOK_HEADLESS", flag)
+    assert progress.headless() is quiet
+
+
+@pytest.mark.parametrize(
+    ("terminal", "kernel", "quiet"),
+    [(True, False, False), (False, True, False), (False, False, True)],
+)
+def test_without_the_flag_a_terminal_or_a_notebook_is_watched(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, kernel: bool, quiet: bool
+) -> None:
+    monkeypatch.delenv("MAMBA_BOOK_HEADLESS")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(progress, "in_notebook", lambda: kernel)
+    assert progress.headless() is quiet
+
+
+def test_a_quiet_bar_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.bar(3, "training", quiet=True) as bar:
+        bar.update(3)
+    assert capsys.readouterr() == ("", "")
+    with progress.bar(3, "training", start=1, quiet=False) as bar:
+        bar.update(2)
+        assert bar.n == 3
+    assert "training" in capsys.readouterr().err
