@@ -1,4 +1,4 @@
-"""What only a GPU can show; on the processor these tests are deselected (see pyproject.toml)."""
+"""What only a GPU can show; without one these tests are skipped (see QUARANTINE.md)."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -20,24 +20,14 @@ from lib.models.config import (
     Mamba2Config,
 )
 from lib.store import Record
-from lib.tasks.composite import (
-    HELD_OUT,
-    CompositeTask,
-    build,
-    composed_shift,
-    symmetric_shift,
-    third_party,
-    trained_shift,
-)
+from lib.tasks.composite import CompositeTask, build, third_party
 from lib.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     import torch
 
     from lib.models.language_model import LanguageModel
-    from lib.tasks.composite import Split
 
-EVALUATION_ROWS = 2_000
 WATCHED = ("composite", "symmetric", "seen")
 
 
@@ -144,46 +134,6 @@ def composite_readable(cell: CompositeCell) -> str:
     return "-".join(parts)
 
 
-def last_token_loss(
-    model: LanguageModel, tokens: torch.Tensor, labels: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy on the last token only (App. D), and the number of right answers."""
-    import torch.nn.functional as F
-
-    logits = model(tokens, last_token_only=True)
-    return F.cross_entropy(logits, labels), (logits.argmax(-1) == labels).sum()
-
-
-def answers(model: LanguageModel, tokens: torch.Tensor) -> torch.Tensor:
-    """Most likely answer for each of the (count, length) sequences, shape (count,)."""
-    import torch
-
-    with torch.no_grad():
-        parts = [model(p, last_token_only=True).argmax(-1) for p in tokens.split(EVALUATION_ROWS)]
-    return torch.cat(parts)
-
-
-def accuracies(model: LanguageModel, test: Split, by_pair: bool = False) -> dict[str, float]:
-    """Accuracy on the held-out pair 43 under both labels, on the fifteen seen pairs under held-out
-    residues, and (`by_pair`) on each pair."""
-    given = answers(model, test.tokens)
-    held_out = test.where(43)
-
-    def rate(hits: torch.Tensor, mask: torch.Tensor) -> float:
-        return int((hits & mask).sum()) / int(mask.sum())
-
-    right = given == test.labels
-    out = {
-        "composite": rate(given == test.composite, held_out),
-        "symmetric": rate(given == test.symmetric, held_out),
-        "seen": rate(right, ~held_out),
-    }
-    if by_pair:
-        for pair in sorted(set(test.pairs.tolist())):
-            out[f"pair_{pair}"] = rate(right, test.where(pair))
-    return out
-
-
 def summarise(curves: pd.DataFrame) -> dict[str, float | None]:
     """Best and final accuracies. "Best" is over all epochs, separately for each label, as the
     paper's figure must be read (protocol section 0); "by tens" over every tenth, as the third
@@ -215,6 +165,7 @@ def run_composite(cells: Sequence[CompositeCell], context: Context) -> Iterator[
 def _run_one(cell: CompositeCell, context: Context) -> Outcome:
     import torch
 
+    from lib.analysis.composite import accuracies, last_token_loss
     from lib.models.language_model import build_language_model
     from lib.ops import backends
     from lib.training.batches import TensorBatches
@@ -304,23 +255,6 @@ def load_model(record: Record, device: str = "cpu") -> tuple[LanguageModel, Comp
     return model.eval(), cell
 
 
-def answer_probabilities(model: LanguageModel, tokens: torch.Tensor) -> list[float]:
-    """Softmax over the vocabulary of the answer to one sequence (length,)."""
-    import torch
-
-    with torch.no_grad():
-        return model(tokens[None], last_token_only=True)[0].softmax(-1).tolist()
-
-
-def expected_answers(key: int, first: int, second: int) -> dict[str, int]:
-    """Answers worth marking for a key and a pair: what training taught, or for pair 43 what each
-    solution would answer."""
-    pair = (first, second)
-    if pair == HELD_OUT:
-        return {"composite": key + composed_shift(pair), "symmetric": key + symmetric_shift(pair)}
-    return {"trained": key + trained_shift(pair)}
-
-
 def example_model(seed: int) -> tuple[LanguageModel, torch.Tensor, str]:
     """A model of the composite task, one of its test sequences (length,), and what model it is:
     published weights of the paper profile where there are any, else an untrained one."""
@@ -340,24 +274,10 @@ def example_model(seed: int) -> tuple[LanguageModel, torch.Tensor, str]:
     return model, test.tokens[0], title
 
 
-def steps_and_decays(
-    model: LanguageModel, tokens: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """dt and exp(dt A) of a Mamba-2 model's first head, layer by layer: (layers, length) each."""
-    import torch
-
-    from lib.analysis.activations import record_activations
-
-    with torch.no_grad(), record_activations(model, ".dt") as found:
-        model(tokens[None])
-    dt = torch.stack([value[0, :, 0] for value in found.values()])
-    heads = [cast(Any, layer).mixer.A_log[0] for layer in model.layers]
-    A = -torch.stack(heads).exp()
-    return dt, torch.exp(dt * A.detach()[:, None])
-
-
 def reevaluate_composite(record: Record) -> dict[str, float]:
     """Final accuracies measured again from the record's weights and freshly built test data."""
+    from lib.analysis.composite import accuracies
+
     model, cell = load_model(record)
     _, test = build(cell.task, cell.seed)
     found = accuracies(model, test, by_pair=True)

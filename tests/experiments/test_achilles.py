@@ -1,36 +1,29 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 
 from lib.config import from_dict, to_dict
 from lib.experiments import Context, Outcome
 from lib.experiments.achilles import (
     CompositeCell,
-    accuracies,
-    answers,
     by_head,
     composite_cells,
     composite_frame,
-    expected_answers,
-    last_token_loss,
     load_model,
     mamba2_model,
     pinned_cells,
     reevaluate_composite,
     run_composite,
-    steps_and_decays,
     summarise,
     third_party_model,
 )
 from lib.models.language_model import build_language_model
 from lib.store import Record, Store, identity
-from lib.tasks.composite import CompositeTask, build, third_party
+from lib.tasks.composite import CompositeTask, third_party
 from lib.training.config import TrainingConfig
 
 TINY = CompositeCell(
@@ -39,46 +32,6 @@ TINY = CompositeCell(
     TrainingConfig(epochs=3, warmup_epochs=1, batch_size=60, lr_peak=1e-3),
     seed=1,
 )
-
-
-class Knows(torch.nn.Module):
-    """Stands in for a model: answers with a rule of the tokens."""
-
-    def __init__(self, shifts: dict[int, int]) -> None:
-        super().__init__()
-        self.shifts = shifts
-
-    def forward(self, tokens: torch.Tensor, last_token_only: bool) -> torch.Tensor:
-        assert last_token_only
-        out = torch.zeros(len(tokens), 201)
-        for row, sequence in enumerate(tokens.tolist()):
-            (at,) = [i for i in range(len(sequence) - 1) if max(sequence[i : i + 2]) < 5]
-            shift = self.shifts[10 * sequence[at] + sequence[at + 1]]
-            out[row, sequence[at - 1] + shift] = 1.0
-        return out
-
-
-SHIFTS = {1: 5, 2: 1, 3: -2, 4: -8}
-COMPOSED = {10 * a + b: SHIFTS[a] + SHIFTS[b] for a, b in itertools.product(SHIFTS, SHIFTS)}
-
-
-@pytest.mark.parametrize(
-    ("shifts", "expected"),
-    [
-        ({**COMPOSED, 34: -6}, {"composite": 1.0, "symmetric": 0.0, "seen": 1.0}),
-        ({**COMPOSED, 34: -6, 43: -6}, {"composite": 0.0, "symmetric": 1.0, "seen": 1.0}),
-        (COMPOSED, {"composite": 1.0, "symmetric": 0.0, "seen": 14 / 15}),
-        (dict.fromkeys(COMPOSED, 0), {"composite": 0.0, "symmetric": 0.0, "seen": 0.0}),
-    ],
-)
-def test_accuracies_tell_the_solutions_apart(
-    shifts: dict[int, int], expected: dict[str, float]
-) -> None:
-    _, test = build(TINY.task, seed=2)
-    found = accuracies(Knows(shifts), test, by_pair=True)  # type: ignore[arg-type]
-    assert {k: found[k] for k in expected} == pytest.approx(expected)
-    assert found["pair_43"] == expected["composite"]
-    assert found["pair_34"] == (1.0 if shifts[34] == -6 else 0.0)
 
 
 def test_the_cells_are_the_protocols() -> None:
@@ -183,28 +136,3 @@ def test_a_diverging_cell_fails_with_its_step() -> None:
     outcome = run(wild)
     assert outcome.status == "failed" and outcome.weights is None
     assert outcome.reason is not None and "not finite at step" in outcome.reason
-
-
-def test_loss_looks_at_the_last_token_only() -> None:
-    model = build_language_model(TINY.model, seed=0)
-    tokens, labels = torch.randint(20, 100, (4, 8)), torch.randint(20, 100, (4,))
-    loss, right = last_token_loss(model, tokens, labels)
-    logits = model(tokens)[:, -1]
-    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits, labels))
-    assert int(right) == int((logits.argmax(-1) == labels).sum())
-    assert torch.equal(answers(model, tokens), logits.argmax(-1))
-
-
-def test_expected_answers() -> None:
-    assert expected_answers(50, 4, 3) == {"composite": 40, "symmetric": 44}
-    assert expected_answers(50, 3, 4) == {"trained": 44}
-    assert expected_answers(50, 1, 2) == {"trained": 56}
-
-
-def test_steps_and_decays_are_those_of_the_model() -> None:
-    model = build_language_model(mamba2_model(2, None, d_state=8), seed=0)
-    dt, decay = steps_and_decays(model, torch.arange(20, 28))
-    assert dt.shape == decay.shape == (2, 8)
-    assert (dt > 0).all() and ((decay > 0) & (decay < 1)).all()
-    A = -model.layers[1].mixer.A_log.exp()
-    torch.testing.assert_close(decay[1], torch.exp(dt[1] * A).detach())
