@@ -110,11 +110,11 @@ def test_a_failing_cell_keeps_the_old_copy_and_shows_its_error(tmp_path: Path) -
 
 def test_the_time_limit_ends_notebook_and_kernel(tmp_path: Path) -> None:
     code = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
-    path = write(tmp_path / "a.ipynb", code + "time.sleep(60)")
+    path = write(tmp_path / "a.ipynb", code + "time.sleep(120)")
     start = time.monotonic()
-    with pytest.raises(NotebookError, match="limit of 6 s"):
-        execute(path, root=tmp_path, timeout=6)
-    assert time.monotonic() - start < 30
+    with pytest.raises(NotebookError, match="limit of 20 s"):
+        execute(path, root=tmp_path, timeout=20)
+    assert time.monotonic() - start < 60
     assert not (tmp_path / "_build/executed/a.ipynb").exists()
     kernel = int((tmp_path / "pid").read_text())
     for _ in range(100):
