@@ -154,6 +154,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line's parser."""
     main = argparse.ArgumentParser(prog="python -m lib", description=__doc__)
     main.add_argument("--root", type=Path, default=provenance.ROOT, help=argparse.SUPPRESS)
+    main.add_argument("--traceback", action="store_true", help="show where an error came from")
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, action: Any, text: str) -> argparse.ArgumentParser:
@@ -212,11 +213,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.action(arguments))
     except (ValueError, ClaimError, NotebookError, RunError, StoreError) as error:
+        if arguments.traceback:
+            raise
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
     except RuntimeError as error:
         # a backend that is missing (lib.ops imports torch, which only some commands need)
-        if type(error).__name__ != "BackendError":
+        if arguments.traceback or type(error).__name__ != "BackendError":
             raise
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR

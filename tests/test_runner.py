@@ -177,6 +177,11 @@ def test_command_line_errors_are_one_line(
     assert error.startswith("error: ") and "Traceback" not in error
 
 
+def test_errors_show_where_they_came_from_on_request(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no experiment 'demo\.two'"):
+        cli.main(["--root", str(tmp_path), "--traceback", "run", "demo.two"])
+
+
 def test_publish_by_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = ["--root", str(tmp_path)]
     cli.main([*root, "run", "demo.one", "--profile", "paper", "--select", "n_layers=7"])
