@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -17,13 +18,23 @@ def require(config: Any, name: str, fits: bool, allowed: str) -> None:
         raise ValueError(f"{type(config).__name__}.{name} is {value!r}, allowed: {allowed}")
 
 
+def _counts(value: Any) -> bool:
+    """A whole number from 1 on; True is not one, nor is 8.0."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _positive(value: float) -> bool:
+    return 0 < value < math.inf
+
+
 def _check_common(config: Mamba1Config | Mamba2Config) -> None:
     for name in ("d_model", "d_state", "d_conv", "expand"):
-        require(config, name, getattr(config, name) >= 1, "at least 1")
+        require(config, name, _counts(getattr(config, name)), "at least 1, whole")
     require(config, "conv_kind", config.conv_kind in CONV_KINDS, ", ".join(CONV_KINDS))
-    require(config, "dt_min", config.dt_min > 0, "more than 0")
-    require(config, "dt_max", config.dt_max >= config.dt_min, f"at least dt_min {config.dt_min}")
-    require(config, "dt_init_floor", config.dt_init_floor > 0, "more than 0")
+    require(config, "dt_min", _positive(config.dt_min), "more than 0, finite")
+    fits = config.dt_min <= config.dt_max < math.inf
+    require(config, "dt_max", fits, f"at least dt_min {config.dt_min}, finite")
+    require(config, "dt_init_floor", _positive(config.dt_init_floor), "more than 0, finite")
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,9 @@ class Mamba1Config:
 
     def __post_init__(self) -> None:
         _check_common(self)
-        require(self, "dt_rank", self.dt_rank is None or self.dt_rank >= 1, "None or at least 1")
+        fits = self.dt_rank is None or _counts(self.dt_rank)
+        require(self, "dt_rank", fits, "None or at least 1, whole")
+        require(self, "dt_scale", _positive(self.dt_scale), "more than 0, finite")
 
     @property
     def d_inner(self) -> int:
@@ -107,13 +120,14 @@ class Mamba2Config:
 
     def __post_init__(self) -> None:
         _check_common(self)
-        fits = self.headdim >= 1 and self.d_inner % self.headdim == 0
+        fits = _counts(self.headdim) and self.d_inner % self.headdim == 0
         require(self, "headdim", fits, f"a divisor of d_inner {self.d_inner}")
-        fits = self.n_groups >= 1 and self.n_heads % self.n_groups == 0
+        fits = _counts(self.n_groups) and self.n_heads % self.n_groups == 0
         require(self, "n_groups", fits, f"a divisor of n_heads {self.n_heads}")
-        require(self, "A_min", self.A_min > 0, "more than 0")
-        require(self, "A_max", self.A_max >= self.A_min, f"at least A_min {self.A_min}")
-        require(self, "chunk_size", self.chunk_size >= 1, "at least 1")
+        require(self, "A_min", _positive(self.A_min), "more than 0, finite")
+        fits = self.A_min <= self.A_max < math.inf
+        require(self, "A_max", fits, f"at least A_min {self.A_min}, finite")
+        require(self, "chunk_size", _counts(self.chunk_size), "at least 1, whole")
 
     @property
     def d_inner(self) -> int:
@@ -156,8 +170,12 @@ class InitialisationConfig:
     zero_biases: bool = False
 
     def __post_init__(self) -> None:
-        require(self, "gamma", self.gamma is None or self.gamma >= 0, "None or 0 or more")
-        require(self, "scope", set(self.scope) <= set(SCOPES), f"names of {', '.join(SCOPES)}")
+        fits = self.gamma is None or 0 <= self.gamma < math.inf
+        require(self, "gamma", fits, "None, or 0 or more and finite")
+        # a list, or a name twice, would make another cell of the same initialisation
+        fits = isinstance(self.scope, tuple) and set(self.scope) <= set(SCOPES)
+        fits = fits and len(set(self.scope)) == len(self.scope)
+        require(self, "scope", fits, f"a tuple of different names of {', '.join(SCOPES)}")
         require(self, "fan", self.fan in ("fan_in", "output"), "fan_in, output")
 
 
@@ -190,15 +208,21 @@ class LanguageModelConfig:
     initialisation: InitialisationConfig = field(default_factory=InitialisationConfig)
 
     def __post_init__(self) -> None:
-        require(self, "vocab_size", self.vocab_size >= 1, "at least 1")
-        require(self, "n_layers", self.n_layers >= 1, "at least 1")
-        same = len({block.d_model for block in self.pattern}) == 1
-        require(self, "pattern", same, "at least one block config, all of the same d_model")
+        require(self, "vocab_size", _counts(self.vocab_size), "at least 1, whole")
+        require(self, "n_layers", _counts(self.n_layers), "at least 1, whole")
+        fits = isinstance(self.pattern, tuple) and all(
+            isinstance(block, BlockConfig) for block in self.pattern
+        )
+        fits = fits and len({block.d_model for block in self.pattern}) == 1
+        wanted = "a tuple of at least one block config, all of the same d_model"
+        require(self, "pattern", fits, wanted)
         kinds = ", ".join(POSITIONAL_KINDS)
         require(self, "positional_encoding", self.positional_encoding in POSITIONAL_KINDS, kinds)
-        fits = self.positional_encoding == "none" or (self.max_length or 0) >= 1
-        require(self, "max_length", fits, f"at least 1 with {self.positional_encoding} positions")
-        require(self, "norm_eps", self.norm_eps > 0, "more than 0")
+        spared = self.positional_encoding == "none" and self.max_length is None
+        fits = spared or _counts(self.max_length)
+        wanted = f"at least 1, whole, with {self.positional_encoding} positions"
+        require(self, "max_length", fits, wanted)
+        require(self, "norm_eps", _positive(self.norm_eps), "more than 0, finite")
 
     @property
     def d_model(self) -> int:

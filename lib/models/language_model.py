@@ -22,7 +22,7 @@ class Layer(nn.Module):
     def __init__(self, block: BlockConfig, config: LanguageModelConfig, backend: str) -> None:
         super().__init__()
         self.norm = RMSNorm(config.d_model, config.norm_eps) if config.pre_norm else nn.Identity()
-        self.mixer: Any = MIXERS[type(block)](block, backend=backend)
+        self.mixer: Any = MIXERS[type(block)](block, backend=backend, norm_eps=config.norm_eps)
         self.act_resid = Activation()
 
     def forward(
@@ -68,6 +68,7 @@ class LanguageModel(nn.Module):
         start: int = 0,
     ) -> tuple[Tensor, list[MixerState]]:
         """tokens (b, l) to the normed residual stream (b, l, m), and the blocks' states."""
+        self._check_states(states)
         x = self.embedding(tokens)
         if self.positions is not None:
             x = self.positions(x, start)
@@ -100,7 +101,7 @@ class LanguageModel(nn.Module):
             (b, l, v), or (b, v) with `last_token_only`; with `return_states` a pair.
 
         Raises:
-            ValueError: more positions than the encoding's max_length.
+            ValueError: positions outside [0, max_length) of the encoding; not one state a layer.
         """
         x, kept = self.hidden(tokens, states, return_states, start)
         logits = self.head(x[:, -1] if last_token_only else x)
@@ -109,7 +110,12 @@ class LanguageModel(nn.Module):
     def step(
         self, tokens: Tensor, states: list[MixerState], position: int = 0
     ) -> tuple[Tensor, list[MixerState]]:
-        """Decode one token: tokens (b,) at `position` to logits (b, v) and the next states."""
+        """Decode one token: tokens (b,) at `position` to logits (b, v) and the next states.
+
+        Raises:
+            ValueError: a position outside [0, max_length) of the encoding; not one state a layer.
+        """
+        self._check_states(states)
         x = self.embedding(tokens)
         if self.positions is not None:
             x = self.positions(x[:, None], position)[:, 0]
@@ -118,6 +124,10 @@ class LanguageModel(nn.Module):
             x, state = cast(Layer, layer).step(x, state)
             kept.append(state)
         return self.head(self.final_norm(x)), kept
+
+    def _check_states(self, states: list[MixerState] | None) -> None:
+        if states is not None and len(states) != len(self.layers):
+            raise ValueError(f"states has length {len(states)}, allowed: {len(self.layers)}")
 
     def initial_states(self, batch: int) -> list[MixerState]:
         """One zero state a layer, on the model's device."""

@@ -103,8 +103,10 @@ class PositionalEncoding(nn.Module):
         """x (b, l, m) at positions start .. start + l - 1.
 
         Raises:
-            ValueError: positions beyond max_length.
+            ValueError: positions below 0 or beyond max_length.
         """
+        if start < 0:  # a slice would count from the end
+            raise ValueError(f"position is {start}, allowed: 0 or more")
         end = start + x.shape[1]
         if end > self.max_length:
             raise ValueError(f"length is {end}, allowed: up to max_length {self.max_length}")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lib.models.config import Mamba1Config
 from lib.models.layers import Activation, CausalConv
+from lib.ops.checks import compute_dtype
 from lib.ops.scan import selective_scan, selective_state_step
 
 
@@ -16,8 +17,9 @@ class MixerState(NamedTuple):
     """What a block keeps between tokens.
 
     Attributes:
-        conv: (b, channels, k - 1), the convolution's last inputs.
-        ssm: (b, d, n) for Mamba-1, (b, h, p, n) for Mamba-2.
+        conv: (b, channels, k - 1), the convolution's last inputs, in the activations' dtype.
+        ssm: (b, d, n) for Mamba-1, (b, h, p, n) for Mamba-2, in the scan's dtype: float32, or
+            float64 in a float64 model.
     """
 
     conv: Tensor
@@ -25,7 +27,11 @@ class MixerState(NamedTuple):
 
 
 class Mamba1Mixer(nn.Module):
-    """x (b, l, m) to y (b, l, m): project, convolve, scan with input-made dt, B and C, gate."""
+    """x (b, l, m) to y (b, l, m): project, convolve, scan with input-made dt, B and C, gate.
+
+    The activations named act_* pass through in forward(), not in step(). `norm_eps` is of norms
+    inside a block; this one has none.
+    """
 
     act_pre_conv: Activation
     act_post_conv: Activation
@@ -35,7 +41,7 @@ class Mamba1Mixer(nn.Module):
     act_y: Activation
     act_z: Activation
 
-    def __init__(self, config: Mamba1Config, backend: str = "auto") -> None:
+    def __init__(self, config: Mamba1Config, backend: str = "auto", norm_eps: float = 1e-5) -> None:
         super().__init__()
         self.config, self.backend = config, backend
         d, n, r = config.d_inner, config.d_state, config.rank
@@ -52,10 +58,11 @@ class Mamba1Mixer(nn.Module):
             setattr(self, f"act_{name}", Activation())
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (..., d) after the convolution to dt (before softplus), B and C."""
+        """x (..., d) after the convolution to dt (before bias and softplus), B and C."""
         c = self.config
         dt, B, C = self.x_proj(x).split([c.rank, c.d_state, c.d_state], dim=-1)
-        return nn.functional.linear(dt, self.dt_proj.weight, self.dt_proj.bias), B, C
+        # the bias comes later, in the scan's dtype: in bfloat16 it would move dt by a percent
+        return nn.functional.linear(dt, self.dt_proj.weight), B, C
 
     def forward(
         self, x: Tensor, state: MixerState | None = None, return_state: bool = False
@@ -66,14 +73,17 @@ class Mamba1Mixer(nn.Module):
         u, conv = self.conv(u, state.conv if state else None, return_state)
         u = self.act_post_conv(u)
         dt, B, C = self._split(u)
-        dt = self.act_dt(nn.functional.softplus(dt.float() if dt.dtype != torch.float64 else dt))
+        wide = compute_dtype(dt)
+        dt = self.act_dt(nn.functional.softplus(dt.to(wide) + self.dt_proj.bias.to(wide)))
         B, C = self.act_B(B), self.act_C(C)
-        scanned = selective_scan(
-            u.transpose(1, 2), dt.transpose(1, 2), -torch.exp(self.A_log),
-            B.transpose(1, 2), C.transpose(1, 2), self.D,
-            return_last_state=return_state, initial_state=state.ssm if state else None,
-            backend=self.backend,
-        )  # fmt: skip
+        # the scan casts for itself; autocast would halve its products in forward, not in backward
+        with torch.autocast(x.device.type, enabled=False):
+            scanned = selective_scan(
+                u.transpose(1, 2), dt.transpose(1, 2), -torch.exp(self.A_log.to(wide)),
+                B.transpose(1, 2), C.transpose(1, 2), self.D,
+                return_last_state=return_state, initial_state=state.ssm if state else None,
+                backend=self.backend,
+            )  # fmt: skip
         y, ssm = scanned if return_state else (scanned, scanned)
         y = self.act_y(y.transpose(1, 2)) * nn.functional.silu(z)
         out = self.out_proj(y)
@@ -86,15 +96,16 @@ class Mamba1Mixer(nn.Module):
         dt, B, C = self._split(u)
         # (b, 1, n): one group, so that b = d cannot be mistaken for constant B and C
         y, ssm = selective_state_step(
-            state.ssm, u, dt, -torch.exp(self.A_log), B[:, None], C[:, None], self.D,
-            delta_softplus=True,
+            state.ssm, u, dt, -torch.exp(self.A_log.to(state.ssm.dtype)), B[:, None], C[:, None],
+            self.D, delta_bias=self.dt_proj.bias, delta_softplus=True,
         )  # fmt: skip
         return self.out_proj(y * nn.functional.silu(z)), MixerState(conv, ssm)
 
     def initial_state(self, batch: int, device: torch.device, dtype: torch.dtype) -> MixerState:
         """The state before the first token: zeros."""
         c = self.config
+        size = (batch, c.d_inner, c.d_state)
         return MixerState(
             torch.zeros(batch, c.conv_dim, self.conv.taps - 1, device=device, dtype=dtype),
-            torch.zeros(batch, c.d_inner, c.d_state, device=device, dtype=self.A_log.dtype),
+            torch.zeros(size, device=device, dtype=compute_dtype(self.A_log)),
         )

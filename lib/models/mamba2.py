@@ -9,12 +9,17 @@ from lib.models.config import Mamba2Config
 from lib.models.layers import Activation, CausalConv, GatedRMSNorm
 from lib.models.mamba1 import MixerState
 from lib.ops import backends
+from lib.ops.checks import compute_dtype
 from lib.ops.ssd import apply_ssd_matrix, finish, ssd, ssd_matrix, ssd_step
 
 
 class Mamba2Mixer(nn.Module):
     """x (b, l, m) to y (b, l, m): one projection makes z, x, B, C and dt; x, B and C are convolved;
-    the state-space dual mixes time; gate, norm, project."""
+    the state-space dual mixes time; gate, norm, project.
+
+    The activations named act_* pass through in forward(), not in step(); S does where the quadratic
+    form runs and no state comes in or goes out.
+    """
 
     act_pre_conv: Activation
     act_post_conv: Activation
@@ -70,7 +75,7 @@ class Mamba2Mixer(nn.Module):
         xBC, conv = self.conv(self.act_pre_conv(xBC), state.conv if state else None, return_state)
         u, B, C = self._split(self.act_post_conv(xBC))
         u, B, C = self.act_x(u), self.act_B(B), self.act_C(C)
-        wide = torch.float64 if dt.dtype == torch.float64 else torch.float32
+        wide = compute_dtype(dt)
         dt = self.act_dt(nn.functional.softplus(dt.to(wide) + self.dt_bias.to(wide)))
         A = -torch.exp(self.A_log.to(wide))
         name = backends.resolve(
@@ -97,7 +102,7 @@ class Mamba2Mixer(nn.Module):
         xBC, conv = self.conv.step(xBC, state.conv)
         u, B, C = self._split(xBC)
         y, ssm = ssd_step(
-            state.ssm, u, dt, -torch.exp(self.A_log), B, C, self.D,
+            state.ssm, u, dt, -torch.exp(self.A_log.to(state.ssm.dtype)), B, C, self.D,
             dt_bias=self.dt_bias, dt_softplus=True,
         )  # fmt: skip
         return self.out_proj(self.norm(y.flatten(-2), z)), MixerState(conv, ssm)
@@ -105,9 +110,8 @@ class Mamba2Mixer(nn.Module):
     def initial_state(self, batch: int, device: torch.device, dtype: torch.dtype) -> MixerState:
         """The state before the first token: zeros."""
         c = self.config
+        size = (batch, c.n_heads, c.headdim, c.d_state)
         return MixerState(
             torch.zeros(batch, c.conv_dim, self.conv.taps - 1, device=device, dtype=dtype),
-            torch.zeros(
-                batch, c.n_heads, c.headdim, c.d_state, device=device, dtype=self.A_log.dtype
-            ),
+            torch.zeros(size, device=device, dtype=compute_dtype(self.A_log)),
         )

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.func import functional_call, stack_module_state
 
 from lib.models.config import (
     BlockConfig,
@@ -17,6 +17,7 @@ from lib.models.config import (
     Mamba2Config,
 )
 from lib.models.language_model import LanguageModel, build_language_model
+from lib.models.layers import RMSNorm
 
 BLOCKS: dict[str, tuple[BlockConfig, ...]] = {
     "mamba1": (Mamba1Config(d_model=16, d_state=4),),
@@ -184,29 +185,30 @@ def test_positional_encodings() -> None:
             learned(torch.zeros(1, 41, dtype=torch.int64))
         with pytest.raises(ValueError, match="length is 41"):
             learned.step(torch.zeros(1, dtype=torch.int64), learned.initial_states(1), 40)
+        with pytest.raises(ValueError, match="position is -1, allowed: 0 or more"):
+            learned(repeated, start=-1)
 
 
-def test_stacked_models_under_vmap_equal_each_alone() -> None:
-    """What ensembles of runs will stand on: the same model with a leading axis."""
-    models = [make("mamba2", seed=seed) for seed in range(3)]
-    parameters, buffers = stack_module_state(models)
-    batches = torch.stack([tokens(8, seed=seed) for seed in range(3)])
-
-    def one(p: Any, b: Any, x: torch.Tensor) -> torch.Tensor:
-        return functional_call(models[0], (p, b), (x,), {"last_token_only": True})
-
-    found = torch.vmap(one)(parameters, buffers, batches)
-    for model, batch, logits in zip(models, batches, found, strict=True):
-        torch.testing.assert_close(
-            logits, model(batch, last_token_only=True), rtol=1e-10, atol=1e-10
-        )
-
-
-def test_compiles_whole() -> None:
+@pytest.mark.parametrize("count", [0, 2, 4])
+def test_a_wrong_number_of_states_is_named(count: int) -> None:
     model = make("mamba2")
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    expected = model(tokens(8))
-    torch.testing.assert_close(compiled(tokens(8)), expected, rtol=1e-10, atol=1e-10)
+    states = (model.initial_states(2) * 2)[:count]
+    with pytest.raises(ValueError, match=f"states has length {count}, allowed: 3"):
+        model(tokens(4), states)
+    with pytest.raises(ValueError, match=f"states has length {count}, allowed: 3"):
+        model.step(tokens(4)[:, 0], states)
+
+
+@pytest.mark.parametrize("block", list(BLOCKS))
+def test_the_config_sets_eps_of_every_norm(block: str) -> None:
+    config = LanguageModelConfig(30, 2, BLOCKS[block], norm_eps=0.25)
+    model = build_language_model(config, seed=0)
+    norms = [module for module in model.modules() if isinstance(module, RMSNorm)]
+    gated = sum(b.kind == "mamba2" for b in config.blocks)
+    assert len(norms) == 2 + 1 + gated and all(norm.eps == 0.25 for norm in norms)
+    x = torch.full((1, model.config.d_model), 0.5)
+    # mean square 0.25 and eps 0.25: x / sqrt(0.5)
+    torch.testing.assert_close(norms[-1](x), x / 0.5**0.5)
 
 
 @pytest.mark.parametrize(
@@ -244,6 +246,12 @@ def test_parameter_count_of_mamba1() -> None:
             "conv_kind is 'wide', allowed: standard",
         ),
         (lambda: Mamba1Config(d_model=32, dt_rank=0), "dt_rank is 0"),
+        (lambda: Mamba1Config(d_model=32, dt_scale=0.0), "dt_scale is 0.0, allowed: more than 0"),
+        (lambda: Mamba1Config(d_model=32, dt_max=math.inf), "dt_max is inf"),
+        (lambda: Mamba1Config(d_model=32.0), "d_model is 32.0, allowed: at least 1, whole"),
+        (lambda: Mamba1Config(d_model=True), "d_model is True"),
+        (lambda: Mamba2Config(d_model=32, A_max=math.nan), "A_max is nan"),
+        (lambda: Mamba2Config(d_model=32, headdim=16.0), "headdim is 16.0"),
         (
             lambda: Mamba1Config(d_model=32, dt_min=0.2),
             "dt_max is 0.1, allowed: at least dt_min 0.2",
@@ -259,8 +267,15 @@ def test_parameter_count_of_mamba1() -> None:
             lambda: LanguageModelConfig(9, 1, BLOCKS["mamba1"], positional_encoding="rope"),
             "allowed: none, learned",
         ),
+        (lambda: LanguageModelConfig(9, 1, list(BLOCKS["mamba1"])), "allowed: a tuple of"),
+        (lambda: LanguageModelConfig(9, 1, ("mamba1",)), "pattern is .*block config"),
+        (lambda: LanguageModelConfig(9, 1, BLOCKS["mamba1"], max_length=0), "max_length is 0"),
+        (lambda: LanguageModelConfig(9, 1, BLOCKS["mamba1"], norm_eps=math.inf), "norm_eps is inf"),
         (lambda: InitialisationConfig(gamma=-1.0), "gamma is -1.0"),
-        (lambda: InitialisationConfig(scope=("norms",)), "scope is .*allowed: names of embedding"),
+        (lambda: InitialisationConfig(gamma=math.inf), "gamma is inf"),
+        (lambda: InitialisationConfig(scope=("norms",)), "scope is .*names of embedding"),
+        (lambda: InitialisationConfig(scope=("head", "head")), "scope is .*different names"),
+        (lambda: InitialisationConfig(scope=["head"]), "scope is .*allowed: a tuple"),
         (lambda: InitialisationConfig(fan="in"), "fan is 'in', allowed: fan_in, output"),
     ],
 )
