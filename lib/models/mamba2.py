@@ -94,7 +94,8 @@ class Mamba2Mixer(nn.Module):
             )  # fmt: skip
             y, ssm = scanned if return_state else (scanned, scanned)
         out = self.out_proj(self.norm(self.act_y(y).flatten(-2), z))
-        return (out, MixerState(conv, ssm)) if return_state else out
+        # under autocast the op's last state may be in half precision, in which none can go on
+        return (out, MixerState(conv, ssm.to(wide))) if return_state else out
 
     def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
         """One token: x (b, m) to y (b, m) and the next state."""

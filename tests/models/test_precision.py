@@ -45,6 +45,7 @@ def test_full_pass_and_decoding_in_every_precision(block: str, dtype: torch.dtyp
     sequence = tokens()
     with torch.no_grad():
         model = make(block).to(dtype)
+        start = model.initial_states(2)
         # the rounded weights, exactly: what remains is the rounding of the computation
         exact = make(block).to(dtype).double()(sequence)
         full, kept = model(sequence, return_states=True)
@@ -54,7 +55,8 @@ def test_full_pass_and_decoding_in_every_precision(block: str, dtype: torch.dtyp
     assert gap(full, exact) < ALLOWED[dtype] and gap(steps, exact) < ALLOWED[dtype]
     # a recurrent state in half precision would forget what is smaller than its rounding
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    assert {*state_dtypes, *(s.ssm.dtype for s in kept), *(s.ssm.dtype for s in resumed)} == {wide}
+    held = {state.ssm.dtype for state in (*start, *kept, *resumed)}
+    assert held == set(state_dtypes) == {wide}
     assert all(state.conv.dtype == dtype for state in kept)
 
 
@@ -73,6 +75,23 @@ def test_autocast_trains_and_decodes(block: str) -> None:
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.dtype == torch.float32, name
         assert parameter.grad.isfinite().all() and parameter.grad.any(), name
+
+
+# within a chunk of Mamba-2 and beyond, where different forms of the scan leave the state
+@pytest.mark.parametrize("length", [8, 24])
+@pytest.mark.parametrize("block", list(BLOCKS))
+def test_a_state_from_autocast_can_be_used_with_and_without_it(block: str, length: int) -> None:
+    model, sequence = make(block), tokens(length + 4)
+    for decoding in (True, False):
+        with torch.no_grad():
+            exact = make(block).double()(sequence)[:, -1]
+            with torch.autocast("cpu", torch.bfloat16):
+                _, states = model(sequence[:, :length], return_states=True)
+            assert {state.ssm.dtype for state in states} == {torch.float32}
+            with torch.autocast("cpu", torch.bfloat16, enabled=decoding):
+                for token in sequence[:, length:].unbind(1):
+                    logits, states = model.step(token, states)
+        assert gap(logits, exact) < ALLOWED[torch.bfloat16]
 
 
 @pytest.mark.parametrize("block", list(BLOCKS))
