@@ -28,6 +28,13 @@ def added_later(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={_ADDED: True})
 
 
+def require(config: Any, name: str, fits: bool, allowed: str) -> None:
+    """Raise a ValueError that names config, field, value and what is allowed, unless `fits`."""
+    if not fits:
+        value = getattr(config, name)
+        raise ValueError(f"{type(config).__name__}.{name} is {value!r}, allowed: {allowed}")
+
+
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 

@@ -190,7 +190,9 @@ def run(
             break
         wall = time.perf_counter() - clock
         save_outcome(experiment, store, outcome, profile, chosen, started, wall)
-        _forget_checkpoint(context, readable, identify(outcome.cell))
+        checkpoint = context.checkpoint(readable, outcome.cell)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
         (summary.done if outcome.status == "done" else summary.failed).append(readable)
         say(f"  {readable}: {outcome.reason or 'done'} ({wall:.1f} s)")
         started, clock = provenance.now(), time.perf_counter()
@@ -243,11 +245,6 @@ def _check_backend(backend: str, device: str) -> None:
     for op in backends.operations():
         if backend in backends.backends(op):
             backends.require(op, backend, torch.device(device))
-
-
-def _forget_checkpoint(context: Context, readable: str, key: str) -> None:
-    if context.checkpoints is not None:
-        (context.checkpoints / f"{readable}-{key}.safetensors").unlink(missing_ok=True)
 
 
 def status(root: Path = provenance.ROOT, store: Store | None = None) -> list[dict[str, Any]]:

@@ -44,6 +44,12 @@ class Context:
     checkpoint_every: float = 60.0
     identify: Callable[[Any], str] = field(default=lambda cell: "")
 
+    def checkpoint(self, readable: str, cell: Any) -> Path | None:
+        """Where the cell's checkpoint lies while it trains, or None if none are kept."""
+        if self.checkpoints is None:
+            return None
+        return self.checkpoints / f"{readable}-{self.identify(cell)}.safetensors"
+
 
 @dataclass
 class Outcome:

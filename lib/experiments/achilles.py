@@ -177,10 +177,7 @@ def _run_one(cell: CompositeCell, context: Context) -> Outcome:
     model = build_language_model(cell.model, seed=cell.seed, device=device, backend=context.backend)
     with torch.no_grad(), backends.recording() as used:
         model(test.tokens[:2], last_token_only=True)
-    identity = context.identify(cell)
-    checkpoint = None
-    if context.checkpoints is not None:
-        checkpoint = context.checkpoints / f"{composite_readable(cell)}-{identity}.safetensors"
+    name = composite_readable(cell)
     trainer = Trainer(
         model,
         last_token_loss,
@@ -190,12 +187,12 @@ def _run_one(cell: CompositeCell, context: Context) -> Outcome:
         ),
         cell.training,
         evaluate=lambda _: accuracies(model, test),
-        identity=identity,
-        checkpoint=checkpoint,
+        identity=context.identify(cell),
+        checkpoint=context.checkpoint(name, cell),
         checkpoint_every=context.checkpoint_every,
         deadline=context.deadline,
         compile=context.compile,
-        name=composite_readable(cell),
+        name=name,
         origin={**provenance.code(), "device_name": provenance.machine(device)["device_name"]},
     )  # fmt: skip
     started = time.perf_counter()
@@ -255,20 +252,17 @@ def load_model(record: Record, device: str = "cpu") -> tuple[LanguageModel, Comp
     return model.eval(), cell
 
 
-def example_model(seed: int) -> tuple[LanguageModel, torch.Tensor, str]:
+def example_model(records: Sequence[Record], seed: int) -> tuple[LanguageModel, torch.Tensor, str]:
     """A model of the composite task, one of its test sequences (length,), and what model it is:
-    published weights of the paper profile where there are any, else an untrained one."""
+    the first of `records` that kept its weights, else an untrained one of the paper profile."""
     from lib.models.language_model import build_language_model
-    from lib.store import Store
 
-    cells = composite_cells("paper")
-    records = Store.at(provenance.ROOT).records("achilles.composite", 1, cells)
-    record = next((r for r in records if r is not None and r.weights), None)
+    record = next((r for r in records if r.weights), None)
     if record is not None:
         model, cell = load_model(record)
         title = f"trained model {record.readable}"
     else:
-        cell = cells[0]
+        cell = composite_cells("paper")[0]
         model, title = build_language_model(cell.model, seed=seed), "untrained model"
     _, test = build(dataclasses.replace(cell.task, test_per_pair=1), seed)
     return model, test.tokens[0], title

@@ -6,16 +6,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from lib.config import require
+
 CONV_KINDS = ("standard", "all_one", "none")
 POSITIONAL_KINDS = ("none", "learned", "sinusoidal")
 SCOPES = ("embedding", "positional", "linear", "dt_proj", "conv", "head")
-
-
-def require(config: Any, name: str, fits: bool, allowed: str) -> None:
-    """Raise a ValueError that names config, field, value and what is allowed, unless `fits`."""
-    if not fits:
-        value = getattr(config, name)
-        raise ValueError(f"{type(config).__name__}.{name} is {value!r}, allowed: {allowed}")
 
 
 def _counts(value: Any) -> bool:

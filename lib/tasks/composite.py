@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lib.config import require
+
 if TYPE_CHECKING:
     import torch
 
@@ -94,18 +96,12 @@ class CompositeTask:
             ("position_base", 0, 1),
         ):
             value = getattr(self, name)
-            if value < low or (high is not None and value > high):
-                allowed = f"at least {low}" if high is None else f"{low}..{high}"
-                raise ValueError(f"CompositeTask.{name} is {value}, allowed: {allowed}")
-        if self.train_total is not None and self.train_total < len(TRAINED):
-            raise ValueError(
-                f"CompositeTask.train_total is {self.train_total}, allowed: at least {len(TRAINED)}"
-            )
-        if self.modulus is not None and self.modulus <= self.key_max:
-            raise ValueError(
-                f"CompositeTask.modulus is {self.modulus}, allowed: more than key_max "
-                f"{self.key_max}"
-            )
+            fits = value >= low and (high is None or value <= high)
+            require(self, name, fits, f"at least {low}" if high is None else f"{low}..{high}")
+        fits = self.train_total is None or self.train_total >= len(TRAINED)
+        require(self, "train_total", fits, f"at least {len(TRAINED)}")
+        fits = self.modulus is None or self.modulus > self.key_max
+        require(self, "modulus", fits, f"more than key_max {self.key_max}")
         if self.modulus is None and self.key_min + min(map(composed_shift, PAIRS)) < 0:
             raise ValueError(
                 f"CompositeTask.key_min is {self.key_min}: without a modulus labels would be "

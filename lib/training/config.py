@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from lib.config import require
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -37,19 +39,15 @@ class TrainingConfig:
     drop_last: bool = True
 
     def __post_init__(self) -> None:
-        def check(name: str, fits: bool, allowed: str) -> None:
-            if not fits:
-                raise ValueError(
-                    f"TrainingConfig.{name} is {getattr(self, name)!r}, allowed: {allowed}"
-                )
-
-        check("epochs", self.epochs >= 1, "at least 1")
-        check("warmup_epochs", 0 <= self.warmup_epochs <= self.epochs, f"0..{self.epochs}")
-        check("batch_size", self.batch_size >= 1, "at least 1")
+        require(self, "epochs", self.epochs >= 1, "at least 1")
+        require(self, "warmup_epochs", 0 <= self.warmup_epochs <= self.epochs, f"0..{self.epochs}")
+        require(self, "batch_size", self.batch_size >= 1, "at least 1")
         for name in ("lr_start", "lr_peak", "lr_end", "eps"):
-            check(name, getattr(self, name) > 0, "more than 0")
+            require(self, name, getattr(self, name) > 0, "more than 0")
         for name in ("beta1", "beta2"):
-            check(name, 0 <= getattr(self, name) < 1, "0 up to but not 1")
-        check("weight_decay", self.weight_decay >= 0, "0 or more")
-        check("clip_norm", self.clip_norm is None or self.clip_norm > 0, "None or more than 0")
-        check("lr_by", self.lr_by in ("batch", "epoch"), "'batch' or 'epoch'")
+            require(self, name, 0 <= getattr(self, name) < 1, "0 up to but not 1")
+        require(self, "weight_decay", self.weight_decay >= 0, "0 or more")
+        require(
+            self, "clip_norm", self.clip_norm is None or self.clip_norm > 0, "None or more than 0"
+        )
+        require(self, "lr_by", self.lr_by in ("batch", "epoch"), "'batch' or 'epoch'")

@@ -13,6 +13,7 @@ from lib.experiments.achilles import (
     by_head,
     composite_cells,
     composite_frame,
+    example_model,
     load_model,
     mamba2_model,
     pinned_cells,
@@ -136,3 +137,11 @@ def test_a_diverging_cell_fails_with_its_step() -> None:
     outcome = run(wild)
     assert outcome.status == "failed" and outcome.weights is None
     assert outcome.reason is not None and "not finite at step" in outcome.reason
+
+
+def test_the_example_is_a_published_model_or_says_that_it_is_untrained(root: Path) -> None:
+    cells = composite_cells("paper")
+    records = [r for r in Store.at(root).records("achilles.composite", 1, cells) if r]
+    _, tokens, title = example_model(records, seed=0)
+    assert tokens.shape == (8,) and title.startswith("trained model mamba2-L7-g1.0-tied")
+    assert example_model([], seed=0)[2] == "untrained model"
