@@ -42,8 +42,11 @@ def evidence(wildcards):
     """Claims and published records that a notebook shows: those of its chapter."""
     chapter = wildcards.name.split("/", 1)[0]
     if chapter not in CHAPTERS:
-        return files("book/claims/*.yml", "book/results/**")
-    return files(f"book/claims/{chapter}.yml", f"book/results/{chapter}.*/**")
+        return files("book/claims/*.yml", "book/reference/*.yml", "book/results/**")
+    return files(
+        f"book/claims/{chapter}.yml", f"book/reference/{chapter}_*.yml",
+        f"book/results/{chapter}.*/**",
+    )  # fmt: skip
 
 
 # A lock that ends with its process: after a kill -9 the same command simply goes on, where

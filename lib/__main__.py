@@ -33,6 +33,7 @@ def _run(arguments: argparse.Namespace) -> int:
         retry_failed=arguments.retry_failed,
         fresh=arguments.fresh,
         checkpoint_every=arguments.checkpoint_every,
+        ensemble=arguments.ensemble,
     )
     print(f"{len(summary.done)} done, {len(summary.failed)} failed, {summary.left} left")
     if summary.failed:
@@ -177,6 +178,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--retry-failed", action="store_true")
     sub.add_argument("--fresh", action="store_true", help="run again whatever records there are")
     sub.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS")
+    sub.add_argument("--ensemble", type=int, metavar="N",
+                     help="train at most N runs at once (default: as many as fit)")  # fmt: skip
 
     sub = command("notebook", _notebook, "run a notebook with papermill, guarded")
     sub.add_argument("notebook", type=Path)

@@ -2,6 +2,8 @@
 
 A claims file ``book/claims/<chapter>.yml`` is a list of claims. Each names the cells that test it
 (`experiment`, `profile`, `select`), the metric, the published value, our tolerance and its reason.
+A claim may be about a region of a map: `select` then takes lists of values, the cells of each seed
+are combined first, and mean and interval are over the seeds.
 
 Verdicts:
 
@@ -18,6 +20,8 @@ quick profile never give a verdict.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,9 +29,9 @@ from typing import Any, Literal
 import yaml
 
 from lib.analysis.statistics import mean_interval
-from lib.config import flatten, from_dict, lookup, to_dict
+from lib.config import flatten, from_dict, lookup
 from lib.experiments import cells_of, find
-from lib.store import Record, Store
+from lib.store import Record, Store, canonical
 
 VERDICTS = ("reproduced", "partly", "not reproduced", "protocol unknown", "not run")
 
@@ -44,12 +48,16 @@ class Claim:
         id: unique, ``"achilles.composite.l7-best"``.
         statement: the sentence, in our words.
         source: bibtex key of where it was published; `where`: figure or table there.
-        experiment, profile, select: the cells that test it. `select` maps config names to values.
+        experiment, profile, select: the cells that test it. `select` maps config names to a value,
+            or to a list of values of which any will do.
         metric: name in the records' metrics; `minus`: a second metric to subtract.
+        combine: what becomes of several cells of one seed: their "mean", or the "share above zero"
+            (with `minus`: the share of cells in which the first metric is the larger).
         value: the published number.
         rule: "within" tolerance of value, "at least" or "at most" value (less the tolerance).
         tolerance, tolerance_reason: how far off still counts, and why.
-        seeds: finished cells needed for a verdict; None means all that `select` finds.
+        seeds: seeds needed for a verdict, each with every cell finished; None means all seeds
+            that `select` finds.
         limits: values that the metric can take, (0, 1) for an accuracy; our interval is cut there.
         unknown: if set, why no run can decide (verdict "protocol unknown").
         scaled: whether the cells are smaller than the published protocol.
@@ -68,6 +76,7 @@ class Claim:
     tolerance_reason: str
     select: dict[str, Any] = field(default_factory=dict)
     minus: str | None = None
+    combine: Literal["mean", "share above zero"] = "mean"
     rule: Literal["within", "at least", "at most"] = "within"
     seeds: int | None = None
     limits: tuple[float, float] | None = None
@@ -112,12 +121,74 @@ class Claim:
         return max(0.0, below, above)
 
 
-def load_claims(root: Path) -> list[Claim]:
+class Evidence:
+    """Cells and records that claims ask for; what several claims share is looked up once.
+
+    Good for as long as no record changes: make a new one for each report.
+    """
+
+    def __init__(self, store: Store | None = None):
+        self.store = store
+        self._grids: dict[tuple[str, str], list[tuple[Any, dict[str, Any]]]] = {}
+        self._records: dict[tuple[str, str], dict[Any, Record | None]] = {}
+        self._paths: dict[tuple[str, tuple[str, ...]], str] = {}
+
+    def cells(self, claim: Claim) -> list[Any]:
+        """The cells that test `claim`.
+
+        Raises:
+            ValueError: unknown experiment or name in `select`, no cell fits, or no cell has one of
+                the values that `select` lists.
+        """
+        key = claim.experiment, claim.profile
+        if key not in self._grids:
+            cells = cells_of(find(claim.experiment), claim.profile)
+            self._grids[key] = [(cell, flatten(canonical(cell))) for cell in cells]
+        chosen = self._grids[key]
+        for name, wanted in claim.select.items():
+            values = [flat[self._path(flat, name)] for _, flat in chosen]
+            pairs = zip(chosen, values, strict=True)
+            chosen = [cell for cell, value in pairs if _fits(value, wanted)]
+            if isinstance(wanted, list) and wanted not in values:
+                absent = [each for each in wanted if each not in values]
+                if absent:
+                    raise ValueError(f"select {name}: {absent[0]!r} fits no cell")
+        if not chosen:
+            raise ValueError(f"select {claim.select} fits no cell of {claim.experiment}")
+        return [cell for cell, _ in chosen]
+
+    def _path(self, flat: dict[str, Any], name: str) -> str:
+        """``lib.config.lookup``, once for all configs with the same fields."""
+        key = name, tuple(flat)
+        if key not in self._paths:
+            self._paths[key] = lookup(flat, name)
+        return self._paths[key]
+
+    def records(self, claim: Claim) -> dict[Any, Record | None]:
+        """The cells that test `claim`, each with its record or None."""
+        if self.store is None:
+            raise ValueError("store is None, allowed: a Store")
+        key, cells = (claim.experiment, claim.profile), self.cells(claim)
+        if key not in self._records:
+            every = [cell for cell, _ in self._grids[key]]
+            protocol = find(claim.experiment).protocol
+            found = self.store.records(claim.experiment, protocol, every)
+            self._records[key] = dict(zip(every, found, strict=True))
+        return {cell: self._records[key][cell] for cell in cells}
+
+
+def _fits(actual: Any, wanted: Any) -> bool:
+    """Whether a config's value is the wanted one, or one of the wanted ones."""
+    return bool(actual == wanted or (isinstance(wanted, list) and actual in wanted))
+
+
+def load_claims(root: Path, evidence: Evidence | None = None) -> list[Claim]:
     """Claims of every ``book/claims/*.yml``, checked.
 
     Raises:
         ClaimError: unreadable file, unknown field, doubled id, unknown experiment or metric filter.
     """
+    evidence = evidence or Evidence()
     claims: dict[str, Claim] = {}
     for path in sorted((root / "book" / "claims").glob("*.yml")):
         try:
@@ -134,27 +205,11 @@ def load_claims(root: Path) -> list[Claim]:
                     raise ValueError(f"id is {claim.id!r}, allowed: an id that starts {path.stem}.")
                 if claim.id in claims:
                     raise ValueError("this id is used twice")
-                cells_for(claim)
+                evidence.cells(claim)
             except ValueError as error:
                 raise ClaimError(f"{path.name}, {where}: {error}") from error
             claims[claim.id] = claim
     return list(claims.values())
-
-
-def cells_for(claim: Claim) -> list[Any]:
-    """The cells that test `claim`.
-
-    Raises:
-        ValueError: unknown experiment or name in `select`, or no cell fits.
-    """
-    cells = []
-    for cell in cells_of(find(claim.experiment), claim.profile):
-        flat = flatten(to_dict(cell))
-        if all(flat[lookup(flat, name)] == value for name, value in claim.select.items()):
-            cells.append(cell)
-    if not cells:
-        raise ValueError(f"select {claim.select} fits no cell of {claim.experiment}")
-    return cells
 
 
 @dataclass(frozen=True)
@@ -163,11 +218,13 @@ class Verdict:
 
     Attributes:
         verdict: one of :data:`VERDICTS`.
-        mean: mean over seeds of the metric, None without a finished cell.
+        mean: mean over seeds of the metric, None without a seed that has all its cells.
         interval: 95 % interval of the mean over seeds (Student's t), None below two seeds.
-        values: the metric, one a finished cell.
-        done, failed, expected: numbers of cells.
-        records: file names of the records used.
+        values: the metric, one a seed that has all its cells.
+        done, expected: numbers of such seeds, and of all.
+        cells_done, cells_expected: numbers of cells.
+        failed: number of cells that failed.
+        records: file names of the records behind `values`.
     """
 
     claim: Claim
@@ -176,23 +233,29 @@ class Verdict:
     interval: tuple[float, float] | None
     values: tuple[float, ...]
     done: int
-    failed: int
     expected: int
+    cells_done: int
+    cells_expected: int
+    failed: int
     records: tuple[str, ...]
 
 
-def judge(claim: Claim, store: Store) -> Verdict:
-    """The verdict on `claim` from the records in `store`."""
-    cells = cells_for(claim)
-    protocol = find(claim.experiment).protocol
-    found = [r for r in store.records(claim.experiment, protocol, cells) if r is not None]
-    usable = [r for r in found if r.status == "done" and _measure(claim, r) is not None]
-    values = tuple(float(_measure(claim, r) or 0.0) for r in usable)
+def judge(claim: Claim, store: Store, evidence: Evidence | None = None) -> Verdict:
+    """The verdict on `claim` from the records in `store` (`evidence`: what was looked up there)."""
+    found = (evidence or Evidence(store)).records(claim)
+    seeds: dict[int, list[float | None]] = defaultdict(list)
+    used: dict[int, list[str]] = defaultdict(list)
+    for cell, record in found.items():
+        done = record is not None and record.status == "done"
+        seeds[cell.seed].append(_measure(claim, record) if done and record else None)
+        used[cell.seed] += [record.name] if record else []
+    whole = {seed: _combine(claim, cells) for seed, cells in seeds.items() if None not in cells}
+    values = tuple(whole.values())
     mean, interval = mean_interval(values) if values else (None, None)
     if interval is not None and claim.limits is not None:
         low, high = claim.limits
         interval = (max(low, interval[0]), min(high, interval[1]))
-    needed = claim.seeds if claim.seeds is not None else len(cells)
+    needed = claim.seeds if claim.seeds is not None else len(seeds)
     if len(values) < needed or mean is None:
         verdict = "not run"
     elif claim.unknown:
@@ -204,9 +267,19 @@ def judge(claim: Claim, store: Store) -> Verdict:
     else:
         verdict = "not reproduced"
     return Verdict(
-        claim, verdict, mean, interval, values, len(values),
-        sum(r.status == "failed" for r in found), len(cells), tuple(r.name for r in usable),
+        claim, verdict, mean, interval, values, len(values), len(seeds),
+        sum(value is not None for cells in seeds.values() for value in cells), len(found),
+        sum(r is not None and r.status == "failed" for r in found.values()),
+        tuple(name for seed in whole for name in used[seed]),
     )  # fmt: skip
+
+
+def _combine(claim: Claim, cells: Sequence[float | None]) -> float:
+    """One number for the cells of one seed."""
+    values = [float(value) for value in cells if value is not None]
+    if claim.combine == "share above zero":
+        return sum(value > 0 for value in values) / len(values)
+    return sum(values) / len(values)
 
 
 def _measure(claim: Claim, record: Record) -> float | None:
@@ -220,9 +293,10 @@ def _measure(claim: Claim, record: Record) -> float | None:
 def report(root: Path, store: Store | None = None) -> list[dict[str, Any]]:
     """One row a claim, ready for tables and JSON."""
     store = store or Store.at(root)
+    evidence = Evidence(store)
     rows = []
-    for claim in load_claims(root):
-        verdict = judge(claim, store)
+    for claim in load_claims(root, evidence):
+        verdict = judge(claim, store, evidence)
         rows.append(
             {
                 "id": claim.id,
@@ -239,6 +313,8 @@ def report(root: Path, store: Store | None = None) -> list[dict[str, Any]]:
                 "seeds": verdict.done,
                 "failed": verdict.failed,
                 "expected_seeds": verdict.expected,
+                "cells": verdict.cells_done,
+                "expected_cells": verdict.cells_expected,
                 "verdict": verdict.verdict,
                 "scaled": claim.scaled,
                 "tolerance_text": f"{claim.rule_text}: {claim.tolerance_reason}",

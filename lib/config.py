@@ -17,6 +17,7 @@ import json
 import math
 import types
 import typing
+from functools import cache
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ def require(config: Any, name: str, fits: bool, allowed: str) -> None:
         raise ValueError(f"{type(config).__name__}.{name} is {value!r}, allowed: {allowed}")
 
 
+@cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 

@@ -11,6 +11,7 @@ import pandas as pd
 from IPython.display import HTML
 
 from lib import claims, progress, provenance
+from lib.config import flatten, lookup
 from lib.experiments import cells_of, find
 from lib.figures import with_slider
 from lib.store import Record, Store
@@ -34,12 +35,15 @@ def progress_line(experiment: str, profile: str, store: Store | None = None) -> 
     return f"{profile}: {done} of {total} cells, {len(records) - done} failed"
 
 
-def curves_of(records: Sequence[Record]) -> pd.DataFrame:
-    """Learning curves of several records in one tidy table, with the record's name and seed."""
-    parts = [
-        record.read_curves().assign(record=record.readable, seed=record.config["seed"])
-        for record in records
-    ]
+def curves_of(records: Sequence[Record], settings: Sequence[str] = ()) -> pd.DataFrame:
+    """Learning curves of several records in one tidy table, with the record's name and seed and,
+    by the last part of their names, other `settings` of its config ("n_layers")."""
+    parts = []
+    for record in records:
+        flat = flatten(record.config)
+        chosen = {name.rsplit(".", 1)[-1]: flat[lookup(flat, name)] for name in settings}
+        curves = record.read_curves()
+        parts.append(curves.assign(record=record.readable, seed=flat["seed"], **chosen))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
@@ -52,7 +56,7 @@ def verdict_table(chapter: str, prefix: str = "", root: Path = provenance.ROOT) 
         {
             "claim": _two_lines(html.escape(row["statement"]), html.escape(row["source"])),
             "published": _two_lines(f"{row['paper_value']:g}", f"accepted: {row['value_text']}"),
-            "ours": _two_lines(ours_text(row), f"{row['seeds']} of {row['expected_seeds']} seeds"),
+            "ours": _two_lines(ours_text(row), runs_text(row)),
             "verdict": badge(row["verdict"], row["scaled"]),
         }
         for row in claims.report(root)
@@ -76,6 +80,14 @@ def ours_text(row: dict[str, Any]) -> str:
     return text
 
 
+def runs_text(row: dict[str, Any]) -> str:
+    """ "3 of 3 seeds", and the cells where a seed has several of them."""
+    text = f"{row['seeds']} of {row['expected_seeds']} seeds"
+    if row["expected_cells"] > row["expected_seeds"]:
+        text += f", {row['cells']} of {row['expected_cells']} cells"
+    return text
+
+
 def badge(verdict: str, scaled: bool = False) -> str:
     """A verdict as HTML: told by its words, the colour only helps."""
     name = verdict.replace(" ", "-")
@@ -88,21 +100,60 @@ def provenance_table(records: Iterable[Record]) -> HTML:
     rows = [
         {
             "record": record.name,
-            "commit": _commit(record.provenance),
-            "lib": record.provenance["lib_hash"],
-            "device": record.provenance["device_name"],
-            "torch": record.provenance["versions"].get("torch", ""),
-            "backends": ", ".join(
-                f"{op} {'/'.join(names)}" for op, names in record.provenance["backends"].items()
-            ),
+            **_origin(record),
             "seconds": f"{record.provenance['wall_seconds']:.0f}",
-            "started (UTC)": record.provenance["started"][:16].replace("T", " "),
+            "started (UTC)": _started(record),
         }
         for record in records
     ]
+    return _facts(rows)
+
+
+def provenance_groups(records: Iterable[Record]) -> HTML:
+    """As :func:`provenance_table` for hundreds of records: one row for all that ran alike, with
+    their number, their time together and, folded away, their names."""
+    groups: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        key = (record.experiment, *_origin(record).values())
+        groups.setdefault(key, []).append(record)
+    rows = []
+    for group in groups.values():
+        started = sorted(_started(record) for record in group)
+        names = "<br>".join(html.escape(record.name) for record in group)
+        seconds = sum(record.provenance["wall_seconds"] for record in group)
+        rows.append(
+            {
+                "records": f"<details><summary>{len(group)} of {group[0].experiment}</summary>"
+                f"{names}</details>",
+                **{name: html.escape(text) for name, text in _origin(group[0]).items()},
+                "seconds": f"{seconds:.0f}",
+                "started (UTC)": started[0] + (f" to {started[-1]}" if len(group) > 1 else ""),
+            }
+        )
+    return _facts(rows, escape=False)
+
+
+def _facts(rows: list[dict[str, str]], escape: bool = True) -> HTML:
     if not rows:
         return HTML("<p>No record yet.</p>")
-    return HTML(pd.DataFrame(rows).to_html(index=False, border=0, classes="provenance"))
+    table = pd.DataFrame(rows)
+    return HTML(table.to_html(index=False, border=0, classes="provenance", escape=escape))
+
+
+def _origin(record: Record) -> dict[str, str]:
+    """Code, device and backends of a record."""
+    facts = record.provenance
+    return {
+        "commit": _commit(facts),
+        "lib": facts["lib_hash"],
+        "device": facts["device_name"],
+        "torch": facts["versions"].get("torch", ""),
+        "backends": ", ".join(f"{op} {'/'.join(names)}" for op, names in facts["backends"].items()),
+    }
+
+
+def _started(record: Record) -> str:
+    return str(record.provenance["started"][:16].replace("T", " "))
 
 
 def _commit(facts: dict[str, Any]) -> str:
@@ -111,22 +162,40 @@ def _commit(facts: dict[str, Any]) -> str:
     return (facts.get("commit") or "unknown")[:10] + mark
 
 
-def explore(plot: Callable[..., Any], **choices: Sequence[Any]) -> Any:
+def explore(plot: Callable[..., Any], start: Any = None, **choices: Sequence[Any]) -> Any:
     """Let the reader choose arguments of `plot`, which returns a plotly figure.
 
     With a live kernel: ipywidgets, one for each argument. In the static page: one figure with a
     slider over the first argument's choices (the others keep their first), drawn by the same
     `plot`, so that something moves without a kernel.
+
+    Args:
+        start: which of the first argument's choices is shown at first; by default the first.
+
+    Raises:
+        ValueError: `start` is no choice of the first argument.
     """
+    first, *others = choices
+    start = choices[first][0] if start is None else start
+    if start not in choices[first]:
+        raise ValueError(f"start is {start!r}, allowed: {', '.join(map(str, choices[first]))}")
     if progress.headless():
-        first, *others = choices
         fixed = {name: choices[name][0] for name in others}
         frames = {value: plot(**{first: value}, **fixed) for value in choices[first]}
-        return with_slider(frames, first)
+        figure = with_slider(frames, first)
+        shown = frames[start].layout
+        for trace, opening in zip(figure.data, frames[start].data, strict=True):
+            trace.update(opening, overwrite=True)
+        figure.update_layout(title=shown.title, annotations=shown.annotations)
+        figure.layout.sliders[0].active = list(frames).index(start)
+        return figure
     from ipywidgets import SelectionSlider, interactive
 
     widgets = {
-        name: SelectionSlider(options=list(values), description=name, continuous_update=False)
+        name: SelectionSlider(
+            options=list(values), value=start if name == first else values[0], description=name,
+            continuous_update=False,
+        )
         for name, values in choices.items()
-    }
+    }  # fmt: skip
     return interactive(plot, **widgets)

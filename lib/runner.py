@@ -133,6 +133,7 @@ def run(
     fresh: bool = False,
     store: Store | None = None,
     checkpoint_every: float = 60.0,
+    ensemble: int | None = None,
     say: Any = print,
 ) -> Summary:
     """Run what is missing of an experiment's profile and store a record a cell.
@@ -145,6 +146,7 @@ def run(
         compile: torch.compile the training step; None means on a GPU only.
         retry_failed: run cells again whose record says that they failed.
         fresh: run cells again whatever records there are (the new record replaces a local one).
+        ensemble: largest number of runs trained at once; None means as many as there is room for.
         store: where records go; by default that of the checkout at `root`.
 
     Raises:
@@ -154,6 +156,8 @@ def run(
     cells = select_cells(cells_of(experiment, profile), list(select))
     part, parts = parse_shard(shard)
     cells = cells[part - 1 :: parts]
+    if ensemble is not None and ensemble < 1:
+        raise ValueError(f"ensemble is {ensemble}, allowed: at least 1")
     seconds = parse_seconds(budget)
     deadline = None if seconds is None else time.monotonic() + seconds
     store = store or Store.at(root)
@@ -174,6 +178,7 @@ def run(
         deadline=deadline,
         checkpoints=store.local / name / "checkpoints",
         checkpoint_every=checkpoint_every,
+        ensemble=ensemble,
         identify=identify,
     )
     summary = Summary(skipped=len(cells) - len(waiting))
@@ -187,9 +192,12 @@ def run(
         if outcome.status == "stopped":
             summary.stopped.append(readable)
             say(f"  {readable}: budget spent, checkpoint kept; the same command goes on from it")
-            break
-        wall = time.perf_counter() - clock
-        save_outcome(experiment, store, outcome, profile, chosen, started, wall)
+            continue  # cells that trained together stop together
+        wall = outcome.wall_seconds
+        if wall is None:
+            wall = time.perf_counter() - clock
+        began = outcome.started or started
+        save_outcome(experiment, store, outcome, profile, chosen, began, wall)
         checkpoint = context.checkpoint(readable, outcome.cell)
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)

@@ -18,9 +18,12 @@ import io
 import json
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,9 @@ from lib.config import canonical_json, digest, to_dict
 
 SCHEMA = 1
 IDENTITY_LENGTH = 16
+# a file that was written a moment ago may change again within the clock's grain, unseen: no record
+# younger than this is taken from memory
+SETTLED_NS = 2_000_000_000
 
 
 class StoreError(RuntimeError):
@@ -90,6 +96,18 @@ def identity(experiment: str, protocol: int, config: dict[str, Any]) -> str:
     """Identity of a cell: the same config under the same protocol is the same cell."""
     whole = digest({"experiment": experiment, "protocol": protocol, "config": config})
     return whole[:IDENTITY_LENGTH]
+
+
+@lru_cache(maxsize=16_384)
+def canonical(cell: Hashable) -> dict[str, Any]:
+    """Canonical config of a cell (``lib.config.to_dict``), made once, since cells are frozen. It is
+    shared: do not write into it."""
+    return to_dict(cell)
+
+
+@lru_cache(maxsize=16_384)
+def _cell_identity(experiment: str, protocol: int, cell: Hashable) -> str:
+    return identity(experiment, protocol, canonical(cell))
 
 
 def _sha(payload: bytes) -> str:
@@ -199,19 +217,37 @@ class Store:
 
     def load(self, experiment: str, key: str) -> Record | None:
         """The record with identity `key`, or None (missing or damaged: see ``problems``)."""
-        found = [
-            record
-            for folder in (self.published, self.local)
-            for path in sorted((folder / experiment).glob(f"*-{key}.json"))
-            if (record := self._read(path)) is not None
-        ]
-        done = [record for record in found if record.status == "done"]
-        return next(iter(done or found), None)
+        return self._best(self._listing(experiment)[key])
 
     def records(self, experiment: str, protocol: int, cells: Iterable[Any]) -> list[Record | None]:
-        """One entry a cell, in order: its record, or None where it has not run."""
-        keys = [identity(experiment, protocol, to_dict(cell)) for cell in cells]
-        return [self.load(experiment, key) for key in keys]
+        """One entry a cell, in order: its record, or None where it has not run.
+
+        Each folder is listed once, and a record whose files did not change since this process read
+        it is not read again: pages and claims ask for the same hundreds of records many times.
+        Records are shared between callers, so do not write into one.
+        """
+        listing = self._listing(experiment)
+        keys = [_cell_identity(experiment, protocol, cell) for cell in cells]
+        return [self._best(listing[key]) for key in keys]
+
+    def _listing(self, experiment: str) -> dict[str, list[Path]]:
+        """Files that may hold a record, by identity; published ones first."""
+        found: dict[str, list[Path]] = defaultdict(list)
+        for folder in (self.published / experiment, self.local / experiment):
+            try:
+                names = sorted(os.listdir(folder))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            for name in names:
+                if name.endswith(".json") and "-" in name and not name.startswith("."):
+                    found[name.removesuffix(".json").rsplit("-", 1)[1]].append(folder / name)
+        return found
+
+    def _best(self, paths: Sequence[Path]) -> Record | None:
+        """A finished record before a failed one, then the first."""
+        found = [record for path in paths if (record := self._read(path)) is not None]
+        done = [record for record in found if record.status == "done"]
+        return next(iter(done or found), None)
 
     def missing(
         self, experiment: str, protocol: int, cells: Sequence[Any], retry_failed: bool = False
@@ -232,12 +268,37 @@ class Store:
 
     def _read(self, path: Path) -> Record | None:
         try:
-            return read_record(path)
+            return _remembered(path)
         except StoreError as error:
             message = str(error)
             if message not in self.problems:
                 self.problems.append(message)
             return None
+
+
+# for each file of a record: time of writing, time of change, size, number
+_State = list[tuple[int, int, int, int]]
+_READ: dict[Path, tuple[_State, Record]] = {}
+
+
+def _remembered(path: Path) -> Record:
+    """:func:`read_record`, unless none of the record's files changed since this process read it."""
+    known = _READ.pop(path, None)
+    if known is None or known[0] != _state(known[1], path):
+        begun = time.time_ns()
+        record = read_record(path)
+        known = _state(record, path), record
+        if any(begun - written < SETTLED_NS for written, *_ in known[0]):
+            return record
+    _READ[path] = known
+    return known[1]
+
+
+def _state(record: Record, path: Path) -> _State:
+    """What the file system says of a record's files; a file that is gone says nothing."""
+    names = [path.name, *filter(None, (record.curves, record.weights))]
+    found = [os.stat(p) for name in names if (p := path.parent / name).exists()]
+    return [(fact.st_mtime_ns, fact.st_ctime_ns, fact.st_size, fact.st_ino) for fact in found]
 
 
 def _serialise(record: Record) -> bytes:

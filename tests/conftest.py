@@ -1,13 +1,16 @@
 """Set up before torch is imported: one thread a worker, no hub, quiet progress bars."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("USE_HUB_KERNELS", "NO")
 os.environ.setdefault("MAMBA_BOOK_HEADLESS", "1")
 
-from pathlib import Path
+if not Path("/dev/nvidiactl").exists():
+    # no GPU: Triton's kernels are run by its interpreter, which must be said before it is imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 from hypothesis import settings

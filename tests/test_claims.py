@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import yaml
 
 from lib import claims
+from lib import store as store_module
 from lib.claims import Claim, ClaimError, judge, load_claims, report
 from lib.store import Store
 from tests.fakes import FakeCell, put, use_fake
@@ -88,6 +90,75 @@ def test_quick_records_never_give_a_verdict(store: Store) -> None:
     assert judge(Claim(**BASE), store).verdict == "not run"
     with pytest.raises(ValueError, match=r"profile is 'quick'.*quick runs never give a verdict"):
         Claim(**{**BASE, "profile": "quick"})
+
+
+WIDE = {"select": {"n_layers": [2, 7]}, "value": 0.5, "tolerance": 0.05}
+
+
+def fill(store: Store, values: dict[tuple[int, int], float], **others: float) -> None:
+    for (layers, seed), value in values.items():
+        put(store, FakeCell(layers, seed), best=value, **others)
+
+
+def test_a_region_is_averaged_in_each_seed_and_then_over_seeds(store: Store) -> None:
+    fill(store, {(2, 1): 0.1, (7, 1): 0.9, (2, 2): 0.2, (7, 2): 0.9, (2, 3): 0.0, (7, 3): 0.9})
+    found = judge(Claim(**{**BASE, **WIDE}), store)
+    assert found.values == pytest.approx((0.5, 0.55, 0.45))
+    assert found.verdict == "reproduced" and found.mean == pytest.approx(0.5)
+    assert (found.done, found.expected, found.cells_done, found.cells_expected) == (3, 3, 6, 6)
+    assert len(found.records) == 6
+    # the spread is that of three means, not of six cells
+    assert found.interval == pytest.approx((0.5 - 0.124, 0.5 + 0.124), abs=1e-3)
+
+
+def test_a_seed_counts_only_with_all_its_cells(store: Store) -> None:
+    fill(store, {(2, 1): 0.1, (7, 1): 0.9, (2, 2): 0.2, (7, 2): 0.9, (7, 3): 0.9})
+    found = judge(Claim(**{**BASE, **WIDE}), store)
+    assert (found.verdict, found.done, found.expected) == ("not run", 2, 3)
+    assert (found.cells_done, found.cells_expected, len(found.records)) == (5, 6, 4)
+    assert found.values == pytest.approx((0.5, 0.55))
+    assert judge(Claim(**{**BASE, **WIDE, "seeds": 2}), store).verdict == "reproduced"
+    put(store, FakeCell(2, 3), status="failed", best=0.1)
+    found = judge(Claim(**{**BASE, **WIDE}), store)
+    assert (found.verdict, found.failed, found.cells_done) == ("not run", 1, 5)
+
+
+def test_the_share_of_cells_in_which_one_metric_wins(store: Store) -> None:
+    fill(store, {(2, 1): 0.3, (7, 1): 0.9, (2, 2): 0.6, (7, 2): 0.9, (2, 3): 0.5, (7, 3): 0.9},
+         other=0.5)  # fmt: skip
+    share = {"minus": "other", "combine": "share above zero", "value": 0.6, "tolerance": 0.1}
+    found = judge(Claim(**{**BASE, **WIDE, **share}), store)
+    assert found.values == (0.5, 1.0, 0.5) and found.verdict == "reproduced"
+
+
+def test_a_listed_value_that_no_cell_has_is_named(tmp_path: Path) -> None:
+    write(tmp_path, {**BASE, "select": {"n_layers": [2, 8]}})
+    with pytest.raises(ClaimError, match=r"select n_layers: 8 fits no cell"):
+        load_claims(tmp_path)
+
+
+def test_the_report_says_how_many_cells(tmp_path: Path, store: Store) -> None:
+    write(tmp_path, {**BASE, **WIDE})
+    fill(store, {(2, 1): 0.1, (7, 1): 0.9, (7, 3): 0.9})
+    (row,) = report(tmp_path)
+    assert (row["seeds"], row["expected_seeds"]) == (1, 3)
+    assert (row["cells"], row["expected_cells"]) == (3, 6)
+
+
+def test_many_claims_read_each_record_once(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, *({**BASE, **WIDE, "id": f"demo.n{n}"} for n in range(20)))
+    fill(store, {(layers, seed): 0.5 for layers in (2, 7) for seed in (1, 2, 3)})
+    reads: list[Path] = []
+    lists: list[Path] = []
+    read, listed = store_module.read_record, os.listdir
+    monkeypatch.setattr(store_module, "read_record", lambda p: reads.append(p) or read(p))
+    monkeypatch.setattr(os, "listdir", lambda p: lists.append(p) or listed(p))
+    rows = report(tmp_path, store)
+    assert [row["verdict"] for row in rows] == ["reproduced"] * 20
+    assert len(reads) == 6 and len(set(reads)) == 6
+    assert len([folder for folder in lists if "demo.one" in str(folder)]) == 2
 
 
 def write(root: Path, *entries: Any, name: str = "demo") -> None:

@@ -13,7 +13,7 @@ from bs4 import BeautifulSoup
 
 from lib import book, claims
 from lib.config import to_dict
-from lib.experiments import find
+from lib.experiments import find, registry
 from lib.store import Record, Store
 from tests.conftest import ROOT
 
@@ -228,14 +228,28 @@ def put_records(root: Path, *accuracies: float) -> list[Record]:
     return made
 
 
+def add_every_notebook(root: Path) -> None:
+    """The status page links to the notebook of each experiment there is."""
+    others = sorted({e.notebook for e in registry().values()} - {NOTEBOOK})
+    toc = yaml.safe_load((root / "_toc.yml").read_text())
+    for name in others:
+        source = ("a: int = 2  # a number", "print(a + 2)")
+        write_notebook(root / name, *source, papermill=False)
+        write_notebook(root / book.EXECUTED / name, *source)
+        toc["parts"][1]["chapters"].append({"file": name.removesuffix(".ipynb")})
+    (root / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
+
+
 def test_a_book_from_claims_and_records(
     root: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MAMBA_BOOK_RUNS", raising=False)
+    add_every_notebook(root)
     records = put_records(root, 0.90, 0.94, 0.92)
+    own = {"select": {"pattern.0.kind": "mamba2", "tie_embeddings": False}}
     entries = [
-        claim(1, 0.95, seeds=3),
-        claim(2, 0.10, seeds=3, scaled=True),
+        claim(1, 0.95, **own),
+        claim(2, 0.10, scaled=True, **own),
         claim(3, 0.95, seeds=1000, note="a note"),
     ]
     (root / "book/claims/achilles.yml").write_text(yaml.safe_dump(entries))

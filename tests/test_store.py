@@ -5,12 +5,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from lib import store as store_module
 from lib.config import to_dict
 from lib.store import Record, Store, StoreError, identity, read_record
 
@@ -149,6 +151,86 @@ def test_damage_is_reported_by_name_and_treated_as_missing(
     # running the cell again repairs it
     store.save(record_of(Cell(), best=0.75), CURVES)
     assert store.missing("demo.one", 1, [Cell()]) == []
+
+
+def settle(store: Store) -> None:
+    """Make all files a minute old: what was written just now is always read again."""
+    then = time.time() - 60
+    for path in store.local.parent.rglob("*.*"):
+        os.utime(path, (then, then))
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the records that were read from disk."""
+    names: list[str] = []
+    read = store_module.read_record
+    monkeypatch.setattr(store_module, "read_record", lambda p: names.append(p.name) or read(p))
+    return names
+
+
+def test_an_unchanged_record_is_read_once(store: Store, reads: list[str]) -> None:
+    cells = [Cell(seed=seed) for seed in range(1, 6)]
+    for cell in cells:
+        store.save(record_of(cell, best=0.75), CURVES)
+    settle(store)
+    again = Store(store.local, store.published)
+    for reader in (store, again, store):
+        assert all(record is not None for record in reader.records("demo.one", 1, cells))
+    assert len(reads) == len(set(reads)) == 5
+
+
+def test_a_record_of_this_moment_is_read_again(store: Store, reads: list[str]) -> None:
+    saved = store.save(record_of(Cell(), best=0.75))
+    for _ in range(2):
+        assert store.load("demo.one", saved.identity) == saved
+    assert len(reads) == 2
+
+
+def test_a_changed_record_is_read_again(store: Store, reads: list[str]) -> None:
+    saved = store.save(record_of(Cell(), best=0.75))
+    settle(store)
+    store.records("demo.one", 1, [Cell()])
+    store.save(record_of(Cell(), best=0.5))
+    settle(store)
+    (found,) = store.records("demo.one", 1, [Cell()])
+    assert found is not None and found.metrics == {"best": 0.5}
+    assert reads == [saved.name] * 2
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_truncate, "is unreadable"), (damage_metric, "was altered"),
+        (damage_curves, "was altered"), (damage_gone, "is gone"),
+    ],
+)  # fmt: skip
+def test_damage_is_seen_in_a_record_that_was_read_before(
+    store: Store, damage: object, message: str
+) -> None:
+    saved = store.save(record_of(Cell(), best=0.75), CURVES)
+    settle(store)
+    assert store.load("demo.one", saved.identity) == saved
+    path = store.local / "demo.one" / saved.name
+    damage(path)  # type: ignore[operator]
+    # even with the old times and, for the metric, the old size
+    settle(store)
+    assert store.missing("demo.one", 1, [Cell()]) == [Cell()]
+    (problem,) = store.problems
+    assert message in problem and saved.identity in problem
+
+
+def test_each_folder_is_listed_once_for_many_cells(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = [Cell(seed=seed) for seed in range(1, 50)]
+    store.save(record_of(cells[7]))
+    lists: list[Path] = []
+    listed = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: lists.append(path) or listed(path))
+    found = store.records("demo.one", 1, cells)
+    assert [n for n, record in enumerate(found) if record is not None] == [7]
+    assert len(lists) == 2
 
 
 def test_unwritable_folder_is_named_before_work(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from sphinx.util.docutils import SphinxDirective
 from lib import claims, provenance, runner
 from lib.book import ROOT_VARIABLE
 from lib.notebook import EXECUTED
+from lib.page import runs_text
 
 STATIC = ("sphinx", "jupyter-book", "papermill", "ipykernel")
 
@@ -208,7 +209,7 @@ class Verdicts(Table):
     def ours(self, row: dict[str, Any]) -> list[nodes.Node]:
         """Mean, 95 % interval over seeds, number of seeds."""
         mean = "–" if row["our_mean"] is None else f"{row['our_mean']:.3f}"
-        seeds = f"{row['seeds']} of {row['expected_seeds']} seeds"
+        seeds = runs_text(row)
         if row.get("failed"):
             seeds += f", {row['failed']} failed"
         cell = [nodes.paragraph("", "", self.text(mean, "number"))]

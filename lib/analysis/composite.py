@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from lib.analysis.activations import record_activations
 from lib.models.language_model import LanguageModel
@@ -16,44 +19,70 @@ from lib.tasks.composite import (
     symmetric_shift,
     trained_shift,
 )
+from lib.training.batches import narrow
 
 EVALUATION_ROWS = 2_000
 
 
 def last_token_loss(
-    model: LanguageModel, tokens: torch.Tensor, labels: torch.Tensor
+    model: Callable[..., torch.Tensor], tokens: torch.Tensor, labels: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cross-entropy on the last token only (App. D), and the number of right answers."""
     logits = model(tokens, last_token_only=True)
     return F.cross_entropy(logits, labels), (logits.argmax(-1) == labels).sum()
 
 
-def answers(model: LanguageModel, tokens: torch.Tensor) -> torch.Tensor:
-    """Most likely answer for each of the (count, length) sequences, shape (count,)."""
+def answers(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """Most likely answer for each of the (count, length) sequences, shape (count,); of an ensemble
+    (runs, count) for (runs, count, length)."""
     with torch.no_grad():
-        parts = [model(p, last_token_only=True).argmax(-1) for p in tokens.split(EVALUATION_ROWS)]
-    return torch.cat(parts)
+        parts = [
+            model(part.long(), last_token_only=True).argmax(-1)
+            for part in tokens.split(EVALUATION_ROWS, dim=-2)
+        ]
+    return torch.cat(parts, -1)
+
+
+def stacked(splits: Sequence[Split]) -> Split:
+    """Test data of several runs as one, (runs, count, ...), in the smallest integers that hold it:
+    for :func:`rates` of an ensemble."""
+    names = [field.name for field in dataclasses.fields(Split)]
+    return Split(**{
+        name: narrow(torch.stack([getattr(split, name) for split in splits])) for name in names
+    })  # fmt: skip
+
+
+def rates(model: nn.Module, test: Split) -> dict[str, torch.Tensor]:
+    """:func:`accuracies` as float64 tensors on the device, () or, for an ensemble with
+    :func:`stacked` data, (runs,). Nothing waits for the host, so a CUDA graph can hold it."""
+    given = answers(model, test.tokens)
+    held_out = test.where(43)
+    right = given == test.labels
+    return {
+        "composite": _rate(given == test.composite, held_out),
+        "symmetric": _rate(given == test.symmetric, held_out),
+        "seen": _rate(right, ~held_out),
+    }
+
+
+def rates_by_pair(model: nn.Module, test: Split) -> dict[str, torch.Tensor]:
+    """:func:`rates` on each pair under the labels of training: ``pair_11`` to ``pair_44``."""
+    right = answers(model, test.tokens) == test.labels
+    pairs = test.pairs.unique().tolist()
+    return {f"pair_{pair}": _rate(right, test.where(pair)) for pair in pairs}
+
+
+def _rate(hits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return (hits & mask).sum(-1).double() / mask.sum(-1).double()
 
 
 def accuracies(model: LanguageModel, test: Split, by_pair: bool = False) -> dict[str, float]:
     """Accuracy on the held-out pair 43 under both labels, on the fifteen seen pairs under held-out
     residues, and (`by_pair`) on each pair."""
-    given = answers(model, test.tokens)
-    held_out = test.where(43)
-
-    def rate(hits: torch.Tensor, mask: torch.Tensor) -> float:
-        return int((hits & mask).sum()) / int(mask.sum())
-
-    right = given == test.labels
-    out = {
-        "composite": rate(given == test.composite, held_out),
-        "symmetric": rate(given == test.symmetric, held_out),
-        "seen": rate(right, ~held_out),
-    }
+    found = rates(model, test)
     if by_pair:
-        for pair in sorted(set(test.pairs.tolist())):
-            out[f"pair_{pair}"] = rate(right, test.where(pair))
-    return out
+        found.update(rates_by_pair(model, test))
+    return {name: float(value) for name, value in found.items()}
 
 
 def answer_probabilities(model: LanguageModel, tokens: torch.Tensor) -> list[float]:

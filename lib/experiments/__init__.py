@@ -33,6 +33,7 @@ class Context:
         deadline: ``time.monotonic()`` value at which to stop with a checkpoint, or None.
         checkpoints: folder for checkpoints, None to keep none.
         checkpoint_every: seconds between two checkpoints of a cell.
+        ensemble: largest number of runs trained at once, None for as many as there is room for.
         identify: gives a cell's identity.
     """
 
@@ -42,6 +43,7 @@ class Context:
     deadline: float | None = None
     checkpoints: Path | None = None
     checkpoint_every: float = 60.0
+    ensemble: int | None = None
     identify: Callable[[Any], str] = field(default=lambda cell: "")
 
     def checkpoint(self, readable: str, cell: Any) -> Path | None:
@@ -63,6 +65,8 @@ class Outcome:
         curves: one row an epoch.
         weights: final weights as safetensors bytes, or None.
         facts: for the record's provenance: backends, compile, peak memory, seconds of training.
+        started: when it began, where cells ran together; None: when the outcome before it came.
+        wall_seconds: its share of the time, where cells ran together; None: all since then.
     """
 
     cell: Any
@@ -72,6 +76,8 @@ class Outcome:
     curves: pd.DataFrame | None = None
     weights: bytes | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    started: str | None = None
+    wall_seconds: float | None = None
 
 
 @dataclass(frozen=True)

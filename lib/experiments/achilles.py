@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -153,74 +153,143 @@ def summarise(curves: pd.DataFrame) -> dict[str, float | None]:
     return out
 
 
-def run_composite(cells: Sequence[CompositeCell], context: Context) -> Iterator[Outcome]:
-    """Train each cell; stops after the one in which the budget ran out."""
-    for cell in cells:
-        outcome = _run_one(cell, context)
-        yield outcome
-        if outcome.status == "stopped":
+def run_composite(
+    cells: Sequence[CompositeCell],
+    context: Context,
+    keep_weights: Callable[[CompositeCell], bool] = lambda cell: True,
+) -> Iterator[Outcome]:
+    """Train the cells, those that differ in seed and initialisation alone at once (at most
+    ``context.ensemble``); stops after the group in which the budget ran out.
+
+    Args:
+        keep_weights: whether the final weights of a cell are part of its outcome.
+
+    Raises:
+        CheckpointError: a checkpoint is damaged or of another cell.
+        ValueError: ``context.ensemble`` asks for what the backend cannot do.
+    """
+    import torch
+
+    from lib.analysis.composite import last_token_loss
+    from lib.models.language_model import build_language_model
+    from lib.training import ensemble
+    from lib.training.checkpoints import checkpoint_step
+
+    def room(cell: CompositeCell) -> int:
+        model = build_language_model(
+            cell.model, seed=0, device=context.device, backend=context.backend
+        )
+        rows = (cell.training.batch_size, cell.task.length)
+        tokens = torch.zeros(rows, dtype=torch.int64, device=context.device)
+        return ensemble.room(model, last_token_loss, (tokens, tokens[:, 0]), context.ensemble)
+
+    def key(cell: CompositeCell) -> Hashable:
+        path = context.checkpoint(composite_readable(cell), cell)
+        step = checkpoint_step(path, context.identify(cell))
+        model = dataclasses.replace(cell.model, initialisation=InitialisationConfig())
+        return cell.task, model, cell.training, step
+
+    for group in ensemble.together(cells, key, room):
+        outcomes = _run_group(group, context, keep_weights)
+        yield from outcomes
+        if any(outcome.status == "stopped" for outcome in outcomes):
             return
 
 
-def _run_one(cell: CompositeCell, context: Context) -> Outcome:
+def _run_group(
+    cells: Sequence[CompositeCell],
+    context: Context,
+    keep_weights: Callable[[CompositeCell], bool],
+) -> list[Outcome]:
     import torch
 
-    from lib.analysis.composite import accuracies, last_token_loss
+    from lib.analysis.composite import last_token_loss, rates, rates_by_pair, stacked
     from lib.models.language_model import build_language_model
     from lib.ops import backends
-    from lib.training.batches import TensorBatches
+    from lib.training.batches import StackedBatches, TensorBatches
     from lib.training.checkpoints import serialise
-    from lib.training.loop import Trainer
+    from lib.training.ensemble import Ensemble
+    from lib.training.loop import Run, Trainer
 
-    device = torch.device(context.device)
-    train, test = (split.to(device) for split in build(cell.task, cell.seed))
-    model = build_language_model(cell.model, seed=cell.seed, device=device, backend=context.backend)
+    started, clock = provenance.now(), time.perf_counter()
+    device, training = torch.device(context.device), cells[0].training
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    if context.compile:
+        # what was compiled for earlier groups counts towards a limit beyond which nothing would be
+        torch.compiler.reset()
+    names = [composite_readable(cell) for cell in cells]
+    seeds = list(dict.fromkeys(cell.seed for cell in cells))
+    which = [seeds.index(cell.seed) for cell in cells]  # runs of one seed share its data
+    splits = [[s.to(device) for s in build(cells[0].task, seed)] for seed in seeds]
+    sets = [
+        TensorBatches((train.tokens, train.labels), training.batch_size, seed, training.drop_last)
+        for (train, _), seed in zip(splits, seeds, strict=True)
+    ]
+    models = [
+        build_language_model(cell.model, seed=cell.seed, device=device, backend=context.backend)
+        for cell in cells
+    ]
+    alone = len(cells) == 1
+    model = models[0] if alone else Ensemble(models)
+    test = splits[0][1] if alone else stacked([splits[k][1] for k in which])
     with torch.no_grad(), backends.recording() as used:
-        model(test.tokens[:2], last_token_only=True)
-    name = composite_readable(cell)
+        model(test.tokens[..., :2, :].long(), last_token_only=True)
     trainer = Trainer(
         model,
         last_token_loss,
-        TensorBatches(
-            (train.tokens, train.labels), cell.training.batch_size, cell.seed,
-            drop_last=cell.training.drop_last,
-        ),
-        cell.training,
-        evaluate=lambda _: accuracies(model, test),
-        identity=context.identify(cell),
-        checkpoint=context.checkpoint(name, cell),
+        sets[0] if alone else StackedBatches(sets, which),
+        training,
+        evaluate=lambda model: rates(model, test),
+        runs=[
+            Run(context.identify(cell), context.checkpoint(name, cell))
+            for cell, name in zip(cells, names, strict=True)
+        ],
         checkpoint_every=context.checkpoint_every,
         deadline=context.deadline,
         compile=context.compile,
-        name=name,
+        name=names[0] if alone else f"{names[0]} and {len(cells) - 1} more",
         origin={**provenance.code(), "device_name": provenance.machine(device)["device_name"]},
-    )  # fmt: skip
-    started = time.perf_counter()
-    result = trainer.run()
-    seconds = time.perf_counter() - started
-    if result.status == "stopped":
-        return Outcome(cell, "stopped")
-    metrics = summarise(result.curves)
-    metrics["n_parameters"] = float(sum(p.numel() for p in model.parameters()))
-    metrics["steps"] = float(result.step)
-    weights = None
-    if result.status == "done":
-        model.eval()
-        pairs = accuracies(model, test, by_pair=True)
-        metrics.update({k: v for k, v in pairs.items() if k.startswith("pair_")})
-        weights = serialise(model.state_dict(), config=to_dict(cell))
+    )
+    before = time.perf_counter()
+    results = trainer.train()
+    seconds = time.perf_counter() - before
+    model.eval()
+    pairs = {
+        name: value.expand(len(cells)).tolist()
+        for name, value in rates_by_pair(model, test).items()
+    }
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    return Outcome(
-        cell, result.status, result.reason, metrics, result.curves, weights,
-        facts={
-            "backends": {op: list(names) for op, names in used.items()},
+    outcomes = []
+    for run, (cell, result) in enumerate(zip(cells, results, strict=True)):
+        if result.status == "stopped":
+            outcomes.append(Outcome(cell, "stopped"))
+            continue
+        metrics = summarise(result.curves)
+        metrics["n_parameters"] = float(sum(p.numel() for p in models[run].parameters()))
+        metrics["steps"] = float(result.step)
+        weights = None
+        if result.status == "done":
+            metrics.update({name: values[run] for name, values in pairs.items()})
+            if keep_weights(cell):
+                own = model.weights(run) if isinstance(model, Ensemble) else model.state_dict()
+                weights = serialise(own, config=to_dict(cell))
+        facts = {
+            "backends": {op: list(found) for op, found in used.items()},
             "compile": context.compile,
             "dtype": "float32",
-            "training_seconds": round(seconds, 3),
-            "sessions": trainer.sessions(),
+            "training_seconds": round(seconds / len(cells), 3),
+            "ensemble": {"runs": len(cells), "training_seconds": round(seconds, 3)},
+            "sessions": trainer.sessions(run),
             "peak_memory_bytes": peak,
-        },
-    )  # fmt: skip
+        }
+        outcomes.append(
+            Outcome(
+                cell, result.status, result.reason, metrics, result.curves, weights, facts,
+                started, (time.perf_counter() - clock) / len(cells),
+            )
+        )  # fmt: skip
+    return outcomes
 
 
 def by_head(records: Sequence[Record]) -> dict[str, list[Record]]:

@@ -26,9 +26,15 @@ class Layer(nn.Module):
         self.act_resid = Activation()
 
     def forward(
-        self, x: Tensor, state: MixerState | None, return_state: bool
+        self, x: Tensor, state: MixerState | None, return_state: bool, last_only: bool = False
     ) -> tuple[Tensor, MixerState | None]:
-        """x (b, l, m) to the residual stream after this block, and the block's state."""
+        """x (b, l, m) to the residual stream after this block, and the block's state.
+
+        `last_only` says that nobody will read but the last position; what is returned may then
+        have length 1.
+        """
+        if isinstance(self.mixer, Mamba2Mixer) and self.mixer.fuses(x, state, return_state):
+            return self.act_resid(self.mixer.fused(x, self.norm, last_only)), None
         out = self.mixer(self.norm(x), state, return_state)
         y, state = out if return_state else (out, None)
         return self.act_resid(x + y), state
@@ -66,8 +72,12 @@ class LanguageModel(nn.Module):
         states: list[MixerState] | None = None,
         return_states: bool = False,
         start: int = 0,
+        last_only: bool = False,
     ) -> tuple[Tensor, list[MixerState]]:
-        """tokens (b, l) to the normed residual stream (b, l, m), and the blocks' states."""
+        """tokens (b, l) to the normed residual stream (b, l, m), and the blocks' states.
+
+        With `last_only` nobody will read but the last position: the stream may have length 1.
+        """
         self._check_states(states)
         x = self.embedding(tokens)
         if self.positions is not None:
@@ -75,7 +85,8 @@ class LanguageModel(nn.Module):
         x = self.act_embed(x)
         kept: list[Any] = []
         for index, layer in enumerate(self.layers):
-            x, state = layer(x, states[index] if states else None, return_states)
+            last = last_only and index == len(self.layers) - 1
+            x, state = layer(x, states[index] if states else None, return_states, last)
             kept.append(state)
         return self.final_norm(x), kept
 
@@ -103,7 +114,7 @@ class LanguageModel(nn.Module):
         Raises:
             ValueError: positions outside [0, max_length) of the encoding; not one state a layer.
         """
-        x, kept = self.hidden(tokens, states, return_states, start)
+        x, kept = self.hidden(tokens, states, return_states, start, last_token_only)
         logits = self.head(x[:, -1] if last_token_only else x)
         return (logits, kept) if return_states else logits
 

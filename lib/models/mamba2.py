@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from lib.models.config import Mamba2Config
-from lib.models.layers import Activation, CausalConv, GatedRMSNorm
+from lib.models.layers import Activation, CausalConv, GatedRMSNorm, RMSNorm
 from lib.models.mamba1 import MixerState
 from lib.ops import backends
+from lib.ops.block import OP, block_facts, mamba2_block
 from lib.ops.checks import compute_dtype
 from lib.ops.ssd import apply_ssd_matrix, finish, ssd, ssd_matrix, ssd_step
 
@@ -64,6 +65,39 @@ class Mamba2Mixer(nn.Module):
             B.unflatten(-1, (c.n_groups, c.d_state)),
             C.unflatten(-1, (c.n_groups, c.d_state)),
         )
+
+    def fuses(self, x: Tensor, state: MixerState | None, return_state: bool) -> bool:
+        """Whether this call goes through one fused op, norm and residual included.
+
+        Raises:
+            BackendError: "fused" was asked for by name and cannot serve the call.
+        """
+        if self.backend not in ("auto", "fused"):
+            return False
+        c = self.config
+        reason = None
+        if state is not None or return_state:
+            reason = "it neither takes nor returns a state; use auto"
+        elif any(len(part._forward_hooks) for part in self.children()):
+            reason = "activations are watched, and it has none; use auto"
+        elif c.n_heads != 1 or c.n_groups != 1 or c.bias or c.conv_kind == "none":
+            reason = "it has one head, no bias of projections and a convolution; use auto"
+        if reason is not None:
+            if self.backend == "fused":
+                raise backends.BackendError(f"backend 'fused' of {OP} cannot serve this: {reason}")
+            return False
+        facts = block_facts(x, c.d_inner, self.in_proj.weight.shape[0], c.d_conv)
+        if self.backend == "auto" and not backends.suits(OP, "fused", device=x.device, **facts):
+            return False
+        return backends.resolve(OP, "fused", device=x.device, **facts) == "fused"
+
+    def fused(self, x: Tensor, norm: nn.Module, last_only: bool) -> Tensor:
+        """x + block(norm(x)) as one op; `norm` is an RMSNorm, or anything else for none."""
+        return mamba2_block(
+            x, norm.weight if isinstance(norm, RMSNorm) else None, self.in_proj.weight,
+            self.conv.weight, self.conv.bias, self.dt_bias, self.A_log, self.D, self.norm.weight,
+            self.out_proj.weight, eps=self.norm.eps, last_only=last_only, backend="fused",
+        )  # fmt: skip
 
     def forward(
         self, x: Tensor, state: MixerState | None = None, return_state: bool = False

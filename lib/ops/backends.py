@@ -129,20 +129,23 @@ def resolve(op: str, asked: str, *, device: torch.device, **facts: Any) -> str:
             raise BackendError(f"backend {asked!r} of {op} cannot serve this call: {reason}")
         name = asked
     else:
-        call = {**facts, "device": device}
-        able = [
-            name
-            for name, backend in known.items()
-            if backend.prefers(call)
-            and backend.missing(device) is None
-            and backend.refuses(facts) is None
-        ]
+        able = [name for name in known if suits(op, name, device=device, **facts)]
         if not able:
             raise BackendError(f"no backend of {op} can serve this call on {device}: {facts}")
         name = able[0]
     if _used is not None:
         _used[op] = sorted({*_used.get(op, []), name})
     return name
+
+
+def suits(op: str, name: str, *, device: torch.device, **facts: Any) -> bool:
+    """Whether "auto" may take backend `name` for a call: preferred, there, and able to serve it."""
+    backend = _known(op)[name]
+    return (
+        backend.prefers({**facts, "device": device})
+        and backend.missing(device) is None
+        and backend.refuses(facts) is None
+    )
 
 
 def call(op: str, name: str) -> Callable[..., Any]:

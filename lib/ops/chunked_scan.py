@@ -102,14 +102,14 @@ class _Scan(torch.autograd.Function):
         if chunks > 1:
             state = torch.zeros_like(start).repeat(chunks, 1, 1, 1)
             for s in blocks:
-                state = _states(_decay(dt[s], A), _outer(B[s], income[s]), state)[-1]
+                state = _advance(_decay(dt[s], A), _outer(B[s], income[s]), state)[-1]
             state = _chain(state, _decay(dt.sum(0), A), start, chunks, backwards=False)
         kept, out = [], []
         for s in blocks:
             kept.append(state)
-            states = _states(_decay(dt[s], A), _outer(B[s], income[s]), state)
+            states = _advance(_decay(dt[s], A), _outer(B[s], income[s]), state)
             out.append(_over_n(C[s], states))
-            state = states[-1]
+            state = states[-1].clone()  # a view would keep all states of the segment alive
         last = state[-start.shape[0] :].clone()
         return _unfold(torch.cat(out), chunks), last, torch.stack(kept)
 
@@ -139,17 +139,17 @@ class _Scan(torch.autograd.Function):
         A_grad = torch.zeros_like(A)
         for s, before in zip(reversed(blocks), kept.flip(0).unbind(0), strict=True):
             decay = _decay(dt[s], A)
-            states = _states(decay, _outer(B[s], income[s]), before)
+            states = _states(decay, _outer(B[s], income[s]), before)  # from `before` on
             g = _adjoints(decay, _outer(C[s], y_grad[s]), future)
             future = decay[0] * g[0]
             # dL/d(A dt) = g_t a_t state_{t-1}
-            exponent_grad = torch.cat([before[None], states[:-1]]) * decay * g
+            exponent_grad = states[:-1] * decay * g
             A_grad = A_grad + (exponent_grad * dt[s][..., None, :]).sum((0, 1))
             parts.append((
                 (exponent_grad * A).sum(-2),
                 _over_n(B[s], g),
                 _over_r(g, income[s]),
-                _over_r(states, y_grad[s]),
+                _over_r(states[1:], y_grad[s]),
             ))  # fmt: skip
         dt_grad, income_grad, B_grad, C_grad = (
             _unfold(torch.cat(part[::-1]), chunks) for part in zip(*parts, strict=True)
@@ -187,7 +187,7 @@ def _unfold(t: Tensor, chunks: int) -> Tensor:
 
 
 def _decay(dt: Tensor, A: Tensor) -> Tensor:
-    return torch.exp(dt[..., None, :] * A)
+    return (dt[..., None, :] * A).exp_()
 
 
 def _outer(m: Tensor, x: Tensor) -> Tensor:
@@ -206,13 +206,21 @@ def _over_r(states: Tensor, x: Tensor) -> Tensor:
 
 
 def _states(decay: Tensor, income: Tensor, before: Tensor) -> Tensor:
-    """state_t = decay_t state_{t-1} + income_t for all t."""
-    # new tensors and one stack, not overwriting: as fast, and vmap and compilers can follow
-    out = []
+    """state_t = decay_t state_{t-1} + income_t for all t, and `before` in front of them."""
+    # new tensors and one stack: vmap follows the backward pass, and may map only some of them there
+    out = [before]
     for a, i in zip(decay.unbind(0), income.unbind(0), strict=True):
         before = torch.addcmul(i, a, before)
         out.append(before)
     return torch.stack(out)
+
+
+def _advance(decay: Tensor, income: Tensor, before: Tensor) -> Tensor:
+    """state_t for all t, written over `income`: a tenth less time for the forward pass, which vmap
+    never has to follow, since its rule makes one plain scan of all runs."""
+    for a, i in zip(decay.unbind(0), income.unbind(0), strict=True):
+        before = i.addcmul_(a, before)
+    return income
 
 
 def _adjoints(decay: Tensor, income: Tensor, future: Tensor) -> Tensor:

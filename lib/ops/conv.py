@@ -1,7 +1,12 @@
-"""Causal depthwise convolution with its state, as in a Mamba block."""
+"""Causal depthwise convolution with its state, as in a Mamba block.
+
+A backend is called with (x, weight, bias, activation, initial_state) of :func:`causal_conv1d` and
+returns the output; all but that of :mod:`lib.ops.fused_conv` share the padding and the ending.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,7 +38,7 @@ def causal_conv1d(
         bias: (d,).
         activation: None or "silu", applied to the result.
         initial_state: (b, d, k - 1), the inputs just before `x`; zeros if None.
-        backend: "auto", "reference", "shifts" or "conv1d".
+        backend: "auto", "reference", "shifts", "conv1d" or "fused".
 
     Returns:
         (b, d, l) in x's dtype; with `return_final_state` also (b, d, k - 1), the last inputs, for
@@ -41,18 +46,20 @@ def causal_conv1d(
 
     Raises:
         ValueError: a shape or name that does not fit.
-        BackendError: a named backend that cannot serve the call.
+        BackendError: a named backend that is missing or cannot serve the call.
     """
     _check(x, weight, bias, activation, initial_state)
     taps = weight.shape[1]
-    if initial_state is None:
-        padded = F.pad(x, (taps - 1, 0))
-    else:
-        padded = torch.cat([initial_state.to(x.dtype), x], dim=2)
-    name = backends.resolve(OP, backend, device=x.device, length=x.shape[2], dtype=x.dtype)
-    out = _finish(backends.call(OP, name)(padded, weight, x.shape[2]), bias, activation, x.dtype)
-    # taken from the padded input, so that it is right for sequences shorter than the kernel
-    return (out, padded[:, :, padded.shape[2] - (taps - 1) :]) if return_final_state else out
+    name = backends.resolve(
+        OP, backend, device=x.device, length=x.shape[2], dtype=x.dtype, taps=taps
+    )
+    out = backends.call(OP, name)(x, weight, bias, activation, initial_state)
+    if not return_final_state:
+        return out
+    # no step of a long sequence needs what was before it
+    recent = x[:, :, max(0, x.shape[2] - (taps - 1)) :]
+    padded = _padded(recent, taps, initial_state)
+    return out, padded[:, :, padded.shape[2] - (taps - 1) :]
 
 
 def causal_conv1d_step(
@@ -80,6 +87,26 @@ def causal_conv1d_step(
     window = torch.cat([state.to(x.dtype), x[:, :, None]], dim=2)
     out = _finish(_reference(window, weight, 1), bias, activation, x.dtype)
     return out[:, :, 0], window[:, :, 1:]
+
+
+def _padded(x: Tensor, taps: int, state: Tensor | None) -> Tensor:
+    """x with the k - 1 inputs before it."""
+    if state is None:
+        return F.pad(x, (taps - 1, 0))
+    return torch.cat([state.to(x.dtype), x], dim=2)
+
+
+def _on_padded(sums: Callable[[Tensor, Tensor, int], Tensor]) -> Callable[..., Tensor]:
+    """A backend made of the weighted sums over a padded input."""
+
+    def run(
+        x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None,
+        initial_state: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        padded = _padded(x, weight.shape[1], initial_state)
+        return _finish(sums(padded, weight, x.shape[2]), bias, activation, x.dtype)
+
+    return run
 
 
 def _finish(out: Tensor, bias: Tensor | None, activation: str | None, dtype: torch.dtype) -> Tensor:
@@ -135,12 +162,12 @@ def _conv1d(padded: Tensor, weight: Tensor, length: int) -> Tensor:
     return out.to(compute_dtype(padded))
 
 
-backends.register(OP, "reference", _reference)
+backends.register(OP, "reference", _on_padded(_reference))
 # on the processor the library's kernel wins for long sequences and loses for short ones (measured,
 # forward and backward: 8 x 256 channels, 128 steps, 1.6 ms against 3.6; 128 x 320, 8 steps, 4.0 ms
 # against 2.1); on a GPU shifts fuse with what surrounds them under torch.compile
 backends.register(
-    OP, "conv1d", _conv1d,
+    OP, "conv1d", _on_padded(_conv1d),
     prefers=lambda facts: facts["device"].type == "cpu" and facts["length"] >= 64,
 )  # fmt: skip
-backends.register(OP, "shifts", _shifts, prefers=lambda facts: True)
+backends.register(OP, "shifts", _on_padded(_shifts), prefers=lambda facts: True)

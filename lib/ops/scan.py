@@ -1,4 +1,8 @@
-"""Mamba-1's selective scan: sequential, parallel in chunks, or by mamba_ssm's CUDA kernels.
+"""Mamba-1's selective scan: sequential, parallel in chunks, or by CUDA kernels.
+
+The kernels are mamba_ssm's, or those of :mod:`lib.ops.fused_scan`. A backend is called with the
+arguments of :func:`selective_scan` in their order and returns (y, last state); where the last state
+is not wanted, it may be anything.
 
 Gu and Dao 2023 (arXiv 2312.00752), section 3.2 and algorithm 2. For channel d and state entry n::
 
@@ -48,13 +52,13 @@ def selective_scan(
         delta_bias: (d,).
         delta_softplus: apply softplus to delta + delta_bias.
         initial_state: (b, d, n) before the first step; zeros if None.
-        backend: "auto", "reference", "chunked" or "mamba_ssm".
+        backend: "auto", "reference", "chunked", "mamba_ssm" or "fused".
 
     Returns:
         (b, d, l) in u's dtype; with `return_last_state` also (b, d, n) in float32 (float64 for
         float64 input), in which everything is computed. Gradients flow to all tensors; "chunked"
-        recomputes states for them and is once differentiable, for second derivatives there is
-        "reference".
+        and "fused" recompute states for them and are once differentiable, for second derivatives
+        there is "reference".
 
     Raises:
         ValueError: a shape, type or name that does not fit.
@@ -65,9 +69,12 @@ def selective_scan(
         OP, backend, device=u.device, length=u.shape[2], dtype=u.dtype,
         initial_state=initial_state is not None,
         last_state_grad=return_last_state and _wants_grad(u, delta, A, B),
+        d_state=A.shape[1], groups=(_groups(B), _groups(C)),
     )  # fmt: skip
     run = backends.call(OP, name)
-    y, last = run(u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state)
+    y, last = run(
+        u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, return_last_state
+    )
     return (y, last) if return_last_state else y
 
 
@@ -116,6 +123,11 @@ def selective_state_step(
     return _finish(y, x, D, z)[..., 0].to(u.dtype), state
 
 
+def _groups(m: Tensor) -> int:
+    """Groups of channels that share B or C over time; 0 if it is constant, (d, n)."""
+    return m.shape[1] if m.dim() == 4 else m.dim() - 2
+
+
 def _wants_grad(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
@@ -148,6 +160,7 @@ def _over_time(m: Tensor, d: int, kind: torch.dtype) -> Tensor:
 def _reference(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
     delta_bias: Tensor | None, delta_softplus: bool, initial_state: Tensor | None,
+    want_last: bool = True,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The definition: one step after the other."""
     b, d, length = u.shape
@@ -171,6 +184,7 @@ def _reference(
 def _chunked(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
     delta_bias: Tensor | None, delta_softplus: bool, initial_state: Tensor | None,
+    want_last: bool = True,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Parallel, in cache-sized blocks: see :mod:`lib.ops.chunked_scan`."""
     b, d, length = u.shape
@@ -209,6 +223,7 @@ def _in_groups(m: Tensor, b: int, length: int) -> Tensor:
 def _mamba_ssm(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
     delta_bias: Tensor | None, delta_softplus: bool, initial_state: Tensor | None,
+    want_last: bool = True,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 

@@ -57,3 +57,14 @@ def load_checkpoint(
             "move it away or run the cell that it belongs to"
         )
     return tensors, facts
+
+
+def checkpoint_step(path: Path | None, identity: str) -> int:
+    """Step at which the cell `identity` goes on from `path`; 0 without a checkpoint.
+
+    Raises:
+        CheckpointError: it is damaged or of another cell.
+    """
+    if path is None or not path.exists():
+        return 0
+    return int(load_checkpoint(path, identity)[1]["step"])

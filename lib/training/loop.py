@@ -1,14 +1,17 @@
 """The training loop: AdamW, warm-up and cosine, clipping, metrics by epoch, exact resume.
 
-One step reads its batch from the device, its learning rate from a table and adds its loss to
-device counters, so that a step never waits for the host. On a GPU the whole step (gather,
-forward, backward, clipping, AdamW) is captured once as a CUDA graph and replayed.
+One run, or an ensemble of runs along a leading axis, goes through the same loop. One step reads its
+batch from the device, its learning rate from a table and adds its loss to device counters, so that
+a step never waits for the host. On a GPU the whole step (gather, forward, backward, clipping,
+AdamW) is captured once as a CUDA graph and replayed, and so is what is measured after an epoch.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,22 +24,25 @@ from lib import progress
 from lib.training.batches import TensorBatches
 from lib.training.checkpoints import load_checkpoint, save_checkpoint
 from lib.training.config import TrainingConfig
+from lib.training.ensemble import Ensemble, clip_by_run, join_runs, losses_of, split_runs
+from lib.training.optimizer import adamw
 from lib.training.schedules import warmup_cosine
 
 BatchLoss = Callable[..., tuple[Tensor, Tensor]]
 NEVER = 2**31 - 1
+WRITERS = 8  # checkpoints written at once: each waits for its disk
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What training left.
+    """What training left of one run.
 
     Attributes:
         status: "done", "failed" (a loss was not finite) or "stopped" (the budget was spent).
         reason: why it failed, naming the step.
         curves: one row an epoch: epoch, step, lr, train_loss, train_accuracy and what
             `evaluate` returned.
-        step: optimiser steps taken.
+        step: optimiser steps taken; a failed run ends with the epoch of its failure.
     """
 
     status: str
@@ -45,24 +51,44 @@ class TrainingResult:
     step: int
 
 
+@dataclass(frozen=True)
+class Run:
+    """Where one run is kept while it trains.
+
+    Attributes:
+        identity: of its cell; a checkpoint of another cell is refused.
+        checkpoint: path to resume from and to write to, None for no checkpoints.
+    """
+
+    identity: str = ""
+    checkpoint: Path | None = None
+
+
 class Trainer:
-    """Trains `model` on `batches`.
+    """Trains `model`, or every run of an :class:`Ensemble`, on `batches`.
+
+    A run whose loss is not finite has failed; the other runs of its ensemble go on unharmed, since
+    no run reads another's numbers.
 
     Args:
-        model: on its device already.
+        model: on its device already; one model, or an ensemble.
         batch_loss: ``batch_loss(model, *batch) -> (mean loss, number of right answers)``, both
-            0-dim tensors.
-        batches: the training data.
-        config: see :class:`TrainingConfig`.
-        evaluate: called after each epoch with the model in eval mode, without gradients.
-        identity: of the cell; a checkpoint of another cell is refused.
-        checkpoint: path to resume from and to write to, None for no checkpoints.
+            0-dim tensors; it sees one run's model and batch, in an ensemble as well.
+        batches: the training data; for an ensemble :class:`StackedBatches` of as many runs.
+        config: see :class:`TrainingConfig`; the same for all runs.
+        evaluate: called after each epoch with the model (or ensemble) in eval mode, without
+            gradients: name to number, () or, for an ensemble, (runs,). On a GPU it is captured as a
+            CUDA graph, so it must return tensors and never ask the device for a value.
+        runs: one entry a run: its identity and its checkpoint.
         checkpoint_every: seconds between checkpoints.
         deadline: ``time.monotonic()`` value at which to stop with a checkpoint, or None.
         compile: compile the loss with torch.compile (GPU).
         name: shown beside the progress bar.
         origin: what trains now (commit, device ...); checkpoints collect one a session, so that a
             resumed run can name all the code and machines that it ran on.
+
+    Raises:
+        ValueError: `runs` or `batches` are for another number of runs.
     """
 
     def __init__(
@@ -72,9 +98,8 @@ class Trainer:
         batches: TensorBatches,
         config: TrainingConfig,
         *,
-        evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
-        identity: str = "",
-        checkpoint: Path | None = None,
+        evaluate: Callable[[nn.Module], Mapping[str, Tensor | float]] | None = None,
+        runs: Sequence[Run] | None = None,
         checkpoint_every: float = 60.0,
         deadline: float | None = None,
         compile: bool = False,
@@ -83,13 +108,25 @@ class Trainer:
     ) -> None:
         self.model, self.batches, self.config = model, batches, config
         self.evaluate, self.name = evaluate, name
-        self.identity, self.checkpoint = identity, checkpoint
         self.checkpoint_every, self.deadline = checkpoint_every, deadline
-        self.device = next(model.parameters()).device
+        self.shape = (model.runs,) if isinstance(model, Ensemble) else ()
+        if batches.shape != self.shape:
+            raise ValueError(
+                f"batches have runs {batches.shape}, allowed: {self.shape}, the model's"
+            )
+        count = math.prod(self.shape)
+        self.runs = tuple(runs) if runs is not None else (Run(),) * count
+        if len(self.runs) != count:
+            raise ValueError(f"runs has {len(self.runs)} entries, allowed: {count}, one a model")
+        # the module that holds the parameters, with the names that a single model's have
+        self.module = model.stacked if isinstance(model, Ensemble) else model
+        self.parameters = [p for p in self.module.parameters() if p.requires_grad]
+        self.device = self.parameters[0].device
         self.cuda = self.device.type == "cuda"
-        self.batch_loss = torch.compile(batch_loss, dynamic=False) if compile else batch_loss
+        losses = losses_of(model, batch_loss)
+        self.loss = torch.compile(losses, dynamic=False) if compile else losses
         self.total = config.epochs * batches.steps
-        self.optimizer = self._optimizer()
+        self.optimizer = adamw(self.parameters, config)
         table = warmup_cosine(
             self.total, config.warmup_epochs * batches.steps,
             config.lr_start, config.lr_peak, config.lr_end,
@@ -98,39 +135,22 @@ class Trainer:
         self.lr_table = torch.tensor(table, dtype=torch.float32, device=self.device)
         self.rates = table
         self.step = self.first_step = 0
-        self.origin, self.earlier = origin or {}, list[dict[str, Any]]()
-        self.rows: list[dict[str, float]] = []
-        # counters on the device: loss sum, right answers, rows seen, first step that went wrong
+        self.origin = origin or {}
+        self.earlier = [list[dict[str, Any]]() for _ in self.runs]
+        self.rows = [list[dict[str, float]]() for _ in self.runs]
+        self.failed: dict[int, int] = {}  # run to the step (counted from 0) that went wrong
+        # counters on the device; a run has its loss sum, right answers, rows seen, first bad step
         self.counters = {
             "position": torch.zeros((), dtype=torch.int64, device=self.device),
             "global_step": torch.zeros((), dtype=torch.int64, device=self.device),
-            "loss_sum": torch.zeros((), dtype=torch.float64, device=self.device),
-            "right": torch.zeros((), dtype=torch.int64, device=self.device),
-            "seen": torch.zeros((), dtype=torch.int64, device=self.device),
-            "bad_step": torch.full((), NEVER, dtype=torch.int64, device=self.device),
+            "loss_sum": torch.zeros(self.shape, dtype=torch.float64, device=self.device),
+            "right": torch.zeros(self.shape, dtype=torch.int64, device=self.device),
+            "seen": torch.zeros(self.shape, dtype=torch.int64, device=self.device),
+            "bad_step": torch.full(self.shape, NEVER, dtype=torch.int64, device=self.device),
         }
         self.graph: torch.cuda.CUDAGraph | None = None
-
-    def _optimizer(self) -> torch.optim.AdamW:
-        config = self.config
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        spared = [p for p in trained if config.spare_dynamics and _is_dynamics(p)]
-        ids = {id(p) for p in spared}
-        groups = [
-            {
-                "params": [p for p in trained if id(p) not in ids],
-                "weight_decay": config.weight_decay,
-            },
-            {"params": spared, "weight_decay": 0.0},
-        ]
-        rate: Any = config.lr_start
-        if self.cuda:  # a tensor, so that a captured graph reads the rate of its own step
-            rate = torch.tensor(rate, dtype=torch.float32, device=self.device)
-        return torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=rate, betas=(config.beta1, config.beta2), eps=config.eps,
-            fused=True, capturable=self.cuda,
-        )  # fmt: skip
+        self.measured: tuple[torch.cuda.CUDAGraph, Tensor] | None = None
+        self.names: list[str] = []
 
     # -- one step --------------------------------------------------------------------------
 
@@ -145,45 +165,67 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rates[self.step]
         batch = self.batches.gather(position)
-        loss, right = self.batch_loss(self.model, *batch)
+        loss, right = self.loss(*batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        loss.sum().backward()
+        if self.config.clip_norm is not None and self.shape:
+            clip_by_run(self.parameters, self.config.clip_norm)
+        elif self.config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
         self.optimizer.step()
         with torch.no_grad():
             loss = loss.detach()
             count["loss_sum"] += loss
             count["right"] += right
-            count["seen"] += len(batch[0])
-            never = torch.full_like(count["global_step"], NEVER)
+            count["seen"] += batch[0].shape[len(self.shape)]
+            never = torch.full_like(count["bad_step"], NEVER)
             wrong = torch.where(torch.isfinite(loss), never, count["global_step"])
             torch.minimum(count["bad_step"], wrong, out=count["bad_step"])
             count["position"] += 1
             count["global_step"] += 1
 
+    def _measure(self) -> Tensor:
+        """Counters and what `evaluate` says, one row each of `names`, as one tensor on the device
+        (names, runs), float64."""
+        values: dict[str, Any] = {f"counter.{name}": v for name, v in self.counters.items()}
+        if self.evaluate is not None:
+            self.model.eval()
+            with torch.no_grad():
+                values.update(self.evaluate(self.model))
+            self.model.train()
+        self.names = list(values)
+        rows = [
+            (v if isinstance(v, Tensor) else torch.tensor(v)).double().expand(len(self.runs))
+            for v in values.values()
+        ]
+        return torch.stack(rows)
+
     def _capture(self) -> None:
-        """Capture one step as a CUDA graph; warm-up steps are undone afterwards."""
+        """Capture one step and the measuring as CUDA graphs; warm-up steps are undone."""
         before = {name: value.clone() for name, value in self.state().items()}
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):
                 self._advance(self.counters["position"])
+            self._measure()
         torch.cuda.current_stream().wait_stream(stream)
         self.load_state(before)
-        graph = torch.cuda.CUDAGraph()
+        graph, measuring = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self._advance(self.counters["position"])
+        # one pool for both: they never run at once, and what was measured is read right away
+        with torch.cuda.graph(measuring, pool=graph.pool()):
+            measured = self._measure()
         self.load_state(before)
-        self.graph = graph
+        self.graph, self.measured = graph, (measuring, measured)
 
     # -- state -----------------------------------------------------------------------------
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, as named tensors (not copies)."""
-        out = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        for name, parameter in self.model.named_parameters():
+        out = {f"model.{name}": value for name, value in self.module.state_dict().items()}
+        for name, parameter in self.module.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 out[f"optimizer.{name}.{key}"] = value
         out.update({f"counter.{name}": value for name, value in self.counters.items()})
@@ -192,10 +234,10 @@ class Trainer:
     @torch.no_grad()
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Put a :meth:`state` back, in place."""
-        own = self.model.state_dict()
+        own = self.module.state_dict()
         for name, value in own.items():
             value.copy_(tensors[f"model.{name}"])
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.module.named_parameters():
             prefix = f"optimizer.{name}."
             found = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
             held = self.optimizer.state[parameter] if parameter.requires_grad else {}
@@ -210,51 +252,79 @@ class Trainer:
         for name, value in self.counters.items():
             value.copy_(tensors[f"counter.{name}"])
 
+    def states(self) -> list[dict[str, Tensor]]:
+        """:meth:`state` of each run, as that run would have it alone; for an ensemble, copied to
+        the CPU."""
+        return split_runs(self.state(), len(self.runs)) if self.shape else [self.state()]
+
     def save(self) -> None:
-        """Write the checkpoint, if there is a path for one."""
-        if self.checkpoint is not None:
+        """Write the checkpoint of each run that has a path for one."""
+
+        def write(index: int) -> None:
+            run = self.runs[index]
+            assert run.checkpoint is not None
             save_checkpoint(
-                self.checkpoint, self.identity, self.state(),
-                step=self.step, rows=self.rows, sessions=self.sessions(),
+                run.checkpoint, run.identity, states[index],
+                step=self.step, rows=self.rows[index], sessions=self.sessions(index),
             )  # fmt: skip
 
+        kept = [index for index, run in enumerate(self.runs) if run.checkpoint is not None]
+        if kept:
+            states = self.states()
+            with ThreadPoolExecutor(WRITERS) as writers:
+                list(writers.map(write, kept))
+
     def resume(self) -> bool:
-        """Go on from the checkpoint if there is one; False if there is none.
+        """Go on from the checkpoints of the runs; False if there is none.
 
         Raises:
-            CheckpointError: it is damaged or of another cell.
+            CheckpointError: one is damaged or of another cell.
+            ValueError: runs of an ensemble are at different steps.
         """
-        if self.checkpoint is None or not self.checkpoint.exists():
+        paths = [run.checkpoint for run in self.runs]
+        if not any(path is not None and path.exists() for path in paths):
             return False
-        tensors, facts = load_checkpoint(self.checkpoint, self.identity)
-        self.load_state(tensors)
-        self.step, self.rows = facts["step"], facts["rows"]
-        self.earlier = facts.get("sessions", [{"steps": self.step, "commit": None}])
+        states, steps = self.states(), [0] * len(self.runs)
+        for index, (run, path) in enumerate(zip(self.runs, paths, strict=True)):
+            if path is None or not path.exists():
+                continue
+            states[index], facts = load_checkpoint(path, run.identity)
+            steps[index], self.rows[index] = facts["step"], facts["rows"]
+            default = [{"steps": facts["step"], "commit": None}]
+            self.earlier[index] = facts.get("sessions", default)
+        if len(set(steps)) > 1:
+            raise ValueError(f"checkpoints are at steps {steps}, allowed: one step for all runs")
+        self.load_state(join_runs(states) if self.shape else states[0])
+        self.step = steps[0]
         return True
 
-    def sessions(self) -> list[dict[str, Any]]:
-        """One entry for each start of this run: its origin and the steps that it took."""
+    def sessions(self, run: int = 0) -> list[dict[str, Any]]:
+        """One entry for each start of a run: its origin and the steps that it took."""
         mine = {**self.origin, "steps": self.step - self.first_step}
-        return [*self.earlier, mine] if mine["steps"] else list(self.earlier)
+        return [*self.earlier[run], mine] if mine["steps"] else list(self.earlier[run])
 
     # -- the loop --------------------------------------------------------------------------
 
     def run(self) -> TrainingResult:
-        """Train to the end, to the deadline or to the first loss that is not finite."""
+        """:meth:`train` for a single run."""
+        (result,) = self.train()
+        return result
+
+    def train(self) -> list[TrainingResult]:
+        """Train to the end, to the deadline or until every run has failed; one result a run."""
         self.resume()
         self.first_step = self.step
         steps = self.batches.steps
         saved = time.monotonic()
-        bar = progress.bar(self.total, self.name, self.step)
         self.model.train()
         self.batches.begin_epoch(self.step // steps)
         if self.cuda:
             self._capture()
-        while self.step < self.total:
+        bar = progress.bar(self.total, self.name, self.step)
+        while self.step < self.total and len(self.failed) < len(self.runs):
             if self.deadline is not None and time.monotonic() >= self.deadline:
                 self.save()
-                bar.close()
-                return TrainingResult("stopped", None, pd.DataFrame(self.rows), self.step)
+                break
             position = self.step % steps
             if self.graph is not None and (self.batches.even or position < steps - 1):
                 self.graph.replay()
@@ -263,40 +333,46 @@ class Trainer:
             self.step += 1
             bar.update(1)
             if self.step % steps == 0:
-                failed = self._end_epoch()
-                if failed:
-                    bar.close()
-                    return TrainingResult("failed", failed, pd.DataFrame(self.rows), self.step)
-                self.batches.begin_epoch(self.step // steps)
+                self._end_epoch()
+                if self.step < self.total:
+                    self.batches.begin_epoch(self.step // steps)
             if time.monotonic() - saved >= self.checkpoint_every and self.step < self.total:
                 self.save()
                 saved = time.monotonic()
         bar.close()
-        return TrainingResult("done", None, pd.DataFrame(self.rows), self.step)
+        return [self._result(run) for run in range(len(self.runs))]
 
-    def _end_epoch(self) -> str | None:
-        count = self.counters
-        bad = int(count["bad_step"])
-        if bad != NEVER:
-            return f"the loss was not finite at step {bad + 1} of {self.total}"
-        seen = max(1, int(count["seen"]))
-        row: dict[str, float] = {
-            "epoch": self.step // self.batches.steps,
-            "step": self.step,
-            "lr": self.rates[self.step - 1],
-            "train_loss": float(count["loss_sum"]) / self.batches.steps,
-            "train_accuracy": int(count["right"]) / seen,
-        }
+    def _result(self, run: int) -> TrainingResult:
+        curves = pd.DataFrame(self.rows[run])
+        if run in self.failed:
+            bad, steps = self.failed[run], self.batches.steps
+            reason = f"the loss was not finite at step {bad + 1} of {self.total}"
+            return TrainingResult("failed", reason, curves, (bad // steps + 1) * steps)
+        status = "done" if self.step == self.total else "stopped"
+        return TrainingResult(status, None, curves, self.step)
+
+    def _end_epoch(self) -> None:
+        """One row of the curves for each run that has not failed; counters start again."""
+        if self.measured is not None:
+            self.measured[0].replay()
+            table = self.measured[1]
+        else:
+            table = self._measure()
+        columns = dict(zip(self.names, table.tolist(), strict=True))  # the epoch's one wait
         for name in ("position", "loss_sum", "right", "seen"):
-            count[name].zero_()
-        if self.evaluate is not None:
-            self.model.eval()
-            with torch.no_grad():
-                row.update(self.evaluate(self.model))
-            self.model.train()
-        self.rows.append(row)
-        return None
-
-
-def _is_dynamics(parameter: Tensor) -> bool:
-    return bool(getattr(parameter, "_no_weight_decay", False))
+            self.counters[name].zero_()
+        steps = self.batches.steps
+        shown = [name for name in columns if not name.startswith("counter.")]
+        for run, bad in enumerate(columns["counter.bad_step"]):
+            if bad != NEVER:
+                self.failed.setdefault(run, int(bad))
+                continue
+            self.rows[run].append({
+                "epoch": self.step // steps,
+                "step": self.step,
+                "lr": self.rates[self.step - 1],
+                "train_loss": columns["counter.loss_sum"][run] / steps,
+                "train_accuracy": columns["counter.right"][run]
+                / max(1, columns["counter.seen"][run]),
+                **{name: columns[name][run] for name in shown},
+            })  # fmt: skip

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from lib.config import from_dict, to_dict
 from lib.experiments import Context, Outcome
@@ -22,7 +26,8 @@ from lib.experiments.achilles import (
     summarise,
     third_party_model,
 )
-from lib.models.language_model import build_language_model
+from lib.models.config import InitialisationConfig, LanguageModelConfig
+from lib.models.language_model import LanguageModel, build_language_model
 from lib.store import Record, Store, identity
 from lib.tasks.composite import CompositeTask, third_party
 from lib.training.config import TrainingConfig
@@ -145,3 +150,126 @@ def test_the_example_is_a_published_model_or_says_that_it_is_untrained(root: Pat
     _, tokens, title = example_model(records, seed=0)
     assert tokens.shape == (8,) and title.startswith("trained model mamba2-L7-g1.0-tied")
     assert example_model([], seed=0)[2] == "untrained model"
+
+
+MAMBA1 = dataclasses.replace(
+    third_party_model(1, 1.0), vocab_size=201,
+    pattern=(dataclasses.replace(third_party_model(1, 1.0).pattern[0], d_state=4),),
+)  # fmt: skip
+TOGETHER = [
+    dataclasses.replace(
+        TINY,
+        seed=seed,
+        model=dataclasses.replace(TINY.model, initialisation=InitialisationConfig(g)),
+    )
+    for g, seed in ((0.5, 1), (1.0, 1), (1.0, 2))
+]
+
+
+def curves_of(outcome: Outcome) -> pd.DataFrame:
+    assert outcome.status == "done" and outcome.curves is not None
+    return outcome.curves
+
+
+def same_run(found: Outcome, expected: Outcome) -> None:
+    assert found.cell == expected.cell and found.metrics.keys() == expected.metrics.keys()
+    whole, curves = curves_of(expected), curves_of(found)
+    assert curves.index.equals(whole.index)
+    pd.testing.assert_frame_equal(curves, whole, rtol=1e-4, atol=1e-6)
+    for name, value in expected.metrics.items():
+        wanted = value if value is None else pytest.approx(value, rel=1e-4, abs=1e-6)
+        assert found.metrics[name] == wanted, name
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+@pytest.mark.parametrize("model", [TINY.model, MAMBA1], ids=["mamba2", "mamba1 tied"])
+def test_cells_trained_together_are_the_cells_alone(
+    model: LanguageModelConfig, drop_last: bool
+) -> None:
+    training = dataclasses.replace(TINY.training, batch_size=64, drop_last=drop_last)
+    cells = [
+        dataclasses.replace(
+            cell, training=training,
+            model=dataclasses.replace(model, initialisation=cell.model.initialisation),
+        )
+        for cell in TOGETHER
+    ]  # fmt: skip
+    outcomes = list(run_composite(cells, Context()))
+    assert [outcome.facts["ensemble"]["runs"] for outcome in outcomes] == [3, 3, 3]
+    for cell, outcome in zip(cells, outcomes, strict=True):
+        alone = run(cell)
+        same_run(outcome, alone)
+        assert outcome.metrics["steps"] == (27 if drop_last else 30)
+        assert alone.facts["ensemble"]["runs"] == 1
+        assert outcome.facts["backends"] == alone.facts["backends"]
+        whole = outcome.facts["ensemble"]["training_seconds"]
+        assert outcome.facts["training_seconds"] == pytest.approx(whole / 3, abs=1e-3)
+        assert outcome.wall_seconds is not None and outcome.started is not None
+        assert outcome.wall_seconds >= outcome.facts["training_seconds"] - 1e-3
+
+
+def test_weights_of_an_ensemble_are_each_cells_own(tmp_path: Path) -> None:
+    store = Store(tmp_path, tmp_path / "published")
+    outcomes = run_composite(TOGETHER, Context(), keep_weights=lambda cell: cell.seed == 1)
+    for outcome in outcomes:
+        assert (outcome.weights is not None) is (outcome.cell.seed == 1)
+        if outcome.weights is None:
+            continue
+        metrics = {k: v for k, v in outcome.metrics.items() if v is not None}
+        record = store.save(
+            Record("achilles.composite", 1, to_dict(outcome.cell), "tiny", "done", metrics, {}),
+            outcome.curves, outcome.weights,
+        )  # fmt: skip
+        for name, value in reevaluate_composite(record).items():
+            assert metrics[name] == pytest.approx(value, abs=0.11)  # one answer of ten
+        assert load_model(record)[1] == outcome.cell
+
+
+def runs_of(outcomes: list[Outcome]) -> list[tuple[int, str]]:
+    return [(o.facts.get("ensemble", {}).get("runs", 0), o.status) for o in outcomes]
+
+
+def test_only_equal_cells_at_one_step_train_together(tmp_path: Path) -> None:
+    other = dataclasses.replace(TINY, task=dataclasses.replace(TINY.task, test_per_pair=11))
+    cells = [TOGETHER[0], other, *TOGETHER[1:]]
+    found = list(run_composite(cells, Context(ensemble=2)))
+    assert [o.cell for o in found] == [TOGETHER[0], *TOGETHER[1:], other]
+    assert runs_of(found) == [(1, "done"), (2, "done"), (2, "done"), (1, "done")]
+    assert runs_of(list(run_composite(cells, Context(ensemble=1)))) == [(1, "done")] * 4
+    # one cell is ahead of the others by its checkpoint
+    context = Context(checkpoints=tmp_path, checkpoint_every=0.0, identify=lambda c: str(hash(c)))
+    ahead = TOGETHER[1]
+    list(run_composite([ahead], context))
+    found = list(run_composite(TOGETHER, context))
+    assert runs_of(found) == [(2, "done"), (2, "done"), (1, "done")]
+    assert found[2].cell == ahead and len(found[2].facts["sessions"]) == 2
+
+
+def test_a_budget_stops_the_whole_group_and_each_goes_on(tmp_path: Path) -> None:
+    context = Context(checkpoints=tmp_path, identify=lambda c: str(hash(c)))
+    other = dataclasses.replace(TINY, task=dataclasses.replace(TINY.task, test_per_pair=11))
+    now = dataclasses.replace(context, deadline=time.monotonic())
+    stopped = list(run_composite([*TOGETHER, other], now))
+    assert [(o.cell, o.status) for o in stopped] == [(cell, "stopped") for cell in TOGETHER]
+    assert len(list(tmp_path.iterdir())) == 3
+    for cell, outcome in zip(TOGETHER, run_composite(TOGETHER, context), strict=True):
+        same_run(outcome, run(cell))
+
+
+def test_a_diverging_cell_of_a_group_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def poisoned(config: LanguageModelConfig, *, seed: int, **options: Any) -> LanguageModel:
+        model = build_language_model(config, seed=seed, **options)
+        if seed == 2:
+            with torch.no_grad():
+                model.layers[0].mixer.D.fill_(math.inf)
+        return model
+
+    monkeypatch.setattr("lib.models.language_model.build_language_model", poisoned)
+    outcomes = list(run_composite(TOGETHER, Context()))
+    assert [outcome.status for outcome in outcomes] == ["done", "done", "failed"]
+    alone = [run(cell) for cell in TOGETHER]
+    assert outcomes[2].weights is None
+    assert outcomes[2].reason == alone[2].reason == "the loss was not finite at step 1 of 30"
+    assert outcomes[2].metrics == alone[2].metrics
+    same_run(outcomes[0], alone[0])
+    same_run(outcomes[1], alone[1])

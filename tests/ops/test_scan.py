@@ -320,7 +320,7 @@ def test_backends_are_chosen_and_refused_openly() -> None:
         one = {k: v[..., :1] if v.shape[-1] == 8 else v for k, v in inputs.items()}
         selective_scan(**one)
     assert used == {"selective_scan": ["chunked", "reference"]}
-    with pytest.raises(ValueError, match="allowed: auto, reference, mamba_ssm, chunked"):
+    with pytest.raises(ValueError, match="allowed: auto, fused, reference, mamba_ssm, chunked"):
         selective_scan(**inputs, backend="quick")
     with pytest.raises(backends.BackendError, match=r"mamba_ssm' of selective_scan.*use chunked"):
         selective_scan(**inputs, backend="mamba_ssm")

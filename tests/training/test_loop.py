@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lib.training.batches import TensorBatches
 from lib.training.checkpoints import CheckpointError, load_checkpoint, save_checkpoint, serialise
 from lib.training.config import TrainingConfig
-from lib.training.loop import Trainer
+from lib.training.loop import Run, Trainer
 from lib.training.schedules import warmup_cosine
 
 CONFIG = TrainingConfig(epochs=3, warmup_epochs=1, batch_size=8, lr_peak=1e-2)
@@ -92,13 +92,13 @@ def test_stop_and_resume_is_exact(tmp_path: Path, stop_after: int) -> None:
             if self.step + 1 == stop_after:
                 self.deadline = time.monotonic()
 
-    first = Stops(model, loss, make_batches(), CONFIG, identity="a", checkpoint=path).run()
+    first = Stops(model, loss, make_batches(), CONFIG, runs=[Run("a", path)]).run()
     assert first.status == "stopped" and first.step == stop_after
     fresh = make_model()
     with torch.no_grad():
         for parameter in fresh.parameters():
             parameter.fill_(7.0)  # nothing but the checkpoint may matter
-    trainer = Trainer(fresh, loss, make_batches(), CONFIG, identity="a", checkpoint=path)
+    trainer = Trainer(fresh, loss, make_batches(), CONFIG, runs=[Run("a", path)])
     second = trainer.run()
     assert trainer.first_step == stop_after and second.status == "done"
     assert torch.equal(flat(fresh), flat(whole))
@@ -107,9 +107,9 @@ def test_stop_and_resume_is_exact(tmp_path: Path, stop_after: int) -> None:
 
 def test_checkpoint_of_another_cell_is_refused_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "cell.safetensors"
-    Trainer(make_model(), loss, make_batches(), CONFIG, identity="a", checkpoint=path).save()
+    Trainer(make_model(), loss, make_batches(), CONFIG, runs=[Run("a", path)]).save()
     before = path.read_bytes()
-    other = Trainer(make_model(), loss, make_batches(), CONFIG, identity="b", checkpoint=path)
+    other = Trainer(make_model(), loss, make_batches(), CONFIG, runs=[Run("b", path)])
     with pytest.raises(CheckpointError, match="belongs to cell a, not to b"):
         other.run()
     assert path.read_bytes() == before

@@ -1,0 +1,136 @@
+"""What the page about speed shows: tables and points from records, or how to get them."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import HTML
+
+from lib import provenance
+from lib.bench import table, targets
+from lib.bench.log import load_log
+from lib.experiments import cells_of, find
+from lib.experiments.foundations import PREFIX
+from lib.store import Record, Store
+
+
+def records_of(kind: str, profile: str, store: Store | None = None) -> list[Record]:
+    """Records of a benchmark's cells, failed ones too, in the order of the cells."""
+    experiment = find(PREFIX + kind)
+    store = store or Store.at(provenance.ROOT)
+    cells = cells_of(experiment, profile)
+    found = store.records(experiment.name, experiment.protocol, cells)
+    return [record for record in found if record is not None]
+
+
+def bench_table(kind: str, records: Sequence[Record]) -> HTML:
+    """Every contestant of every record: time, ratio to ours, share of the floor, difference."""
+    if not records:
+        return _not_run(kind)
+    rows = []
+    for record in records:
+        facts = record.provenance
+        for row in table.rows(record.metrics, facts):
+            rows.append([record.readable, *row])
+        if record.status != "done":
+            rows.append([record.readable, "failed", *[""] * 5, str(record.reason)])
+    return _html(pd.DataFrame(rows, columns=["benchmark", *table.HEADER]).set_index("benchmark"))
+
+
+def sweep_table(records: Sequence[Record]) -> HTML:
+    """Milliseconds a step at each depth, for all runs and for one, and minutes in all."""
+    if not records:
+        return _not_run("sweep")
+    rows = []
+    for record in records:
+        metrics = record.metrics
+        for name in sorted(n.removesuffix(".ms") for n in metrics if n.endswith(".ms")):
+            rows.append({
+                "depth": name, "ms a step, all runs": table.number(metrics[f"{name}.ms"]),
+                "per run": table.number(metrics[f"{name}.ms_per_run"]),
+                "floor share": f"{metrics[f'{name}.floor_share']:.1%}", "minutes": "",
+            })  # fmt: skip
+        if "minutes" in metrics:
+            minutes = f"{metrics['minutes']:.1f} (floor {metrics['floor_minutes']:.1f})"
+            rows.append({"depth": "all", "ms a step, all runs": "", "per run": "",
+                         "floor share": "", "minutes": minutes})  # fmt: skip
+    return _html(pd.DataFrame(rows).set_index("depth"))
+
+
+def recorded_sentence(experiment: str, profile: str = "paper", store: Store | None = None) -> str:
+    """What the published runs of an experiment say of their own time, as one sentence."""
+    found = find(experiment)
+    store = store or Store.at(provenance.ROOT)
+    cells = cells_of(found, profile)
+    records = store.records(found.name, found.protocol, cells)
+    times = [
+        float(record.provenance["training_seconds"]) / 60
+        for record in records
+        if record is not None and "training_seconds" in record.provenance
+    ]
+    if not times:
+        return f"No run of {experiment} has a record yet."
+    return (
+        f"The {len(times)} of {len(cells)} runs of {experiment} that have a record trained for "
+        f"{sum(times):.1f} minutes together, evaluations included; at that pace all "
+        f"take {sum(times) * len(cells) / len(times):.0f}."
+    )
+
+
+def targets_table(store: Store | None = None) -> HTML:
+    """Targets, what was measured, and how far that is."""
+    frame = pd.DataFrame(targets.table(store or Store.at(provenance.ROOT)))
+    return _html(frame.set_index("work"))
+
+
+def log_table(root: Path = provenance.ROOT) -> HTML:
+    """What was tried, what was expected of it and what it gained."""
+    trials = load_log(root)
+    if not trials:
+        return HTML("<p>Nothing has been written down yet.</p>")
+    rows = [
+        {
+            "change": trial.change,
+            "expected before": trial.prediction,
+            "measured": f"{trial.before:g} to {trial.after:g} {trial.unit} ({trial.bench})",
+            "times faster": f"{trial.gain:.2f}",
+            "kept": "yes" if trial.kept else "no",
+        }
+        for trial in trials
+    ]
+    return _html(pd.DataFrame(rows).set_index("change"))
+
+
+def points(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a contestant: benchmark, contestant, ours, intensity (flop a byte), rate (flop/s),
+    exponentials for each flop."""
+    rows = []
+    for record in records:
+        metrics = record.metrics
+        if not metrics.get("work.bytes"):
+            continue
+        flops = metrics["work.flops"]
+        for name in table.contestants_of(metrics):
+            rows.append(
+                {
+                    "benchmark": record.readable,
+                    "contestant": name,
+                    "ours": name == record.provenance.get("ours"),
+                    "intensity": flops / metrics["work.bytes"],
+                    "rate": flops / (metrics[f"{name}.ms"] / 1e3),
+                    "exponentials": metrics["work.exponentials"] / flops,
+                }
+            )
+    columns = ["benchmark", "contestant", "ours", "intensity", "rate", "exponentials"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _not_run(kind: str) -> HTML:
+    return HTML(f"<p>Not run yet: <code>python -m lib bench {html.escape(kind)}</code></p>")
+
+
+def _html(frame: pd.DataFrame) -> HTML:
+    return HTML(frame.reset_index().to_html(index=False, border=0, classes="provenance"))

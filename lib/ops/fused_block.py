@@ -1,0 +1,276 @@
+"""The backend "fused" of the Mamba-2 block: Triton kernels for short sequences, many runs at once.
+
+Two custom ops, forward and backward, both with a leading axis of runs. ``torch.vmap`` over a model
+puts its axis there, so an ensemble of runs is one launch; ``torch.compile`` leaves them as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib.ops import backends
+from lib.ops.block import OP
+from lib.ops.fused_scan import triton_missing
+
+# Sizes of programs, measured on an H100: tokens of a tile, columns of a product, tiles a program,
+# stages of loads ahead and warps of the projections; for what lies between, sequences (a warp each),
+# tiles a program and states at a time.
+PROJECT = {"TOKENS": 64, "WIDE": 64, "num_warps": 4}
+PROJECT_BACKWARD = {"TOKENS": 64, "WIDE": 64, "TILES": 2, "STAGES": 1, "num_warps": 4}
+ROWS = 2
+MIX_BACKWARD = {"TILES": 8, "CHUNK": 64}
+LENGTHS, WIDTHS, INNER, TAPS = range(1, 17), (16, 32, 64), (16, 32, 64, 128), range(2, 5)
+STATES = (16, 32, 64, 128, 256)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class Precision:
+    """How the products of projections are made: exact (three tf32 products, float32's accuracy) or
+    one tf32 product. Everything else is float32 arithmetic in either case."""
+
+    exact = True
+
+
+class Sizes:
+    """Sizes of a call, and the constants of kernels that follow from them."""
+
+    def __init__(
+        self, x: Tensor, in_weight: Tensor, conv_weight: Tensor, gate_weight: Tensor, first: int
+    ) -> None:
+        self.r, self.b, self.length, self.m = x.shape
+        self.p = gate_weight.shape[1]
+        self.n = (in_weight.shape[1] - 1 - 2 * self.p) // 2
+        self.taps = conv_weight.shape[2]
+        self.first, self.left = first, self.length - first
+        self.channels, self.columns = self.p + 2 * self.n, 2 * self.p + 2 * self.n
+        self.pairs = 16  # a power of two that holds a number a pair of positions
+        while self.pairs < self.length * (self.length + 1) // 2:
+            self.pairs *= 2
+        self.common = {
+            "L": self.length, "FIRST": first, "M": self.m, "P": self.p, "N": self.n,
+            "TAPS": self.taps,
+        }  # fmt: skip
+        fast = {"FAST": x.is_cuda, "EVEN": self.b % ROWS == 0, "num_warps": ROWS}
+        tokens = 16
+        while tokens < ROWS * self.left:
+            tokens *= 2
+        self.mix = {**self.common, "PAIRS": self.pairs, "ROWS": ROWS, "TOKENS": tokens, **fast}
+
+    def project(self, plan: dict[str, int]) -> dict[str, int]:
+        """Constants of a projection's kernel by one of the plans above."""
+        return {**self.common, **plan, "WIDE": min(plan["WIDE"], self.p, self.n)}
+
+    @property
+    def mix_shares(self) -> list[tuple[int, ...]]:
+        """Gradients in a share of `mix_backward`: out_weight, gate_weight, A_log, D."""
+        return [(self.m, self.p), (self.p,), (1,), (1,)]
+
+    @property
+    def sums(self) -> tuple[int, int]:
+        """Gradients of the convolution in its sums: a line a tap, the oldest first, and the bias."""
+        return self.taps + 1, self.channels
+
+    @property
+    def project_shares(self) -> list[tuple[int, ...]]:
+        """Gradients in a share of `project_in_backward`: in_weight, norm_weight, dt_bias."""
+        return [(self.columns + 1, self.m), (self.m,), (1,)]
+
+
+def _over(total: int, part: int) -> int:
+    return -(-total // part)
+
+
+@torch.library.custom_op("mamba_book::mamba2_block", mutates_args=())
+def _forward(
+    x: Tensor, norm_weight: Tensor | None, in_weight: Tensor, conv_weight: Tensor,
+    conv_bias: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor, gate_weight: Tensor,
+    out_weight: Tensor, eps: float, first: int, exact: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Arguments as in :func:`mamba2_block`, each with a leading axis of runs. Returns the output
+    and what the backward pass reads: u, what dt is made from, dt, G, and the input of
+    out_weight."""
+    from lib.ops.triton import block_mix, block_project
+
+    s = Sizes(x, in_weight, conv_weight, gate_weight, first)
+    out, *kept = _outputs(x, s)
+    u, raw, dt, G, gated = kept
+    norm = x if norm_weight is None else norm_weight
+    block_project.project_in[(_over(s.b * s.length, PROJECT["TOKENS"]), s.r)](
+        x, norm, in_weight, dt_bias, u, raw, dt, s.b, eps,
+        NORM=norm_weight is not None, EXACT=exact, **s.project(PROJECT),
+    )  # fmt: skip
+    block_mix.mix[(_over(s.b, ROWS), s.r)](
+        x, u, dt, conv_weight, conv_bias, A_log, D, gate_weight, out_weight,
+        G, gated, out, s.b, eps, EXACT=exact, **s.mix,
+    )  # fmt: skip
+    return out, u, raw, dt, G, gated
+
+
+def _outputs(x: Tensor, s: Sizes) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    wide = {"dtype": torch.float32, "device": x.device}
+    return (
+        x.new_empty(s.r, s.b, s.left, s.m),
+        torch.empty(s.r, s.b, s.length, s.columns, **wide),
+        torch.empty(s.r, s.b, s.length, **wide),
+        torch.empty(s.r, s.b, s.length, **wide),
+        torch.empty(s.r, s.b, s.pairs, **wide),
+        torch.empty(s.r, s.b, s.left, s.p, **wide),
+    )
+
+
+@torch.library.custom_op("mamba_book::mamba2_block_backward", mutates_args=())
+def _backward(
+    dout: Tensor, x: Tensor, norm_weight: Tensor | None, in_weight: Tensor, conv_weight: Tensor,
+    conv_bias: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor, gate_weight: Tensor,
+    out_weight: Tensor, u: Tensor, raw: Tensor, dt: Tensor, G: Tensor, gated: Tensor,
+    eps: float, first: int, exact: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradient of x, and those of the weights in three tensors, as :class:`Sizes` lays them out."""
+    from lib.ops.triton import block_mix, block_project
+
+    s = Sizes(x, in_weight, conv_weight, gate_weight, first)
+    wide = {"dtype": torch.float32, "device": x.device}
+    tiles = min(MIX_BACKWARD["TILES"], _over(s.b, ROWS))
+    programs = _over(s.b, ROWS * tiles)
+    plan = {
+        "CHUNK": min(MIX_BACKWARD["CHUNK"], s.n), "TILES": tiles, "EVEN": s.b % (ROWS * tiles) == 0,
+    }  # fmt: skip
+    du, d_dt, dx = torch.empty_like(u), torch.empty_like(raw), torch.empty_like(x)
+    sums = torch.empty(s.r, programs * ROWS, *s.sums, **wide)
+    mix_share = torch.empty(s.r, programs, _total(s.mix_shares), **wide)
+    block_mix.mix_backward[(programs, s.r)](
+        dout, u, dt, conv_weight, conv_bias, A_log, D, gate_weight, out_weight, G,
+        gated, torch.empty_like(gated), du, d_dt, sums, mix_share, s.b, eps,
+        EXACT=exact, **{**s.mix, **plan},
+    )  # fmt: skip
+    plan = PROJECT_BACKWARD
+    programs = _over(_over(s.b * s.length, plan["TOKENS"]), plan["TILES"])
+    project_share = torch.empty(s.r, programs, _total(s.project_shares), **wide)
+    block_project.project_in_backward[(programs, s.r)](
+        dout, x, x if norm_weight is None else norm_weight, in_weight, raw, du, d_dt, dx,
+        project_share, s.b, eps,
+        NORM=norm_weight is not None, EXACT=exact, **s.project(plan),
+    )  # fmt: skip
+    return dx, project_share.sum(1), mix_share.sum(1), sums.sum(1)
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    return int(torch.Size(shape).numel())
+
+
+def _total(shapes: list[tuple[int, ...]]) -> int:
+    return sum(_count(shape) for shape in shapes)
+
+
+def _take(whole: Tensor, shapes: list[tuple[int, ...]]) -> list[Tensor]:
+    parts = whole.split([_count(shape) for shape in shapes], 1)
+    return [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+@_forward.register_fake
+def _(x, norm_weight, in_weight, conv_weight, conv_bias, dt_bias, A_log, D, gate_weight,
+      out_weight, eps, first, exact):  # type: ignore[no-untyped-def]  # fmt: skip
+    return _outputs(x, Sizes(x, in_weight, conv_weight, gate_weight, first))
+
+
+@_backward.register_fake
+def _(dout, x, norm_weight, in_weight, conv_weight, conv_bias, dt_bias, A_log, D, gate_weight,
+      out_weight, u, raw, dt, G, gated, eps, first, exact):  # type: ignore[no-untyped-def]  # fmt: skip
+    s = Sizes(x, in_weight, conv_weight, gate_weight, first)
+    wide = {"dtype": torch.float32, "device": x.device}
+    shares = (torch.empty(s.r, _total(t), **wide) for t in (s.project_shares, s.mix_shares))
+    return (torch.empty_like(x), *shares, torch.empty(s.r, *s.sums, **wide))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)  # or zeros as large as u are made for nothing
+    *tensors, ctx.eps, ctx.first, ctx.exact = inputs
+    ctx.save_for_backward(*tensors, *output[1:])
+
+
+def _gradients(ctx: Any, dout: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
+    tensors = ctx.saved_tensors
+    x, norm_weight, *weights = tensors[:10]
+    dx, project_share, mix_share, sums = _backward(
+        dout.contiguous(), *tensors, ctx.eps, ctx.first, ctx.exact
+    )
+    s = Sizes(x, weights[0], weights[1], weights[6], ctx.first)
+    d_in, d_norm, d_dt_bias = _take(project_share, s.project_shares)
+    d_out, d_gate, *ones = _take(mix_share, s.mix_shares)
+    d_conv, d_conv_bias = sums[:, :-1].transpose(1, 2), sums[:, -1]
+    grads = [d_in, d_conv, d_conv_bias, d_dt_bias, *ones, d_gate, d_out]
+    return (
+        dx,
+        None if norm_weight is None else d_norm.to(norm_weight.dtype),
+        *(grad.to(weight.dtype) for grad, weight in zip(grads, weights, strict=True)),
+        None, None, None,
+    )  # fmt: skip
+
+
+_forward.register_autograd(_gradients, setup_context=_save)
+
+
+def _fold(tensor: Any, axis: int | None, size: int) -> Any:
+    """A vmapped argument's axis put in front of its axis of runs, and both made one."""
+    if not isinstance(tensor, Tensor):
+        return tensor
+    front = tensor.expand(size, *tensor.shape) if axis is None else tensor.movedim(axis, 0)
+    return front.flatten(0, 1).contiguous()
+
+
+def _mapped(op: Any) -> Any:
+    def batched(info: Any, axes: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:
+        folded = [_fold(t, axis, info.batch_size) for t, axis in zip(arguments, axes, strict=True)]
+        out = tuple(t.unflatten(0, (info.batch_size, -1)) for t in op(*folded))
+        return out, tuple(0 for _ in out)
+
+    return batched
+
+
+_forward.register_vmap(_mapped(_forward))
+_backward.register_vmap(_mapped(_backward))
+
+
+def _fused(
+    x: Tensor, norm_weight: Tensor | None, in_weight: Tensor, conv_weight: Tensor,
+    conv_bias: Tensor | None, dt_bias: Tensor, A_log: Tensor, D: Tensor, gate_weight: Tensor,
+    out_weight: Tensor, eps: float, last_only: bool,
+) -> Tensor:  # fmt: skip
+    if conv_bias is None:
+        conv_bias = conv_weight.new_zeros(conv_weight.shape[0])
+    weights = (in_weight, conv_weight, conv_bias, dt_bias, A_log, D, gate_weight, out_weight)
+    out = _forward(
+        x.contiguous()[None],
+        None if norm_weight is None else norm_weight.contiguous()[None],
+        *(w.contiguous()[None] for w in weights),
+        eps,
+        x.shape[1] - 1 if last_only else 0,
+        Precision.exact,
+    )[0]
+    return out[0]  # type: ignore[no-any-return]
+
+
+def _missing(device: torch.device) -> str | None:
+    return triton_missing(device.type, instead="reference")
+
+
+def _refuses(facts: dict[str, Any]) -> str | None:
+    limits = (
+        ("length", LENGTHS, "1..16"), ("d_model", WIDTHS, "16, 32, 64"),
+        ("d_inner", INNER, "16, 32, 64, 128"), ("d_state", STATES, "16, 32, 64, 128, 256"),
+        ("taps", TAPS, "2..4"), ("dtype", DTYPES, "float32, bfloat16, float16"),
+    )  # fmt: skip
+    for name, allowed, text in limits:
+        if facts[name] not in allowed:
+            return f"{name} is {facts[name]}, allowed: {text}; use reference"
+    return None
+
+
+backends.register(
+    OP, "fused", _fused, missing=_missing, refuses=_refuses,
+    prefers=lambda facts: facts["device"].type == "cuda", first=True,
+)  # fmt: skip

@@ -1,0 +1,154 @@
+"""The backend "fused" of the causal convolution: Triton kernels with bias, SiLU and state inside.
+
+Custom ops with a leading axis of runs, mapped by ``torch.vmap`` and kept as they are by
+``torch.compile``, as in :mod:`lib.ops.fused_scan`. Sums are in float32 and have one order, so
+gradients are bit-equal from call to call. There are no second derivatives: use ``shifts``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib.ops import backends
+from lib.ops.conv import OP
+from lib.ops.fused_scan import ceil_div, over_runs, strided, triton_missing
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+TAPS = range(2, 9)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the kernels' work.
+
+    Attributes:
+        rows, columns: tokens and channels of a tile; half the rows for more than four taps.
+        warps: of a program.
+        lots: that many backward programs a block of channels, each with sums of its own.
+    """
+
+    rows: int = 16
+    columns: int = 64
+    warps: int = 4
+    lots: int = 528
+
+
+SIZES = Sizes()
+
+
+def _tile(weight: Tensor, silu: bool) -> dict[str, Any]:
+    d, taps = weight.shape[1:]
+    columns = min(SIZES.columns, max(16, 1 << (d - 1).bit_length()))
+    rows = SIZES.rows * SIZES.columns // columns
+    return {
+        "CHANNELS": d, "TAPS": taps, "SILU": silu, "COLUMNS": columns,
+        "ROWS": rows if taps <= 4 else rows // 2, "num_warps": SIZES.warps,
+    }  # fmt: skip
+
+
+def _launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:
+    kernel[(programs,)](*arguments, **constants)
+
+
+@torch.library.custom_op("mamba_book::causal_conv1d", mutates_args=())
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, start: Tensor | None, silu: bool
+) -> Tensor:
+    """Arguments as in :func:`causal_conv1d`, each with a leading axis of runs."""
+    from lib.ops.triton.conv import forward
+
+    r, b, d, length = x.shape
+    y = torch.empty_like(x)
+    tile = _tile(weight, silu)
+    programs = ceil_div(d, tile["COLUMNS"]) * ceil_div(b * length, tile["ROWS"]) * r
+    _launch(forward, programs, *strided(x, weight, bias, start, y), b, length, **tile)
+    return y
+
+
+@torch.library.custom_op("mamba_book::causal_conv1d_backward", mutates_args=())
+def _backward(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, start: Tensor | None, silu: bool
+) -> list[Tensor]:
+    """Gradients of x, weight, bias and start, empty for those that are None."""
+    from lib.ops.triton.conv import backward
+
+    r, b, d, length = x.shape
+    tile = _tile(weight, silu)
+    taps = tile["TAPS"]
+    tiles = ceil_div(b * (length + (0 if start is None else taps - 1)), tile["ROWS"])
+    blocks = ceil_div(d, tile["COLUMNS"])
+    each = ceil_div(tiles, max(1, SIZES.lots // (blocks * r)))
+    lots = ceil_div(tiles, each)
+    dx = torch.empty_like(x)
+    dstart = None if start is None else start.new_empty(start.shape)
+    dweight = torch.empty(lots, r, taps, d, dtype=torch.float32, device=x.device)
+    dbias = None if bias is None else dweight.new_empty(lots, r, d)
+    _launch(
+        backward, blocks * lots * r, *strided(dy, x, weight, bias, start, dx), dstart, dweight,
+        dbias, b, length, lots, each, **tile,
+    )  # fmt: skip
+    none = (dweight.new_empty(0) for _ in range(2))
+    return [
+        dx,
+        dweight.sum(0).transpose(1, 2).to(weight.dtype).contiguous(),
+        next(none) if bias is None or dbias is None else dbias.sum(0).to(bias.dtype),
+        next(none) if dstart is None else dstart,
+    ]
+
+
+@_forward.register_fake
+def _(x, weight, bias, start, silu):  # type: ignore[no-untyped-def]
+    return torch.empty_like(x)
+
+
+@_backward.register_fake
+def _(dy, x, weight, bias, start, silu):  # type: ignore[no-untyped-def]
+    none = (x.new_empty(0, dtype=torch.float32) for _ in range(2))
+    return [
+        torch.empty_like(x),
+        weight.new_empty(weight.shape),
+        *(next(none) if t is None else t.new_empty(t.shape) for t in (bias, start)),
+    ]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.silu = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _gradients(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+    tensors = ctx.saved_tensors
+    grads = _backward(dy, *tensors, ctx.silu)
+    return (*(None if t is None else g for g, t in zip(grads, tensors, strict=True)), None)
+
+
+_forward.register_autograd(_gradients, setup_context=_save)
+_forward.register_vmap(over_runs(_forward))
+_backward.register_vmap(over_runs(_backward))
+
+
+def _fused(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None,
+    initial_state: Tensor | None,
+) -> Tensor:  # fmt: skip
+    one_run = (None if t is None else t[None] for t in (x, weight, bias, initial_state))
+    return _forward(*one_run, activation == "silu")[0]
+
+
+def _refuses(facts: dict[str, Any]) -> str | None:
+    if facts["dtype"] not in DTYPES:
+        return f"dtype is {facts['dtype']}, allowed: float32, bfloat16, float16; use shifts"
+    if facts["taps"] not in TAPS:
+        return f"weight has {facts['taps']} taps, allowed: 2..8; use shifts"
+    return None
+
+
+# never chosen by "auto": not measured against shifts, which fuse with what surrounds them
+backends.register(
+    OP, "fused", _fused, refuses=_refuses,
+    missing=lambda device: triton_missing(device.type, "shifts"),
+)  # fmt: skip

@@ -1,0 +1,337 @@
+"""The backend "fused" of the selective scan: Triton kernels for short sequences, many runs at once.
+
+Two custom ops, forward and backward, both with a leading axis of runs. ``torch.vmap`` over a model
+puts its axis there, so an ensemble of runs, each with its own A, is one launch; ``torch.compile``
+leaves the ops as they are. Everything is computed in float32, without tensor cores; gradients are
+bit-equal from call to call. There are no second derivatives (use ``reference``) and, as for all
+custom ops, no ``torch.func.grad``: ``torch.autograd.grad`` and ``backward()`` work, outside vmap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib.ops import backends
+from lib.ops.scan import OP
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+STATES = range(1, 257)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the kernels' work.
+
+    Attributes:
+        steps: of a chunk, unrolled; states of a chunk are recomputed from the one before it.
+        tile: state entries of a warp, four for each of its threads.
+        forward_entries, backward_entries: how many of a tile's belong to one channel.
+        forward_warps, backward_warps: of a program.
+        registers: most registers of a backward thread; None for as many as it likes.
+        channels, fewest_channels: most channels of a backward program, and the fewest where there
+            are few sequences.
+        programs: that many backward programs should be there, but not many more: each has sums of
+            its own for A. 132 processors of an H100 hold 8 each.
+    """
+
+    steps: int = 8
+    tile: int = 128
+    forward_entries: int = 16
+    forward_warps: int = 1
+    backward_entries: int = 32
+    backward_warps: int = 1
+    registers: int | None = None
+    channels: int = 64
+    fewest_channels: int = 16
+    programs: int = 1056
+
+
+SIZES = Sizes()
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+def _power(n: int) -> int:
+    """The smallest power of two that is at least n."""
+    return 1 << (n - 1).bit_length()
+
+
+def _chunks(length: int) -> tuple[int, int]:
+    """Chunks of a sequence and steps of a chunk, as even as they can be."""
+    chunks = ceil_div(length, SIZES.steps)
+    return chunks, ceil_div(length, chunks)
+
+
+def _tile(n: int, entries: int, warps: int) -> dict[str, int]:
+    """Channels and entries of a program's tile."""
+    wide = min(entries, max(4, _power(n)))
+    return {"DB": SIZES.tile * warps // wide, "NB": wide, "num_warps": warps}
+
+
+def _launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:
+    kernel[(programs,)](*arguments, **constants)
+
+
+def strided(*tensors: Tensor | None) -> list[Any]:
+    """Each tensor and its strides, as the kernels take them."""
+    return [x for t in tensors for x in (t, None if t is None else t.stride())]
+
+
+def _shape(u: Tensor, A: Tensor, B: Tensor, C: Tensor, softplus: bool) -> dict[str, Any]:
+    """The constants of both kernels. Time strides of B and C are constants where entries are
+    neighbours, as in a model's layout: their addresses then cost nothing."""
+    chunks, steps = _chunks(u.shape[3])
+    return {
+        "CHANNELS": u.shape[2] // B.shape[2],
+        "N": A.shape[2],
+        "T": steps,
+        "BL": B.stride(4) if B.stride(3) == 1 else 0,
+        "CL": C.stride(4) if C.stride(3) == 1 else 0,
+        "WHOLE": chunks * steps == u.shape[3],
+        "SOFTPLUS": softplus,
+        "FAST": u.is_cuda,
+    }
+
+
+@torch.library.custom_op("mamba_book::selective_scan", mutates_args=())
+def _forward(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+    delta_bias: Tensor | None, start: Tensor | None, softplus: bool, want_last: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Arguments as in :func:`selective_scan`, each with a leading axis of runs, B and C (r, b, g,
+    n, l). Returns y, the last state (empty if not wanted), and for the backward pass the states
+    between chunks (r, b, chunks - 1, d, n) and y before its gate (r, b, l, d) (empty without z)."""
+    from lib.ops.triton.selective_scan_forward import forward
+
+    out = _empty_outputs(u, A, z, want_last)
+    y, last, states, pre = out
+    r, b, _, length = u.shape
+    groups = B.shape[2]
+    shape = _shape(u, A, B, C, softplus) | _tile(
+        A.shape[2], SIZES.forward_entries, SIZES.forward_warps
+    )
+    _launch(
+        forward, ceil_div(shape["CHANNELS"], shape["DB"]) * groups * b * r,
+        *strided(u, delta, A, B, C, D, z, delta_bias, start, y), states,
+        last if want_last else None, pre, b, groups, length, _chunks(length)[0], **shape,
+    )  # fmt: skip
+    return out
+
+
+def _empty_outputs(
+    u: Tensor, A: Tensor, z: Tensor | None, want_last: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    r, b, d, length = u.shape
+    n = A.shape[2]
+    between = _chunks(length)[0] - 1
+
+    def wide(there: bool, *size: int) -> Tensor:
+        return torch.empty(size if there else (0,), dtype=torch.float32, device=u.device)
+
+    return (
+        torch.empty_like(u),
+        wide(want_last, r, b, d, n),
+        wide(between > 0, r, b, between, d, n),
+        wide(z is not None, r, b, length, d),
+    )
+
+
+@torch.library.custom_op("mamba_book::selective_scan_backward", mutates_args=())
+def _backward(
+    dy: Tensor, dlast: Tensor | None, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
+    D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None, start: Tensor | None,
+    states: Tensor, pre: Tensor, softplus: bool,
+) -> list[Tensor]:  # fmt: skip
+    """Gradients of u, delta, A, B, C, D, z, delta_bias and start, empty for those that are None."""
+    from lib.ops.triton.selective_scan_backward import backward
+
+    r, b, d, length = u.shape
+    groups, n = B.shape[2], A.shape[2]
+    chunks, steps = _chunks(length)
+    shape = _shape(u, A, B, C, softplus) | _tile(n, SIZES.backward_entries, SIZES.backward_warps)
+    part, each = _share(r * groups, b, shape["CHANNELS"], shape["DB"])
+    parts, blocks = ceil_div(shape["CHANNELS"], part), ceil_div(b, each)
+
+    def wide(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(size, dtype=dtype, device=u.device)
+
+    du, ddelta = torch.empty_like(u), torch.empty_like(delta)
+    dz = None if z is None else torch.empty_like(z)
+    # in their own dtypes where nothing remains to be added
+    dB, dC = (
+        wide(parts, r, b, groups, length, n, dtype=m.dtype if parts == 1 else torch.float32)
+        for m in (B, C)
+    )
+    dstart = None if start is None else wide(r, b, d, n, dtype=start.dtype)
+    dA = wide(blocks, r, d, n)
+    dD, dbias = (None if t is None else wide(blocks, r, d) for t in (D, delta_bias))
+    programs = parts * groups * blocks * r
+    scratch = wide(programs, part * (3 * steps + 4 * _power(steps) + (n if chunks > 1 else 0)))
+    _launch(
+        backward, programs, *strided(u, delta, A, B, C, D, z, delta_bias, start), states, pre,
+        *strided(dy, dlast, du, ddelta, dz), dB, dC, dstart, dA, dD, dbias, scratch,
+        b, groups, length, chunks, each, **shape, PART=part, STEPS=_power(steps),
+        WIDE=min(64, _power(part)), maxnreg=SIZES.registers,
+    )  # fmt: skip
+
+    def total(shares: Tensor | None, like: Tensor | None) -> Tensor:
+        """Sum over programs, in one order."""
+        if shares is None or like is None:
+            return wide(0)
+        return (shares[0] if shares.shape[0] == 1 else shares.sum(0)).to(like.dtype)
+
+    return [
+        du, ddelta, total(dA, A), total(dB, B).transpose(3, 4), total(dC, C).transpose(3, 4),
+        total(dD, D), wide(0) if dz is None else dz, total(dbias, delta_bias),
+        wide(0) if dstart is None else dstart,
+    ]  # fmt: skip
+
+
+def _share(groups: int, b: int, channels: int, tile: int) -> tuple[int, int]:
+    """Channels and sequences of a backward program; `groups` are those of all runs.
+
+    Fewer channels cost more partial sums of dB and dC, so they come only where there are too few
+    sequences to keep a GPU busy. The same shapes have the same share, whatever the device.
+    """
+    part = max(tile, min(SIZES.channels, ceil_div(channels, tile) * tile) // tile * tile)
+    least = max(tile, SIZES.fewest_channels)
+    while part > least and groups * b * ceil_div(channels, part) < SIZES.programs // 2:
+        part = ceil_div(part // 2, tile) * tile
+    lots = max(1, SIZES.programs // (groups * ceil_div(channels, part)))
+    return part, ceil_div(b, lots)
+
+
+@_forward.register_fake
+def _(u, delta, A, B, C, D, z, delta_bias, start, softplus, want_last):  # type: ignore[no-untyped-def]
+    return _empty_outputs(u, A, z, want_last)
+
+
+@_backward.register_fake
+def _(dy, dlast, u, delta, A, B, C, D, z, delta_bias, start, *rest):  # type: ignore[no-untyped-def]
+    def like(t: Tensor | None) -> Tensor:
+        return u.new_empty(0, dtype=torch.float32) if t is None else t.new_empty(t.shape)
+
+    def entries(m: Tensor) -> Tensor:
+        return m.new_empty(*m.shape[:3], m.shape[4], m.shape[3]).transpose(3, 4)
+
+    dz = like(z) if z is None else torch.empty_like(z)
+    return [
+        torch.empty_like(u), torch.empty_like(delta), like(A), entries(B), entries(C), like(D), dz,
+        like(delta_bias), like(start),
+    ]  # fmt: skip
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.softplus, ctx.want_last = inputs
+    ctx.set_materialize_grads(False)  # zeros of the states' size, for nothing
+    ctx.save_for_backward(*tensors, *output[2:])
+
+
+def _gradients(ctx: Any, dy: Tensor | None, dlast: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    tensors = ctx.saved_tensors
+    u = tensors[0]
+    if dy is None:
+        dy = u.new_zeros(()).expand(u.shape)
+    grads = _backward(dy, dlast if ctx.want_last else None, *tensors, ctx.softplus)
+    given = [t is not None for t in tensors[:9]]
+    return (*(g if here else None for g, here in zip(grads, given, strict=True)), None, None)
+
+
+_forward.register_autograd(_gradients, setup_context=_save)
+
+
+def fold_runs(tensor: Any, axis: int | None, size: int) -> Any:
+    """A vmapped argument's axis put in front of its axis of runs, and both made one; a view."""
+    if not isinstance(tensor, Tensor):
+        return tensor
+    front = tensor.expand(size, *tensor.shape) if axis is None else tensor.movedim(axis, 0)
+    return front if front.dim() == 1 else front.flatten(0, 1)
+
+
+def over_runs(op: Any) -> Any:
+    """The rule by which `op`, whose tensors have an axis of runs in front, is mapped by vmap."""
+
+    def batched(info: Any, axes: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:
+        size = info.batch_size
+        folded = [fold_runs(t, axis, size) for t, axis in zip(arguments, axes, strict=True)]
+        results = op(*folded)
+        if isinstance(results, Tensor):
+            return results.unflatten(0, (size, -1)), 0
+        # an empty result stands for none
+        out = [t.unflatten(0, (size, -1)) if t.numel() else t.expand(size, 0) for t in results]
+        return type(results)(out), type(results)(0 for _ in out)
+
+    return batched
+
+
+_forward.register_vmap(over_runs(_forward))
+_backward.register_vmap(over_runs(_backward))
+
+
+def _fused(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+    delta_bias: Tensor | None, delta_softplus: bool, initial_state: Tensor | None,
+    want_last: bool = True,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    B, C = (m if m.dim() == 4 else m[:, None] for m in (B, C))
+    groups = max(B.shape[1], C.shape[1])
+    B, C = (m.expand(-1, groups, -1, -1) for m in (B, C))
+    one_run = [
+        None if t is None else t[None] for t in (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    ]
+    y, last, _, _ = _forward(*one_run, delta_softplus, want_last)
+    return y[0], last[0] if want_last else last
+
+
+def triton_missing(kind: str, instead: str = "chunked") -> str | None:
+    """Why Triton's kernels cannot run on devices of type `kind`, and what can, or None."""
+    reason = _triton_missing(kind)
+    return None if reason is None else f"{reason}; use {instead}"
+
+
+@torch.compiler.assume_constant_result  # a compiler must ask once, not trace the import
+def _triton_missing(kind: str) -> str | None:
+    return _without_triton(kind)
+
+
+@lru_cache
+def _without_triton(kind: str) -> str | None:
+    try:
+        import triton
+    except ImportError as error:
+        return f"Triton cannot be imported ({error}), install it: pip install triton==3.6.0"
+    if kind != "cuda" and not triton.knobs.runtime.interpret:
+        return (
+            f"Triton's kernels run on a GPU, the tensors are on {kind} (for tests, "
+            "TRITON_INTERPRET=1 runs them on a processor)"
+        )
+    return None
+
+
+def _refuses(facts: dict[str, Any]) -> str | None:
+    if facts["dtype"] not in DTYPES:
+        return f"dtype is {facts['dtype']}, allowed: float32, bfloat16, float16; use chunked"
+    n = facts.get("d_state")
+    if n is not None and n not in STATES:
+        return f"d_state is {n}, allowed: 1..256; use chunked"
+    groups = facts.get("groups", (1, 1))
+    if 0 in groups:
+        return "B or C is constant, allowed: (b, n, l) or (b, g, n, l); use chunked"
+    if len({*groups} - {1}) > 1:
+        return f"B and C have {groups[0]} and {groups[1]} groups, allowed: as many; use chunked"
+    return None
+
+
+backends.register(
+    OP, "fused", _fused, missing=lambda device: triton_missing(device.type), refuses=_refuses,
+    prefers=lambda facts: facts["device"].type == "cuda" and "d_state" in facts, first=True,
+)  # fmt: skip

@@ -1,0 +1,172 @@
+"""Pieces that the kernels of the Mamba-2 block share.
+
+Kernels that mix time hold a few sequences at once, a warp each, and unroll the positions: a position
+is a tile (sequences, channels), a tuple holds one tile a position. The convolution and the sums over
+earlier positions are then plain arithmetic on tiles; only sums over channels cross threads.
+"""
+
+# The arguments of a kernel are pointers, sizes and constants; types say nothing here.
+# mypy: ignore-errors
+# ruff: noqa: RUF005
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def split(x):
+    """x as a sum of two numbers that tensor cores multiply exactly (tf32 has 11 bits)."""
+    high = (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+    return high, x - high
+
+
+@triton.jit
+def dot(a, b, acc, EXACT: tl.constexpr):
+    """acc + a b on tensor cores. EXACT: three products of the parts, without that of the low parts,
+    an error of float32's size (2^-21 of a product). Otherwise one product, for which the hardware
+    cuts its operands to tf32's 11 bits (2^-10)."""
+    if EXACT:
+        a_high, a_low = split(a)
+        b_high, b_low = split(b)
+        acc = tl.dot(a_low, b_high, acc, input_precision="tf32")
+        acc = tl.dot(a_high, b_low, acc, input_precision="tf32")
+        acc = tl.dot(a_high, b_high, acc, input_precision="tf32")
+    else:
+        acc = tl.dot(a, b, acc, input_precision="tf32")
+    return acc
+
+
+@triton.jit
+def tile(base, rows, at, columns, ok, LENGTH: tl.constexpr, WIDTH: tl.constexpr):
+    """Rows of (batch, LENGTH, WIDTH) at one position, some columns, in float32.
+
+    Here and below `ok` says which rows exist; None means that all do.
+    """
+    # the position last: one address for all positions, each a constant away
+    where = base + (rows * (LENGTH * WIDTH))[:, None] + columns[None, :]
+    if ok is None:
+        return tl.load(where + at * WIDTH).to(tl.float32)
+    else:
+        return tl.load(where + at * WIDTH, mask=ok[:, None], other=0.0).to(tl.float32)
+
+
+@triton.jit
+def put(base, value, rows, at, columns, ok, LENGTH: tl.constexpr, WIDTH: tl.constexpr):
+    """Store what :func:`tile` loads."""
+    where = base + (rows * (LENGTH * WIDTH))[:, None] + columns[None, :]
+    if ok is None:
+        tl.store(where + at * WIDTH, value)
+    else:
+        tl.store(where + at * WIDTH, value, mask=ok[:, None])
+
+
+@triton.jit
+def numbers(base, rows, at, ok, WIDTH: tl.constexpr):
+    """Column `at` of base (batch, WIDTH): (S,)."""
+    if ok is None:
+        return tl.load(base + rows * WIDTH + at)
+    else:
+        return tl.load(base + rows * WIDTH + at, mask=ok, other=0.0)
+
+
+@triton.jit
+def gather_up(values, columns, START: tl.constexpr):
+    """A tuple of (S,) as the columns of a tile, value i in column START + i: to store them with
+    one access, since a store of (S,) alone makes warps wait for each other."""
+    out = tl.zeros((values[0].shape[0], columns.shape[0]), tl.float32)
+    for i in tl.static_range(len(values)):
+        out = tl.where((columns == START + i)[None, :], values[i][:, None], out)
+    return out
+
+
+@triton.jit
+def sigmoid(x, FAST: tl.constexpr):
+    """1 / (1 + exp(-x)). FAST: the hardware's exponential and reciprocal as they are, 2^-22 off;
+    the interpreter does not know them."""
+    if FAST:
+        return tl.inline_asm_elementwise(
+            """{ .reg .f32 t;
+            mul.ftz.f32 t, $1, 0fBFB8AA3B;
+            ex2.approx.ftz.f32 t, t;
+            add.ftz.f32 t, t, 0f3F800000;
+            rcp.approx.ftz.f32 $0, t; }""",
+            "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1,
+        )  # fmt: skip
+    else:
+        return tl.sigmoid(x)
+
+
+@triton.jit
+def exp(x, FAST: tl.constexpr):
+    """exp(x), for FAST by the hardware's exponential alone, as in :func:`sigmoid`."""
+    if FAST:
+        return tl.inline_asm_elementwise(
+            """{ .reg .f32 t;
+            mul.ftz.f32 t, $1, 0f3FB8AA3B;
+            ex2.approx.ftz.f32 $0, t; }""",
+            "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1,
+        )  # fmt: skip
+    else:
+        return tl.exp(x)
+
+
+@triton.jit
+def softplus(x):
+    """log(1 + exp(x)), without overflow, to float32's precision where it is tiny too."""
+    tail = tl.exp(-tl.abs(x))
+    # log(1 + t) loses t's digits when t is small: four terms of its series do not
+    series = tail * (1.0 - tail * (0.5 - tail * (1.0 / 3.0 - tail * 0.25)))
+    return tl.maximum(x, 0.0) + tl.where(tail < 1e-2, series, tl.log(1.0 + tail))
+
+
+@triton.jit
+def step_sizes(dt, rows, ok, L: tl.constexpr):
+    """dt at each position, a tuple of (S,)."""
+    steps = ()
+    for t in tl.static_range(L):
+        steps = steps + (numbers(dt, rows, t, ok, L),)
+    return steps
+
+
+@triton.jit
+def taps(weight, channels, TAPS: tl.constexpr):
+    """The convolution's kernel (channels, TAPS), a tuple of (C,): first the current position's."""
+    out = ()
+    for k in tl.static_range(TAPS):
+        out = out + (tl.load(weight + channels * TAPS + (TAPS - 1 - k)).to(tl.float32),)
+    return out
+
+
+@triton.jit
+def positions(
+    base, rows, columns, ok, L: tl.constexpr, LOW: tl.constexpr, WIDTH: tl.constexpr
+):  # fmt: skip
+    """Tiles at positions LOW .. L - 1."""
+    out = ()
+    for t in tl.static_range(LOW, L):
+        out = out + (tile(base, rows, t, columns, ok, L, WIDTH),)
+    return out
+
+
+@triton.jit
+def convolve(us, t: tl.constexpr, k, bias, LOW: tl.constexpr, TAPS: tl.constexpr):
+    """The convolution at position t, from the u of positions LOW on."""
+    value = bias[None, :] + k[0][None, :] * us[t - LOW]
+    for j in tl.static_range(1, TAPS):
+        if t - j >= LOW:
+            value += k[j][None, :] * us[t - j - LOW]
+    return value
+
+
+@triton.jit
+def activate(
+    us, k, bias, FROM: tl.constexpr, LOW: tl.constexpr, L: tl.constexpr, TAPS: tl.constexpr,
+    FAST: tl.constexpr,
+):  # fmt: skip
+    """silu(conv(u)) at positions FROM .. L - 1, from the u of positions LOW on."""
+    out = ()
+    for t in tl.static_range(FROM, L):
+        c = convolve(us, t, k, bias, LOW, TAPS)
+        out = out + (c * sigmoid(c, FAST),)
+    return out

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from lib.bench.config import BlockBench, CpuBench, ScanBench, StepBench, SweepBench, readable
+from lib.config import from_dict, to_dict
+from lib.experiments.achilles import mamba2_model
+
+SCAN = ScanBench(2048, 64, 8, 128)
+STEP = StepBench(mamba2_model(7, 1.0), 2048, 8, runs=36)
+
+
+@pytest.mark.parametrize(
+    ("bench", "changes", "message"),
+    [
+        (SCAN, {"batch": 0}, r"ScanBench.batch is 0, allowed: at least 1, whole"),
+        (SCAN, {"length": True}, r"ScanBench.length is True"),
+        (SCAN, {"repeats": 0}, r"ScanBench.repeats is 0"),
+        (SCAN, {"dtype": "float16"}, r"ScanBench.dtype is 'float16', allowed: float32, bfloat16"),
+        (SCAN, {"direction": "back"}, r"direction is 'back', allowed: forward, both"),
+        (SCAN, {"device": "tpu"}, r"device is 'tpu', allowed: cpu, cuda"),
+        (SCAN, {"seed": -1}, r"seed is -1, allowed: 0 or more"),
+        (STEP, {"runs": 0}, r"StepBench.runs is 0"),
+        (BlockBench(1, 1, 4, 4, 8), {"direction": "x"}, r"BlockBench.direction is 'x'"),
+        (CpuBench(8, 128, 128, 4), {"threads": 0}, r"CpuBench.threads is 0"),
+        (CpuBench(8, 128, 128, 4), {"device": "cuda"}, r"CpuBench.device is 'cuda', allowed: cpu"),
+        (SweepBench((STEP.model,), 1, 8, 1, 10), {"models": ()}, r"SweepBench.models is \(\)"),
+        (SweepBench((STEP.model,), 1, 8, 1, 10), {"steps": 0}, r"SweepBench.steps is 0"),
+    ],
+)
+def test_mistakes_are_named(bench: object, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(bench, **changes)  # type: ignore[type-var]
+
+
+def test_names_tell_benchmarks_apart() -> None:
+    assert readable(SCAN) == "cuda-b2048-d64-l8-n128-float32-both-x20-s0"
+    assert readable(STEP) == "cuda-mamba2-L7-b2048-l8-r36-x20-s0"
+    fewer = dataclasses.replace(SCAN, repeats=10)
+    assert readable(fewer) != readable(SCAN) and to_dict(fewer) != to_dict(SCAN)
+
+
+def test_benchmarks_survive_their_records() -> None:
+    sweep = SweepBench((STEP.model, mamba2_model(2, 1.0)), 2048, 8, 36, 25_830)
+    for bench in (SCAN, STEP, sweep, CpuBench(8, 128, 128, 4), BlockBench(1, 1, 4, 4, 8)):
+        assert from_dict(type(bench), to_dict(bench)) == bench

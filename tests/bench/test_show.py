@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lib.bench import show, targets
+from lib.bench.log import LOG, LogError, load_log
+from lib.config import to_dict
+from lib.experiments import find
+from lib.store import Record, Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "local", tmp_path / "published")
+
+
+def put(store: Store, target: targets.Target, status: str = "done", **metrics: float) -> Record:
+    """A record of the target's benchmark."""
+    name = f"foundations.bench_{target.kind}"
+    readable = find(name).readable(target.cell)
+    provenance = {"ours": "fused", "absent": {"mamba_ssm": "not built"}, "notes": {}}
+    reason = None if status == "done" else "it broke"
+    return store.save(
+        Record(name, 1, to_dict(target.cell), readable, status, metrics, provenance, reason)
+    )
+
+
+def test_targets_are_the_issue_s() -> None:
+    rows = targets.targets()
+    assert [(t.reach, t.aim) for t in rows[:5]] == [
+        (0.6, 0.25), (6.0, 3.0), (0.9, 0.3), (60.0, 20.0), (1.0, 1.3),
+    ]  # fmt: skip
+    cpu = rows[5:]
+    assert {(t.cell.threads, t.cell.direction, t.metric) for t in cpu} == {
+        (threads, direction, f"ratio.{peer}")
+        for threads in (1, 2)
+        for direction in ("forward", "both")
+        for peer in ("transformers", "mambapy")
+    }
+    assert all(t.better == "more" and t.reach == 1.0 for t in cpu)
+    # 12 gammas and 3 seeds at each of six depths, for 210 epochs of 123 batches
+    sweep = rows[3].cell
+    assert sweep.runs * len(sweep.models) == 72 * 3 and sweep.steps == 210 * 123
+    assert 253_125 // sweep.batch == 123
+
+
+def test_reached_is_a_ratio_from_one_on() -> None:
+    less, more = targets.targets()[0], targets.targets()[4]
+    assert less.reached(0.3) == 2.0 and less.reached(1.2) == 0.5
+    assert more.reached(1.3) == 1.3
+
+
+def test_the_table_has_a_row_a_target_with_and_without_records(store: Store) -> None:
+    wanted = targets.targets()
+    rows = targets.table(store)
+    assert len(rows) == len(wanted)
+    assert {row["measured"] for row in rows} == {"not run yet"}
+    assert rows[0]["record"] == "python -m lib bench scan"
+    scan = put(store, wanted[0], **{"fused.ms": 0.3, "floor_ms": 0.07})
+    ensemble = put(store, wanted[2], **{"fused.ms": 36 * 1.8, "floor_ms": 36 * 0.1})
+    put(store, wanted[3], minutes=90.0, floor_minutes=9.0)
+    put(store, wanted[4], "failed")
+    rows = targets.table(store)
+    assert rows[0] == {
+        "work": wanted[0].work, "floor": "0.07 ms", "must reach": "0.6 ms", "aim": "0.25 ms",
+        "measured": "0.3 ms", "reached": "2.00 times", "record": scan.name,
+    }  # fmt: skip
+    # of one run of the 36
+    assert rows[2]["measured"] == "1.8 ms" and rows[2]["floor"] == "0.1 ms"
+    assert rows[2]["reached"] == "0.50 times" and rows[2]["record"] == ensemble.name
+    assert rows[3]["measured"] == "90 min" and rows[3]["floor"] == "9 min"
+    assert rows[3]["reached"] == "0.67 times"
+    assert rows[4]["measured"] == "no number (it broke)" and rows[4]["reached"] == ""
+
+
+def test_tables_say_how_to_run_what_has_not_run() -> None:
+    assert "python -m lib bench scan" in show.bench_table("scan", []).data
+    assert "python -m lib bench sweep" in show.sweep_table([]).data
+    assert len(show.points([])) == 0
+
+
+def test_tables_have_every_contestant_and_what_was_absent(store: Store) -> None:
+    metrics = {
+        "fused.ms": 1.0, "fused.ms_low": 0.9, "fused.ms_high": 1.1, "fused.error": 0.0,
+        "fused.floor_share": 0.5, "floor_ms": 0.5, "floor_ms.bytes": 0.5,
+        "work.bytes": 10.0, "work.flops": 20.0, "work.exponentials": 5.0,
+    }  # fmt: skip
+    done = put(store, targets.targets()[0], **metrics)
+    html = show.bench_table("scan", [done]).data
+    assert "fused (ours)" in html and "mamba_ssm" in html and "not built" in html
+    failed = put(store, targets.targets()[0], "failed", **metrics)
+    assert "it broke" in show.bench_table("scan", [failed]).data
+    (point,) = show.points([done]).to_dict("records")
+    assert point["ours"] and point["intensity"] == 2.0 and point["rate"] == 20e3
+    assert point["exponentials"] == 0.25
+
+
+def test_the_sweep_s_table_has_depths_and_minutes(store: Store) -> None:
+    metrics = {"minutes": 50.0, "floor_minutes": 5.0}
+    for depth in (2, 7):
+        metrics |= {f"L{depth}.ms": 36.0 * depth, f"L{depth}.ms_per_run": 1.0 * depth,
+                    f"L{depth}.floor_share": 0.1}  # fmt: skip
+    html = show.sweep_table([put(store, targets.targets()[3], **metrics)]).data
+    for text in ("L2", "72.0", "L7", "252", "50.0 (floor 5.0)"):
+        assert text in html
+
+
+def test_recorded_runs_say_how_long_they_trained(store: Store) -> None:
+    name = "achilles.phase_diagram"
+    assert show.recorded_sentence(name, store=store) == f"No run of {name} has a record yet."
+    experiment = find(name)
+    cells = experiment.cells("paper")
+    for cell in cells[:2]:
+        store.save(
+            Record(name, experiment.protocol, to_dict(cell), experiment.readable(cell), "done",
+                   {}, {"training_seconds": 30.0})
+        )  # fmt: skip
+    said = show.recorded_sentence(name, store=store)
+    assert f"The 2 of {len(cells)} runs" in said and "1.0 minutes together" in said
+    assert said.endswith(f"all take {len(cells) / 2:.0f}.")
+
+
+TRIAL = """
+- change: share B
+  bench: scan
+  prediction: a quarter of the reads
+  before: 0.9
+  after: 0.6
+  unit: ms
+  kept: true
+"""
+
+
+def write(root: Path, text: str) -> Path:
+    (root / LOG).parent.mkdir(parents=True, exist_ok=True)
+    (root / LOG).write_text(text)
+    return root
+
+
+def test_the_log_may_be_empty_or_absent(tmp_path: Path) -> None:
+    assert load_log(tmp_path) == [] == load_log(write(tmp_path, "# nothing yet\n"))
+    assert "Nothing" in show.log_table(tmp_path).data
+
+
+def test_the_log_is_shown_with_its_gain(tmp_path: Path) -> None:
+    root = write(tmp_path, TRIAL)
+    (trial,) = load_log(root)
+    assert trial.gain == pytest.approx(1.5) and trial.kept
+    html = show.log_table(root).data
+    assert "share B" in html and "0.9 to 0.6 ms (scan)" in html and "1.50" in html
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1", "holds a dict, allowed: a list of trials"),
+        ("- change: x", r"trial 1 has \['change'\], allowed: exactly change, bench"),
+        (TRIAL.replace("0.9", "fast"), "trial 1: before is 'fast', allowed: int or float"),
+        (TRIAL.replace("0.6", "0"), "trial 1: after is 0, allowed: more than 0"),
+        (TRIAL.replace("scan", "scam"), "bench is 'scam', allowed: scan, block"),
+        (TRIAL.replace("true", "1"), "kept is 1, allowed: bool"),
+        ("- [", "cannot be read"),
+    ],
+)
+def test_mistakes_in_the_log_are_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(LogError, match=message):
+        load_log(write(tmp_path, text))
+
+
+def test_the_book_s_log_is_sound(root: Path) -> None:
+    for trial in load_log(root):
+        assert trial.change and trial.prediction

@@ -1,0 +1,370 @@
+"""The scan's Triton kernels against the reference: in the interpreter, and on a GPU where there is
+one. Sizes are tiny because the interpreter takes a millisecond an operation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lib.ops import backends, fused_scan
+from lib.ops.scan import selective_scan
+from tests.ops.compare import TOLERANCE, Inputs, assert_close, assert_same, draw, gradients
+
+FULL = {"delta_softplus": True, "return_last_state": True}
+reference = partial(selective_scan, backend="reference")
+fused = partial(selective_scan, backend="fused")
+DTYPES = [dtype for dtype in TOLERANCE if dtype != torch.float64]
+OVER_TIME = ("u", "delta", "B", "C", "z")
+MISSING = fused_scan.triton_missing("cpu")
+on_cpu = pytest.mark.skipif(MISSING is not None, reason="needs Triton and its interpreter")
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def scan_inputs(
+    b: int = 2, d: int = 5, n: int = 6, length: int = 5, groups: int | None = None, seed: int = 0
+) -> Inputs:
+    m = (b, n, length) if groups is None else (b, groups, n, length)
+    inputs = draw(
+        {"u": (b, d, length), "delta": (b, d, length), "A": (d, n), "B": m, "C": m, "D": (d,),
+         "z": (b, d, length), "delta_bias": (d,), "initial_state": (b, d, n)}, seed,
+    )  # fmt: skip
+    inputs["A"] = -inputs["A"].abs() - 0.125
+    return inputs
+
+
+def channels_last(inputs: Inputs) -> Inputs:
+    """The same numbers in a model's memory layout: (b, l, d) and (b, l, n), seen transposed."""
+    return {
+        name: t.transpose(-1, -2).contiguous().transpose(-1, -2) if name in OVER_TIME else t
+        for name, t in inputs.items()
+    }
+
+
+@on_cpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("b", "d", "n", "length"),
+    [(1, 3, 16, 1), (3, 5, 24, 5), (2, 9, 16, 8), (1, 4, 24, 19)],
+)
+def test_equals_the_reference(b: int, d: int, n: int, length: int, dtype: torch.dtype) -> None:
+    inputs = scan_inputs(b, d, n, length)
+    assert_same(partial(fused, **FULL), partial(reference, **FULL), inputs, dtype)
+
+
+@on_cpu
+def test_half_precision_too() -> None:
+    """float16 holds the inputs' 8 bits, and 3 more of the results."""
+    inputs = scan_inputs()
+    expected, expected_grads = gradients(partial(reference, **FULL), inputs)
+    half = {name: t.half() for name, t in inputs.items()}
+    actual, grads = gradients(partial(fused, **FULL), half)
+    assert [t.dtype for t in actual] == [torch.float16, torch.float32]
+    for a, e in zip(actual, expected, strict=True):
+        assert_close(a, e, 2e-3)
+    for name, grad in grads.items():
+        assert grad.dtype == torch.float16
+        assert_close(grad, expected_grads[name], 3e-3, name)
+
+
+@on_cpu
+def test_parameters_may_be_wider_than_activations() -> None:
+    inputs = {name: t.bfloat16() for name, t in scan_inputs().items()}
+    for name in ("A", "D", "delta_bias", "delta"):
+        inputs[name] = inputs[name].float()
+    outputs, grads = gradients(partial(fused, **FULL), inputs)
+    assert [t.dtype for t in outputs] == [torch.bfloat16, torch.float32]
+    assert all(grads[name].dtype == inputs[name].dtype for name in inputs)
+    exact, exact_grads = gradients(partial(reference, **FULL), inputs)
+    assert_close(outputs[0], exact[0], 6e-3)
+    for name, grad in grads.items():
+        assert_close(grad, exact_grads[name], 1.2e-2, name)
+
+
+@on_cpu
+@given(
+    b=st.integers(1, 2), d=st.integers(1, 5), n=st.integers(1, 20), length=st.integers(1, 10),
+    groups=st.sampled_from([None, 1, 2]), left_out=st.sets(
+        st.sampled_from(["D", "z", "delta_bias", "initial_state"])),
+    softplus=st.booleans(), last=st.booleans(), transposed=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=5, phases=[Phase.generate])  # shrinking would take minutes
+def test_any_shape_and_any_options(
+    b: int, d: int, n: int, length: int, groups: int | None, left_out: set[str], softplus: bool,
+    last: bool, transposed: bool,
+) -> None:  # fmt: skip
+    inputs = scan_inputs(b, d * (groups or 1), n, length, groups)
+    for name in left_out:
+        del inputs[name]
+    if transposed:
+        inputs = channels_last(inputs)
+    if not softplus:
+        inputs["delta"] = inputs["delta"].abs()  # states would grow without bound
+    options = {"delta_softplus": softplus, "return_last_state": last}
+    assert_same(partial(fused, **options), partial(reference, **options), inputs, torch.float32)
+
+
+@on_cpu
+def test_groups_of_one_of_B_and_C() -> None:
+    inputs = {**scan_inputs(d=6), "C": scan_inputs(d=6, groups=3)["C"]}
+    assert_same(partial(fused, **FULL), partial(reference, **FULL), inputs, torch.float32)
+
+
+@on_cpu
+@pytest.mark.parametrize("sizes", [{"channels": 8}, {"programs": 1}, {"steps": 3}])
+def test_any_cut_into_programs_and_chunks(
+    sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several parts of the channels, several sequences a program, several chunks."""
+    small = {"tile": 32, "forward_entries": 8, "backward_entries": 8}
+    monkeypatch.setattr(fused_scan, "SIZES", replace(fused_scan.SIZES, **small, **sizes))
+    inputs = channels_last(scan_inputs(2, 9, 12, 4))
+    assert_same(partial(fused, **FULL), partial(reference, **FULL), inputs, torch.float32)
+
+
+@given(
+    groups=st.integers(1, 300), b=st.integers(1, 5000), channels=st.integers(1, 3000),
+    tile=st.sampled_from([1, 4, 8, 32]),
+)  # fmt: skip
+def test_programs_share_the_work(groups: int, b: int, channels: int, tile: int) -> None:
+    part, each = fused_scan._share(groups, b, channels, tile)
+    assert part % tile == 0 and tile <= part <= max(tile, fused_scan.SIZES.channels)
+    assert 1 <= each <= b
+    programs = groups * -(-channels // part) * -(-b // each)
+    fewest = groups * -(-channels // part)  # with all sequences in one program
+    assert programs <= max(fused_scan.SIZES.programs, fewest)
+
+
+@on_cpu
+def test_results_are_bit_equal_from_call_to_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_scan, "SIZES", replace(fused_scan.SIZES, programs=2))
+    inputs = {name: t.float() for name, t in scan_inputs(3, 3, 6, 3).items()}
+    first, second = (gradients(partial(fused, **FULL), inputs) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first[0], second[0], strict=True))
+    assert all(torch.equal(first[1][name], second[1][name]) for name in inputs)
+
+
+@on_cpu
+def test_the_future_does_not_reach_the_past() -> None:
+    inputs = {name: t.float() for name, t in scan_inputs(1, 3, 4, 11).items()}
+    before = fused(**inputs, delta_softplus=True)
+    for moment in (0, 7, 8, 10):
+        changed = {k: v.clone() if k in OVER_TIME else v for k, v in inputs.items()}
+        for name in OVER_TIME:
+            changed[name][..., moment] += 1.0
+        after = fused(**changed, delta_softplus=True)
+        assert torch.equal(before[..., :moment], after[..., :moment])
+        assert not torch.allclose(before[..., moment], after[..., moment])
+
+
+@on_cpu
+def test_split_in_two_is_the_whole() -> None:
+    inputs = {name: t.float() for name, t in scan_inputs(2, 3, 4, 12).items()}
+    y, last = fused(**inputs, **FULL)
+    first = {k: v[..., :9] if k in OVER_TIME else v for k, v in inputs.items()}
+    second = {k: v[..., 9:] if k in OVER_TIME else v for k, v in inputs.items()}
+    y_first, middle = fused(**first, **FULL)
+    y_second, end = fused(**{**second, "initial_state": middle}, **FULL)
+    assert_close(torch.cat([y_first, y_second], dim=2), y, 1e-6)
+    assert_close(end, last, 1e-6)
+
+
+@on_cpu
+@pytest.mark.parametrize("exponent", [-1000.0, -1e-6, 0.0])
+def test_extreme_decays_stay_finite(exponent: float) -> None:
+    inputs = {k: v.float() for k, v in scan_inputs(1, 3, 4, 9).items()}
+    inputs["A"] = torch.full_like(inputs["A"], exponent)
+    outputs, grads = gradients(partial(fused, **FULL), inputs)
+    assert all(t.isfinite().all() for t in (*outputs, *grads.values()))
+    expected, _ = gradients(partial(reference, **FULL), inputs)
+    assert_close(outputs[0], expected[0], 3e-6)
+
+
+@on_cpu
+def test_one_output_is_enough_for_gradients() -> None:
+    inputs = {name: t.float() for name, t in scan_inputs().items()}
+    for which in (0, 1):
+        only = lambda run, **t: run(**t, **FULL)[which]  # noqa: B023, E731
+        assert_same(partial(only, fused), partial(only, reference), inputs, torch.float32)
+
+
+@on_cpu
+def test_vmap_over_runs_is_a_loop_over_runs() -> None:
+    runs = [
+        {name: t.float() for name, t in channels_last(scan_inputs(1, 3, 5, 9, seed=seed)).items()}
+        for seed in range(2)
+    ]
+    shared = runs[0]["u"]  # an input that all runs share
+    for run in runs:
+        del run["u"]
+
+    names = list(runs[0])
+    stacked = {name: torch.stack([run[name] for run in runs]) for name in names}
+    together, grads = gradients(
+        lambda u, **t: torch.vmap(lambda t: fused(u=u, **t, **FULL))(t), {"u": shared, **stacked}
+    )
+    # gradients() weights the outputs; the same weights for the loop
+    looped, expected = gradients(
+        lambda u, **t: tuple(
+            torch.stack(out)
+            for out in zip(
+                *(fused(u=u, **{k: v[i] for k, v in t.items()}, **FULL) for i in range(2)),
+                strict=True,
+            )
+        ),
+        {"u": shared, **stacked},
+    )
+    for a, e in zip(together, looped, strict=True):
+        assert torch.equal(a, e)
+    assert_close(grads["u"], expected["u"], 1e-6)  # a sum over runs
+    for name in names:
+        assert torch.equal(grads[name], expected[name]), name
+
+
+@on_cpu
+def test_compiles_without_graph_breaks() -> None:
+    torch.compiler.reset()
+    run = partial(fused, **FULL)
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager_decomp_partition")
+    inputs = channels_last(scan_inputs(1, 3, 6, 9))
+    assert_same(compiled, partial(reference, **FULL), inputs, torch.float32)
+
+
+@on_cpu
+def test_the_ops_keep_the_rules_of_custom_ops() -> None:
+    """Shapes and strides of the fake, gradients under tracing, no hidden aliases."""
+    t = {name: x.float()[None] for name, x in channels_last(scan_inputs(1, 2, 3, 9)).items()}
+    tensors = [t[k] for k in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")]
+    tensors[3:5] = [x[:, :, None] for x in tensors[3:5]]
+    tensors = [x.detach().requires_grad_() for x in tensors]
+    torch.library.opcheck(fused_scan._forward, (*tensors, True, True))
+    none: list[Any] = [*tensors[:5], None, None, None, None]
+    torch.library.opcheck(
+        fused_scan._forward, (*none, False, False), test_utils=("test_schema", "test_faketensor")
+    )
+
+
+@on_cpu
+def test_second_derivatives_need_the_reference() -> None:
+    inputs = {name: t.float().requires_grad_() for name, t in scan_inputs(1, 2, 3, 3).items()}
+    y = fused(**inputs)
+    (grad,) = torch.autograd.grad(y.square().sum(), inputs["A"], create_graph=True)
+    with pytest.raises(RuntimeError, match="no autograd"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"u": torch.zeros(2, 5, 5, dtype=torch.float64)}, "dtype is torch.float64, allowed"),
+     ({"B": torch.zeros(5, 6)}, "constant, allowed"),
+     ({"A": torch.zeros(5, 257), "B": torch.zeros(2, 257, 5), "C": torch.zeros(2, 257, 5),
+       "initial_state": torch.zeros(2, 5, 257)}, r"d_state is 257, allowed: 1\.\.256")],
+)  # fmt: skip
+def test_what_it_cannot_do_it_says(
+    change: dict[str, Tensor], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered = backends._OPS["selective_scan"]
+    present = replace(registered["fused"], missing=backends.never)
+    monkeypatch.setitem(registered, "fused", present)
+    inputs = {name: t.float() for name, t in scan_inputs().items()} | change
+    with pytest.raises(backends.BackendError, match=f"'fused'.*{reason}.*chunked"):
+        fused(**inputs)
+    assert selective_scan(**inputs).shape == (2, 5, 5)  # "auto" finds the one that can
+
+
+def test_groups_that_differ_are_refused() -> None:
+    facts = {"dtype": torch.float32, "d_state": 16, "groups": (2, 4)}
+    assert "2 and 4 groups, allowed" in str(fused_scan._refuses(facts))
+    assert fused_scan._refuses({**facts, "groups": (1, 4)}) is None
+
+
+def test_auto_takes_it_on_a_gpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    registered = backends._OPS["selective_scan"]
+    for name in ("fused", "mamba_ssm"):
+        present = replace(registered[name], missing=backends.never)
+        monkeypatch.setitem(registered, name, present)
+    facts = {"length": 8, "dtype": torch.float32, "initial_state": False, "last_state_grad": False,
+             "d_state": 16, "groups": (1, 1)}  # fmt: skip
+    ask = partial(backends.resolve, "selective_scan", "auto")
+    assert ask(device=torch.device("cuda"), **facts) == "fused"
+    assert ask(device=torch.device("cpu"), **facts) == "chunked"
+    wide = {**facts, "dtype": torch.float64}
+    assert ask(device=torch.device("cuda"), **wide) == "chunked"
+
+
+def test_without_the_interpreter_it_is_missing_on_a_processor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    triton = pytest.importorskip("triton")
+    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
+    fused_scan._without_triton.cache_clear()
+    try:
+        with pytest.raises(backends.BackendError, match=r"missing: .*run on a GPU.*use chunked"):
+            fused(**{name: t.float() for name, t in scan_inputs().items()})
+    finally:
+        fused_scan._without_triton.cache_clear()
+
+
+# --- on a GPU ------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@on_gpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("n", [16, 24, 128, 256])
+@pytest.mark.parametrize("length", [1, 5, 8, 19, 129])
+def test_on_the_gpu(length: int, n: int, dtype: torch.dtype) -> None:
+    for groups in (None, 2):
+        inputs = channels_last(scan_inputs(3, 70, n, length, groups))
+        run, exact = partial(fused, **FULL), partial(reference, **FULL)
+        assert_same(run, exact, inputs, dtype, "cuda")
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_the_experiments_shape_on_the_gpu() -> None:
+    """Batch 2048, 64 channels, 8 steps, 128 entries: the shape that the kernels are made for."""
+    inputs = {name: t.cuda() for name, t in channels_last(scan_inputs(2048, 64, 128, 8)).items()}
+    for name in ("z", "delta_bias", "initial_state"):
+        del inputs[name]
+    inputs["delta"] = inputs["delta"].abs()
+    expected, expected_grads = gradients(reference, inputs)
+    cast = {name: t.float() for name, t in inputs.items()}
+    runs = [gradients(fused, cast) for _ in range(3)]
+    assert_close(runs[0][0][0], expected[0], 3e-6)
+    for name, grad in runs[0][1].items():
+        assert_close(grad, expected_grads[name], 3e-5, name)
+        assert all(torch.equal(grad, again[1][name]) for again in runs[1:])
+    assert all(torch.equal(runs[0][0][0], again[0][0]) for again in runs[1:])
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_vmap_and_compile_on_the_gpu() -> None:
+    runs = [
+        {
+            name: t.float().cuda()
+            for name, t in channels_last(scan_inputs(3, 64, 16, 9, seed=seed)).items()
+        }
+        for seed in range(3)
+    ]
+
+    def run(**t: Tensor) -> Any:
+        return torch.vmap(lambda t: fused(**t, **FULL))(t)
+
+    stacked = {name: torch.stack([run[name] for run in runs]) for name in runs[0]}
+    torch.compiler.reset()
+    values, grads = gradients(torch.compile(run, fullgraph=True), stacked)
+    expected, expected_grads = gradients(run, stacked)
+    for a, e in zip(values, expected, strict=True):
+        assert_close(a, e, 1e-6)
+    for name, grad in grads.items():
+        assert_close(grad, expected_grads[name], 1e-6, name)
+    for i, one in enumerate(runs):
+        assert_close(values[0][i], fused(**one, **FULL)[0], 1e-6)

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from lib.figures import speed
+
+RATES = {"bandwidth": 1e9, "fmas": 1e12, "products": 2e12, "exponentials": 1e10}
+POINTS = pd.DataFrame(
+    {
+        "benchmark": ["a", "a", "b"],
+        "contestant": ["fused", "peer", "fused"],
+        "ours": [True, False, True],
+        "intensity": [10.0, 10.0, 100.0],
+        "rate": [5e9, 1e9, 4e10],
+        "exponentials": [0.05, 0.05, 0.0],
+    }
+)
+
+
+def test_a_roofline_has_every_known_ceiling_and_every_point() -> None:
+    figure = speed.roofline(POINTS, RATES, "T")
+    lines = {trace.name: trace for trace in figure.data if trace.mode == "lines"}
+    assert set(lines) == {label for label, _ in speed.CEILINGS.values()}
+    memory = lines["memory"]
+    assert [y / x for x, y in zip(memory.x, memory.y, strict=True)] == pytest.approx([1e9, 1e9])
+    # two flop for each multiply-add; one exponential for each 20 flop
+    assert list(lines[speed.CEILINGS["fmas"][0]].y) == [2e12] * 2
+    assert list(lines[speed.CEILINGS["exponentials"][0]].y) == pytest.approx([2e11] * 2)
+    marks = {trace.name: trace for trace in figure.data if trace.mode == "markers"}
+    assert set(marks) == {"fused (ours)", "peer"}
+    assert list(marks["fused (ours)"].y) == [5e9, 4e10]
+    assert marks["peer"].marker.symbol.endswith("-open")
+    assert figure.layout.xaxis.type == figure.layout.yaxis.type == "log"
+    assert "byte" in figure.layout.xaxis.title.text and "flop/s" in figure.layout.yaxis.title.text
+
+
+def test_rates_that_are_not_known_are_not_drawn() -> None:
+    unknown = {**RATES, "products": None, "exponentials": None}
+    figure = speed.roofline(POINTS, unknown, "T")
+    assert sum(trace.mode == "lines" for trace in figure.data) == 2
+
+
+def test_bars_show_every_part_in_microseconds() -> None:
+    (bars,) = speed.floor_bars({"bytes": 1e-6, "exponentials": 3e-6}, "T").data
+    shown = dict(zip(bars.y, bars.x, strict=True))
+    assert shown == pytest.approx(
+        {"bytes": 1.0, "multiply-adds": 0.0, "products": 0.0, "exponentials": 3.0}
+    )
+
+
+def test_times_show_every_repeat() -> None:
+    frame = pd.DataFrame({"contestant": ["a", "b"] * 3, "ms": [1.0, 2.0, 1.1, 2.1, 1.2, 2.2]})
+    figure = speed.times(frame, "T")
+    assert [list(trace.x) for trace in figure.data] == [[1.0, 1.1, 1.2], [2.0, 2.1, 2.2]]
+    assert all(trace.boxpoints == "all" for trace in figure.data)
