@@ -13,7 +13,6 @@ from typing import Any
 from lib import provenance, runner
 from lib.bench import table
 from lib.bench.config import readable
-from lib.bench.show import recorded_sentence
 from lib.experiments import Context, Outcome, cells_of, find
 from lib.experiments.foundations import KINDS, PREFIX
 from lib.store import Store, StoreError
@@ -54,6 +53,8 @@ def bench(arguments: argparse.Namespace) -> int:
         failed = failed or outcome.status != "done"
         started, clock = provenance.now(), time.perf_counter()
     if arguments.what == "sweep":
+        from lib.bench.show import recorded_sentence
+
         print(f"\n{recorded_sentence('achilles.phase_diagram', store=store)}")
     return FAILED if failed else 0
 
