@@ -136,6 +136,12 @@ def _ours(row: dict[str, Any]) -> str:
     )
 
 
+def _bench(arguments: argparse.Namespace) -> int:
+    from lib.bench import cli
+
+    return cli.bench(arguments)
+
+
 def _book(arguments: argparse.Namespace) -> int:
     from lib import book
 
@@ -201,6 +207,10 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("report", _report, "claims and verdicts")
     sub.add_argument("--json", action="store_true", help="for scripts")
+
+    from lib.bench.cli import add_arguments
+
+    add_arguments(command("bench", _bench, "measure speed beside that of others; keep records"))
 
     command("book", _book, "build the HTML from executed notebooks")
     return main

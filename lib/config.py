@@ -112,7 +112,7 @@ def from_dict(cls: type[T], data: dict[str, Any], where: str = "") -> T:
     where = where or cls.__name__
     if not isinstance(data, dict):
         raise ValueError(f"{where} must be an object, got {data!r}")
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(data) - set(fields) - {"kind"})
     if unknown:

@@ -54,14 +54,13 @@ def _git(*arguments: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def code() -> dict[str, Any]:
-    """Commit, dirty flag and library hash. ``MAMBA_BOOK_COMMIT`` names the commit without git."""
-    commit = _git("rev-parse", "HEAD")
+    """Commit, dirty flag and library hash. ``MAMBA_BOOK_COMMIT`` names the commit of a copy of the
+    tree, whose own git, if it has one, may be of an older commit."""
+    commit = os.environ.get("MAMBA_BOOK_COMMIT")
     dirty: bool | None = None
-    if commit is not None:
+    if commit is None and (commit := _git("rev-parse", "HEAD")) is not None:
         # records and pages do not change what a cell computes
         dirty = bool(_git("status", "--porcelain", "--", "lib", "notebooks", "requirements.txt"))
-    else:
-        commit = os.environ.get("MAMBA_BOOK_COMMIT")
     return {
         "commit": commit,
         "dirty": dirty,

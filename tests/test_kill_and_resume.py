@@ -14,13 +14,18 @@ import pytest
 from lib.store import Store
 from lib.training.checkpoints import load_checkpoint
 
-COMMAND = [sys.executable, "-m", "lib", "run", "achilles.composite", "--profile", "pinned",
-           "--device", "cpu"]  # fmt: skip
+COMMAND = [sys.executable, "-m", "lib", "run", "--device", "cpu", "--fresh"]
+ONE = ("achilles.composite", "--profile", "pinned")
+# two seeds of one model, which train together
+TWO = ("achilles.phase_diagram", "--profile", "quick", "--select", "n_layers=2",
+       "--select", "gamma=1.0")  # fmt: skip
 
 
-def start(root: Path, runs: Path, *options: str) -> subprocess.Popen[str]:
+def start(
+    root: Path, runs: Path, *options: str, what: tuple[str, ...] = ONE
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*COMMAND, "--fresh", *options], cwd=root, text=True, stdout=subprocess.PIPE,
+        [*COMMAND, *what, *options], cwd=root, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env={**os.environ, "MAMBA_BOOK_RUNS": str(runs), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
@@ -68,6 +73,42 @@ def test_killed_and_resumed_equals_uninterrupted(
     sessions = [session["steps"] for session in resumed.provenance["sessions"]]
     assert sessions == [step, 30 - step]
     assert not list(checkpoints.iterdir())
+
+
+def test_a_killed_ensemble_goes_on_as_it_was(root: Path, tmp_path: Path) -> None:
+    """Each run of the ensemble has a checkpoint of its own; weights are equal to the bit."""
+    process = start(root, tmp_path / "whole", what=TWO)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    runs = tmp_path / "killed"
+    process = start(root, runs, "--checkpoint-every", "0", what=TWO)
+    checkpoints = runs / TWO[0] / "checkpoints"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        steps = [load_checkpoint(path)[1]["step"] for path in checkpoints.glob("[!.]*.safetensors")]
+        if len(steps) == 2 and min(steps) >= 4:
+            break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "the run was over before it could be killed"
+    steps = [load_checkpoint(path)[1]["step"] for path in checkpoints.glob("[!.]*.safetensors")]
+    assert len(steps) == 2 and max(steps) < 24 and records(runs).all() == []
+
+    again = start(root, runs, what=TWO)
+    said, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, said
+    pairs = zip(records(runs).all(), records(tmp_path / "whole").all(), strict=True)
+    for resumed, whole in pairs:
+        assert resumed.config == whole.config
+        sessions = [session["steps"] for session in resumed.provenance["sessions"]]
+        assert sum(sessions) == 24 and len(sessions) == 2
+        if steps[0] == steps[1]:  # killed between two files, they go on one by one
+            assert resumed.provenance["ensemble"]["runs"] == 2
+            assert resumed.metrics == whole.metrics and resumed.weights == whole.weights
+        for name, column in whole.read_curves().items():
+            found = resumed.read_curves()[name].tolist()
+            assert found == pytest.approx(column.tolist(), rel=1e-4, abs=1e-6)
 
 
 def test_a_budget_ends_with_a_checkpoint_and_the_same_command_goes_on(

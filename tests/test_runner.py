@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import pytest
 
 from lib import __main__ as cli
 from lib import runner
+from lib.experiments import Context, Outcome
 from lib.store import Store, StoreError
-from tests.fakes import FakeCell, put, use_fake
+from tests.fakes import EXPERIMENT, FakeCell, put, use_fake
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +64,46 @@ def test_a_spent_budget_stops_cleanly(tmp_path: Path) -> None:
     assert Store.at(tmp_path).all() == []
 
 
+def test_cells_that_train_together_stop_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group with a failed run is stopped: the failure is kept, all others are left."""
+
+    def group(todo: Sequence[FakeCell], context: Context) -> Iterator[Outcome]:
+        for cell in todo:
+            if cell.seed == 1:
+                yield Outcome(cell, "failed", "the loss was not finite at step 5 of 10")
+            else:
+                yield Outcome(cell, "stopped")
+
+    monkeypatch.setitem(vars(EXPERIMENT), "run", group)
+    said: list[str] = []
+    summary = runner.run("demo.one", "paper", root=tmp_path, device="cpu", say=said.append)
+    assert summary.failed == ["L2-s1", "L7-s1"] and summary.left == 4
+    assert summary.stopped == ["L2-s2", "L2-s3", "L7-s2", "L7-s3"]
+    assert sum("budget spent" in line for line in said) == 4
+    assert len(Store.at(tmp_path).all()) == 2
+
+
+def test_the_ensemble_size_reaches_the_experiment_and_shares_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def group(todo: Sequence[FakeCell], context: Context) -> Iterator[Outcome]:
+        asked.append(context.ensemble)
+        for cell in todo:
+            yield Outcome(cell, "done", started="2026-01-02T03:04:05+00:00", wall_seconds=7.5)
+
+    monkeypatch.setitem(vars(EXPERIMENT), "run", group)
+    root = ["--root", str(tmp_path), "run", "demo.one", "--profile", "paper", "--device", "cpu"]
+    assert cli.main([*root, "--select", "n_layers=2", "--ensemble", "36"]) == 0
+    assert cli.main(root) == 0 and asked == [36, None]
+    for record in Store.at(tmp_path).all():
+        assert record.provenance["wall_seconds"] == 7.5
+        assert record.provenance["started"] == "2026-01-02T03:04:05+00:00"
+
+
 def test_truncated_record_is_named_and_run_again(tmp_path: Path) -> None:
     run(tmp_path, select=["n_layers=7"])
     (path,) = (tmp_path / ".runs/demo.one").glob("L7-s1-*.json")
@@ -85,6 +127,7 @@ def test_truncated_record_is_named_and_run_again(tmp_path: Path) -> None:
         ({"shard": "a"}, ValueError, "shard is 'a'"),
         ({"budget": "soon"}, ValueError, "budget is 'soon', allowed: a time like"),
         ({"budget": "0m"}, ValueError, "budget is '0m'"),
+        ({"ensemble": 0}, ValueError, "ensemble is 0, allowed: at least 1"),
         ({"backend": "warp"}, ValueError, "backend is 'warp', allowed: auto"),
     ],
 )

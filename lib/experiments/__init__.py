@@ -95,6 +95,7 @@ class Experiment:
         frame: records to one tidy table for figures and claims.
         reevaluate: record to metrics measured again from its published weights, or None.
         pinned: small cells whose published numbers ``verify`` runs again.
+        judged: whether claims are held against it; False for benchmarks, which have targets.
     """
 
     name: str
@@ -107,6 +108,7 @@ class Experiment:
     frame: Callable[[Sequence[Record]], pd.DataFrame]
     reevaluate: Callable[[Record], dict[str, float]] | None = None
     pinned: Callable[[], list[Any]] = list
+    judged: bool = True
 
     @property
     def chapter(self) -> str:

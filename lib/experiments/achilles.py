@@ -255,10 +255,8 @@ def _run_group(
     results = trainer.train()
     seconds = time.perf_counter() - before
     model.eval()
-    pairs = {
-        name: value.expand(len(cells)).tolist()
-        for name, value in rates_by_pair(model, test).items()
-    }
+    by_pair = rates_by_pair(model, test) if any(r.status == "done" for r in results) else {}
+    pairs = {name: value.expand(len(cells)).tolist() for name, value in by_pair.items()}
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     outcomes = []
     for run, (cell, result) in enumerate(zip(cells, results, strict=True)):

@@ -151,6 +151,7 @@ def _experiment(kind: str, title: str, cells: Callable[[str], list[Any]]) -> Exp
         readable=readable,
         run=run_benches,
         frame=bench_frame,
+        judged=False,  # targets, not claims
     )
 
 

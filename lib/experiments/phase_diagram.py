@@ -102,10 +102,7 @@ def keeps_weights(cell: CompositeCell) -> bool:
 
 def run_diagram(cells: Sequence[CompositeCell], context: Context) -> Iterator[Outcome]:
     """Train the cells, those of one depth together."""
-    for outcome in run_composite(cells, context):
-        if not keeps_weights(outcome.cell):
-            outcome.weights = None
-        yield outcome
+    return run_composite(cells, context, keep_weights=keeps_weights)
 
 
 def diagram(name: str, profile: str, records: Sequence[Record]) -> Diagram:

@@ -199,3 +199,28 @@ def mamba_ssm_missing(device: torch.device) -> str | None:
     if error is None:
         return None
     return f"mamba_ssm cannot be used ({error}); on a GPU install it: {INSTALL_MAMBA_SSM}"
+
+
+def triton_missing(kind: str, instead: str = "chunked") -> str | None:
+    """Why Triton's kernels cannot run on devices of type `kind`, and what can, or None."""
+    reason = _triton_missing(kind)
+    return None if reason is None else f"{reason}; use {instead}"
+
+
+@torch.compiler.assume_constant_result  # a compiler must ask once, not trace the import
+def _triton_missing(kind: str) -> str | None:
+    return _without_triton(kind)
+
+
+@lru_cache
+def _without_triton(kind: str) -> str | None:
+    try:
+        import triton
+    except ImportError as error:
+        return f"Triton cannot be imported ({error}), install it: pip install triton==3.6.0"
+    if kind != "cuda" and not triton.knobs.runtime.interpret:
+        return (
+            f"Triton's kernels run on a GPU, the tensors are on {kind} (for tests, "
+            "TRITON_INTERPRET=1 runs them on a processor)"
+        )
+    return None

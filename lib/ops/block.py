@@ -66,7 +66,7 @@ def mamba2_block(
     _check(*arguments)
     facts = block_facts(x, gate_weight.shape[0], in_weight.shape[0], conv_weight.shape[1])
     name = backends.resolve(OP, backend, device=x.device, **facts)
-    return backends.call(OP, name)(*arguments, eps, last_only)  # type: ignore[no-any-return]
+    return backends.call(OP, name)(*arguments, eps, last_only)
 
 
 def block_facts(x: Tensor, d_inner: int, rows: int, taps: int) -> dict[str, object]:

@@ -219,6 +219,8 @@ def _states(decay: Tensor, income: Tensor, before: Tensor) -> Tensor:
 def _advance(decay: Tensor, income: Tensor, before: Tensor) -> Tensor:
     """state_t for all t, written over `income`: a tenth less time for the forward pass, which vmap
     never has to follow, since its rule makes one plain scan of all runs."""
+    if torch.compiler.is_compiling():  # a compiler follows this under vmap, by itself
+        return _states(decay, income, before)[1:]
     for a, i in zip(decay.unbind(0), income.unbind(0), strict=True):
         before = i.addcmul_(a, before)
     return income

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lib.ops import backends
 from lib.ops.conv import OP
-from lib.ops.fused_scan import ceil_div, over_runs, strided, triton_missing
+from lib.ops.fused_scan import ceil_div, over_runs, strided
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TAPS = range(2, 9)
@@ -150,5 +150,5 @@ def _refuses(facts: dict[str, Any]) -> str | None:
 # never chosen by "auto": not measured against shifts, which fuse with what surrounds them
 backends.register(
     OP, "fused", _fused, refuses=_refuses,
-    missing=lambda device: triton_missing(device.type, "shifts"),
+    missing=lambda device: backends.triton_missing(device.type, "shifts"),
 )  # fmt: skip

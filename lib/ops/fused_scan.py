@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -292,31 +291,6 @@ def _fused(
     return y[0], last[0] if want_last else last
 
 
-def triton_missing(kind: str, instead: str = "chunked") -> str | None:
-    """Why Triton's kernels cannot run on devices of type `kind`, and what can, or None."""
-    reason = _triton_missing(kind)
-    return None if reason is None else f"{reason}; use {instead}"
-
-
-@torch.compiler.assume_constant_result  # a compiler must ask once, not trace the import
-def _triton_missing(kind: str) -> str | None:
-    return _without_triton(kind)
-
-
-@lru_cache
-def _without_triton(kind: str) -> str | None:
-    try:
-        import triton
-    except ImportError as error:
-        return f"Triton cannot be imported ({error}), install it: pip install triton==3.6.0"
-    if kind != "cuda" and not triton.knobs.runtime.interpret:
-        return (
-            f"Triton's kernels run on a GPU, the tensors are on {kind} (for tests, "
-            "TRITON_INTERPRET=1 runs them on a processor)"
-        )
-    return None
-
-
 def _refuses(facts: dict[str, Any]) -> str | None:
     if facts["dtype"] not in DTYPES:
         return f"dtype is {facts['dtype']}, allowed: float32, bfloat16, float16; use chunked"
@@ -332,6 +306,7 @@ def _refuses(facts: dict[str, Any]) -> str | None:
 
 
 backends.register(
-    OP, "fused", _fused, missing=lambda device: triton_missing(device.type), refuses=_refuses,
+    OP, "fused", _fused, refuses=_refuses,
+    missing=lambda device: backends.triton_missing(device.type),
     prefers=lambda facts: facts["device"].type == "cuda" and "d_state" in facts, first=True,
 )  # fmt: skip

@@ -182,7 +182,7 @@ def test_refuses_what_it_cannot_serve_and_names_who_can(sizes: dict[str, int], n
 @needs_kernels
 def test_refuses_float64() -> None:
     inputs = {k: v.to(DEVICE) for k, v in block_inputs().items()}
-    with pytest.raises(backends.BackendError, match="dtype is torch.float64.*use reference"):
+    with pytest.raises(backends.BackendError, match=r"dtype is torch\.float64.*use reference"):
         fused(**inputs)
 
 

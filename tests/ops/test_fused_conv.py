@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lib.ops import backends, fused_conv
+from lib.ops.backends import triton_missing
 from lib.ops.conv import causal_conv1d
-from lib.ops.fused_scan import triton_missing
 from tests.ops.compare import TOLERANCE, Inputs, assert_close, assert_same, draw, gradients
 
 FULL = {"activation": "silu", "return_final_state": True}

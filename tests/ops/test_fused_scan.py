@@ -22,7 +22,7 @@ reference = partial(selective_scan, backend="reference")
 fused = partial(selective_scan, backend="fused")
 DTYPES = [dtype for dtype in TOLERANCE if dtype != torch.float64]
 OVER_TIME = ("u", "delta", "B", "C", "z")
-MISSING = fused_scan.triton_missing("cpu")
+MISSING = backends.triton_missing("cpu")
 on_cpu = pytest.mark.skipif(MISSING is not None, reason="needs Triton and its interpreter")
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

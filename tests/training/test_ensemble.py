@@ -32,11 +32,11 @@ def make_model(seed: int) -> nn.Module:
 
 
 def make_data(
-    seed: int, rows: int = 48, drop_last: bool = True, bad: bool = False
+    seed: int, rows: int = 50, drop_last: bool = True, bad: bool = False
 ) -> TensorBatches:
     x = torch.randn(rows, 4, generator=torch.Generator().manual_seed(seed))
-    if bad:
-        x[rows // 2] = math.inf
+    if bad:  # a row that the first epoch leaves out
+        x[draw_order(seed, 0, rows)[-1]] = math.inf
     return TensorBatches((x, torch.arange(rows) % 3), 8, seed=seed, drop_last=drop_last)
 
 
@@ -181,7 +181,7 @@ def test_integers_are_stored_small(values: list[int], kind: torch.dtype) -> None
 
 
 def test_data_that_cannot_stack_are_named() -> None:
-    with pytest.raises(ValueError, match=r"rows is \[48, 40\] in the runs' data, must be equal"):
+    with pytest.raises(ValueError, match=r"rows is \[50, 40\] in the runs' data, must be equal"):
         StackedBatches([make_data(0), make_data(1, rows=40)], [0, 1])
     with pytest.raises(ValueError, match=r"drop_last is \[True, False\]"):
         StackedBatches([make_data(0), make_data(1, drop_last=False)], [0, 1])

@@ -7,7 +7,7 @@ the batch: each program writes its share, added up afterwards in a fixed order.
 """
 
 # mypy: ignore-errors
-# ruff: noqa: RUF005
+# ruff: noqa: RUF005, SIM108
 from __future__ import annotations
 
 import triton
@@ -44,14 +44,14 @@ def mix(
     Grid (batch / ROWS, runs); TOKENS is ROWS (L - FIRST) or more.
     """
     run = tl.program_id(1).to(tl.int64)
-    O: tl.constexpr = 2 * P + 2 * N
+    COLUMNS: tl.constexpr = 2 * P + 2 * N
     CONV: tl.constexpr = P + 2 * N
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     ok = None
     if not EVEN:
         ok = rows < batch
     x += run * batch * L * M
-    u += run * batch * L * O
+    u += run * batch * L * COLUMNS
     dt += run * L * batch
     G += run * batch * PAIRS
     gated += run * batch * (L - FIRST) * P
@@ -62,11 +62,11 @@ def mix(
     n = tl.arange(0, N)
     k = taps(conv, P + n, TAPS)
     bias = tl.load(conv_bias + P + n).to(tl.float32)
-    us = positions(u, rows, 2 * P + n, ok, L, 0, O)
+    us = positions(u, rows, 2 * P + n, ok, L, 0, COLUMNS)
     Bs = activate(us, k, bias, 0, 0, L, TAPS, FAST)
     k = taps(conv, P + N + n, TAPS)
     bias = tl.load(conv_bias + P + N + n).to(tl.float32)
-    us = positions(u, rows, 2 * P + N + n, ok, L, LOW, O)
+    us = positions(u, rows, 2 * P + N + n, ok, L, LOW, COLUMNS)
     steps = step_sizes(dt, rows, ok, L)
     A = -tl.exp(tl.load(A_log + run).to(tl.float32))
     S = ()
@@ -90,7 +90,7 @@ def mix(
     p = tl.arange(0, P)
     k = taps(conv, p, TAPS)
     bias = tl.load(conv_bias + p).to(tl.float32)
-    us = positions(u, rows, P + p, ok, L, 0, O)
+    us = positions(u, rows, P + p, ok, L, 0, COLUMNS)
     Xs = activate(us, k, bias, 0, 0, L, TAPS, FAST)
     skip = tl.load(D + run).to(tl.float32)
     weight = tl.load(gate_weight + run * P + p).to(tl.float32)
@@ -98,7 +98,7 @@ def mix(
         y = skip * Xs[i]
         for back in tl.static_range(i + 1):
             y += S[i - FIRST][back][:, None] * Xs[i - back]
-        z = tile(u, rows, i, p, ok, L, O)
+        z = tile(u, rows, i, p, ok, L, COLUMNS)
         y = y * z * sigmoid(z, FAST)
         y = y * tl.rsqrt(tl.sum(y * y, 1) / P + eps)[:, None] * weight[None, :]
         put(gated, y, rows, i - FIRST, p, ok, L - FIRST, P)
@@ -127,7 +127,7 @@ def channels_backward(
     zero = tl.zeros_like(us[0])
     d_bias = zero
     dk = ()
-    for j in tl.static_range(TAPS):
+    for _ in tl.static_range(TAPS):
         dk = dk + (zero,)
     dcs = ()
     for t in tl.static_range(FROM, L):
@@ -156,7 +156,7 @@ def channels_backward(
 
 @triton.jit
 def add(sums, value, at, columns, fresh, LENGTH: tl.constexpr, WIDTH: tl.constexpr):
-    """Add to, or (fresh) store, one line of sums (S, LENGTH, WIDTH), which only this thread uses."""
+    """Add to, or (fresh) store, one line of sums (S, LENGTH, WIDTH): this thread's alone."""
     where = sums + (tl.arange(0, value.shape[0]) * (LENGTH * WIDTH))[:, None] + columns[None, :]
     where += at * WIDTH
     old = tl.full(value.shape, 1, tl.int1) & (not fresh)
@@ -169,7 +169,8 @@ def mix_backward(
     dgated, du, d_dt, sums, share, batch, eps,
     L: tl.constexpr, FIRST: tl.constexpr, M: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
     TAPS: tl.constexpr, PAIRS: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr,
-    CHUNK: tl.constexpr, TILES: tl.constexpr, EXACT: tl.constexpr, FAST: tl.constexpr, EVEN: tl.constexpr,
+    CHUNK: tl.constexpr, TILES: tl.constexpr, EXACT: tl.constexpr, FAST: tl.constexpr,
+    EVEN: tl.constexpr,
 ):  # fmt: skip
     """Back through `mix`, residual aside: du (as u), d_dt (as dt), and shares of the weights'
     gradients: sums (runs, programs, ROWS, TAPS + 1, CONV) for the convolution's kernel and
@@ -178,11 +179,11 @@ def mix_backward(
     dgated: scratch, as gated. Grid (batch / (ROWS TILES), runs).
     """
     run = tl.program_id(1).to(tl.int64)
-    O: tl.constexpr = 2 * P + 2 * N
+    COLUMNS: tl.constexpr = 2 * P + 2 * N
     CONV: tl.constexpr = P + 2 * N
     dout += run * batch * (L - FIRST) * M
-    u += run * batch * L * O
-    du += run * batch * L * O
+    u += run * batch * L * COLUMNS
+    du += run * batch * L * COLUMNS
     dt += run * L * batch
     d_dt += run * L * batch
     G += run * batch * PAIRS
@@ -238,14 +239,14 @@ def mix_backward(
         weight = tl.load(gate_weight + run * P + p).to(tl.float32)
         k = taps(conv, p, TAPS)
         bias = tl.load(conv_bias + p).to(tl.float32)
-        us = positions(u, rows, P + p, ok, L, 0, O)
+        us = positions(u, rows, P + p, ok, L, 0, COLUMNS)
         Xs = activate(us, k, bias, 0, 0, L, TAPS, FAST)
         dys = ()
         for i in tl.static_range(FIRST, L):
             y = skip * Xs[i]
             for back in tl.static_range(i + 1):
                 y += S[i - FIRST][back][:, None] * Xs[i - back]
-            z = tile(u, rows, i, p, ok, L, O)
+            z = tile(u, rows, i, p, ok, L, COLUMNS)
             s = sigmoid(z, FAST)
             g = y * z * s
             r = tl.rsqrt(tl.sum(g * g, 1) / P + eps)[:, None]
@@ -255,12 +256,12 @@ def mix_backward(
             d = d * weight[None, :]
             d = r * (d - g * (tl.sum(d * g, 1) / P)[:, None])
             dys = dys + (d * z * s,)
-            put(du, d * y * s * (1.0 + z * (1.0 - s)), rows, i, p, ok, L, O)
+            put(du, d * y * s * (1.0 + z * (1.0 - s)), rows, i, p, ok, L, COLUMNS)
         # dS, and from it the gradients of G, dt and A
         dG = ()
         d_steps = ()
         d_decays = ()
-        for t in tl.static_range(L):
+        for _ in tl.static_range(L):
             d_steps = d_steps + (none,)
             d_decays = d_decays + (none,)
         for i in tl.static_range(FIRST, L):
@@ -308,17 +309,17 @@ def mix_backward(
             ds = ds + (d,)
         channels_backward(
             ds, us, k, bias, du, rows, P + p, ok, sums, p, number == 0,
-            0, 0, L, TAPS, O, CONV, FAST,
+            0, 0, L, TAPS, COLUMNS, CONV, FAST,
         )  # fmt: skip
         for n0 in tl.range(0, N, CHUNK, num_stages=1):  # C, then B
             n = n0 + tl.arange(0, CHUNK)
             k_B = taps(conv, P + n, TAPS)
             bias_B = tl.load(conv_bias + P + n).to(tl.float32)
-            u_B = positions(u, rows, 2 * P + n, ok, L, 0, O)
+            u_B = positions(u, rows, 2 * P + n, ok, L, 0, COLUMNS)
             Bs = activate(u_B, k_B, bias_B, 0, 0, L, TAPS, FAST)
             k_C = taps(conv, P + N + n, TAPS)
             bias_C = tl.load(conv_bias + P + N + n).to(tl.float32)
-            u_C = positions(u, rows, 2 * P + N + n, ok, L, LOW, O)
+            u_C = positions(u, rows, 2 * P + N + n, ok, L, LOW, COLUMNS)
             Cs = activate(u_C, k_C, bias_C, FIRST, LOW, L, TAPS, FAST)
             dCs = ()
             for i in tl.static_range(FIRST, L):
@@ -328,7 +329,7 @@ def mix_backward(
                 dCs = dCs + (v,)
             channels_backward(
                 dCs, u_C, k_C, bias_C, du, rows, 2 * P + N + n, ok, sums, P + N + n, number == 0,
-                FIRST, LOW, L, TAPS, O, CONV, FAST,
+                FIRST, LOW, L, TAPS, COLUMNS, CONV, FAST,
             )  # fmt: skip
             dBs = ()
             for t in tl.static_range(L):
@@ -338,7 +339,7 @@ def mix_backward(
                 dBs = dBs + (v,)
             channels_backward(
                 dBs, u_B, k_B, bias_B, du, rows, 2 * P + n, ok, sums, P + n, number == 0,
-                0, 0, L, TAPS, O, CONV, FAST,
+                0, 0, L, TAPS, COLUMNS, CONV, FAST,
             )  # fmt: skip
     tl.store(share + m[:, None] * P + p[None, :], acc_out)
     tl.store(share + M * P + p, tl.sum(acc_gate, 0))

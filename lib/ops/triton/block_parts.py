@@ -1,8 +1,9 @@
 """Pieces that the kernels of the Mamba-2 block share.
 
-Kernels that mix time hold a few sequences at once, a warp each, and unroll the positions: a position
-is a tile (sequences, channels), a tuple holds one tile a position. The convolution and the sums over
-earlier positions are then plain arithmetic on tiles; only sums over channels cross threads.
+Kernels that mix time hold a few sequences at once, a warp each, and unroll the positions: a
+position is a tile (sequences, channels), a tuple holds one tile a position. The convolution and the
+sums over earlier positions are then plain arithmetic on tiles; only sums over channels cross
+threads.
 """
 
 # The arguments of a kernel are pointers, sizes and constants; types say nothing here.

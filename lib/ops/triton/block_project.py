@@ -52,26 +52,26 @@ def project_in(
     """u (runs, batch, L, 2 P + 2 N) and raw, dt (runs, batch, L), dt = softplus(raw).
     Grid (batch L / TOKENS, runs)."""
     run = tl.program_id(1).to(tl.int64)
-    O: tl.constexpr = 2 * P + 2 * N
+    COLUMNS: tl.constexpr = 2 * P + 2 * N
     x += run * batch * L * M
-    u += run * batch * L * O
+    u += run * batch * L * COLUMNS
     raw += run * L * batch
     dt += run * L * batch
-    weight += run * (O + 1) * M
+    weight += run * (COLUMNS + 1) * M
     tokens = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     ok = tokens < batch * L
     m = tl.arange(0, M)
     _, _, xn = normed(x, norm_weight + run * M, tokens, ok, eps, M, NORM)
-    w = tl.load(weight + O * M + m).to(tl.float32)
+    w = tl.load(weight + COLUMNS * M + m).to(tl.float32)
     value = tl.sum(xn * w[None, :], 1) + tl.load(dt_bias + run).to(tl.float32)
     tl.store(raw + tokens, value, mask=ok)
     tl.store(dt + tokens, softplus(value), mask=ok)
-    for part in tl.static_range(O // WIDE):
+    for part in tl.static_range(COLUMNS // WIDE):
         c = part * WIDE + tl.arange(0, WIDE)
         w = tl.load(weight + c[None, :] * M + m[:, None]).to(tl.float32)
         value = dot(xn, w, tl.zeros((TOKENS, WIDE), tl.float32), EXACT)
         keep = needed(tokens, ok, part * WIDE, L, FIRST, P, N, TAPS, WIDE)
-        tl.store(u + tokens[:, None] * O + c[None, :], value, mask=keep[:, None])
+        tl.store(u + tokens[:, None] * COLUMNS + c[None, :], value, mask=keep[:, None])
 
 
 @triton.jit
@@ -84,23 +84,23 @@ def project_in_backward(
     """dx, and each program's share of the gradients of `weight`, the norm's weight and dt_bias:
     share (runs, programs, (2 P + 2 N + 1) M + M + 1). Grid (batch L / (TOKENS TILES), runs)."""
     run = tl.program_id(1).to(tl.int64)
-    O: tl.constexpr = 2 * P + 2 * N
+    COLUMNS: tl.constexpr = 2 * P + 2 * N
     x += run * batch * L * M
     dx += run * batch * L * M
     dout += run * batch * (L - FIRST) * M
-    du += run * batch * L * O
+    du += run * batch * L * COLUMNS
     raw += run * L * batch
     d_dt += run * L * batch
-    weight += run * (O + 1) * M
+    weight += run * (COLUMNS + 1) * M
     norm_weight += run * M
-    share += (run * tl.num_programs(0) + tl.program_id(0)) * ((O + 1) * M + M + 1)
+    share += (run * tl.num_programs(0) + tl.program_id(0)) * ((COLUMNS + 1) * M + M + 1)
     m = tl.arange(0, M)
     start = tl.program_id(0) * (TOKENS * TILES)
     total = batch * L
     # dt's column first
     acc_dt = tl.zeros((M,), tl.float32)
     acc_bias = tl.zeros((TOKENS,), tl.float32)
-    dt_weight = tl.load(weight + O * M + m).to(tl.float32)
+    dt_weight = tl.load(weight + COLUMNS * M + m).to(tl.float32)
     xns = ()
     dxns = ()
     for number in tl.static_range(TILES):
@@ -113,10 +113,10 @@ def project_in_backward(
         acc_dt += tl.sum(xn * d_raw[:, None], 0)
         xns = xns + (xn,)
         dxns = dxns + (d_raw[:, None] * dt_weight[None, :],)
-    tl.store(share + O * M + m, acc_dt)
-    tl.store(share + (O + 2) * M, tl.sum(acc_bias))
+    tl.store(share + COLUMNS * M + m, acc_dt)
+    tl.store(share + (COLUMNS + 2) * M, tl.sum(acc_bias))
     # a loop, not unrolled: what one part of the columns needs is dropped before the next
-    for c0 in tl.range(0, O, WIDE, num_stages=STAGES):
+    for c0 in tl.range(0, COLUMNS, WIDE, num_stages=STAGES):
         c = c0 + tl.arange(0, WIDE)
         w = tl.load(weight + c[:, None] * M + m[None, :]).to(tl.float32)
         acc = tl.zeros((WIDE, M), tl.float32)
@@ -124,7 +124,7 @@ def project_in_backward(
         for number in tl.static_range(TILES):
             tokens = start + number * TOKENS + tl.arange(0, TOKENS)
             keep = needed(tokens, tokens < total, c0, L, FIRST, P, N, TAPS, WIDE)
-            d = tl.load(du + tokens[:, None] * O + c[None, :], mask=keep[:, None], other=0.0)
+            d = tl.load(du + tokens[:, None] * COLUMNS + c[None, :], mask=keep[:, None], other=0.0)
             more = more + (dot(d, w, dxns[number], EXACT),)
             acc = dot(tl.trans(d), xns[number], acc, EXACT)
         dxns = more
@@ -144,4 +144,4 @@ def project_in_backward(
         row = tokens // L * (L - FIRST) + at - FIRST
         residual = tl.load(dout + row[:, None] * M + m[None, :], mask=late[:, None], other=0.0)
         tl.store(dx + tokens[:, None] * M + m[None, :], dxn + residual, mask=ok[:, None])
-    tl.store(share + (O + 1) * M + m, acc_norm)
+    tl.store(share + (COLUMNS + 1) * M + m, acc_norm)

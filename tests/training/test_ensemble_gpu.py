@@ -1,0 +1,128 @@
+"""Ensembles inside CUDA graphs; without a GPU these tests are skipped (see QUARANTINE.md)."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib.experiments import Context, Outcome
+from lib.experiments.achilles import (
+    CompositeCell,
+    mamba2_model,
+    run_composite,
+    third_party_model,
+)
+from lib.models.config import InitialisationConfig, LanguageModelConfig
+from lib.tasks.composite import CompositeTask
+from lib.training.config import TrainingConfig
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
+
+
+def cells(model: LanguageModelConfig, drop_last: bool = True) -> list[CompositeCell]:
+    """Four runs over two seeds, 50 or 55 steps."""
+    task = CompositeTask(train_per_pair=180, test_per_pair=50)
+    training = TrainingConfig(
+        epochs=5, warmup_epochs=1, batch_size=256, lr_peak=2e-3, drop_last=drop_last
+    )
+    starts = [
+        dataclasses.replace(model.initialisation, gamma=gamma) for gamma in (0.5, 0.7, 1.0, 1.5)
+    ]
+    return [
+        CompositeCell(task, dataclasses.replace(model, initialisation=start), training, 1 + k % 2)
+        for k, start in enumerate(starts)
+    ]
+
+
+MODELS = {
+    "mamba2": mamba2_model(2, 1.0),
+    "mamba2 tied": mamba2_model(2, 1.0, tied=True),
+    "mamba1 tied": dataclasses.replace(third_party_model(2, 1.0), vocab_size=201),
+}
+
+
+def losses(outcome: Outcome) -> list[float]:
+    assert outcome.status == "done" and outcome.curves is not None
+    return outcome.curves["train_loss"].tolist()
+
+
+def follows(found: Outcome, expected: Outcome) -> None:
+    assert found.cell == expected.cell
+    assert losses(found) == pytest.approx(losses(expected), rel=2e-3)
+    assert found.curves is not None and expected.curves is not None
+    for name in ("composite", "symmetric", "seen"):
+        # answers to 50 sequences of the held-out pair, 750 of the others
+        allowed = 2 / 50 if name != "seen" else 6 / 750
+        assert found.curves[name].tolist() == pytest.approx(
+            expected.curves[name].tolist(), abs=allowed + 1e-9
+        )
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("name", list(MODELS))
+def test_runs_of_an_ensemble_follow_the_runs_alone(name: str, compile: bool) -> None:
+    todo = cells(MODELS[name])
+    if compile:  # through PyTorch's own ops, which are what there is to compile
+        context = Context("cuda", "quadratic" if name != "mamba1 tied" else "chunked", compile)
+    else:
+        context = Context("cuda")
+    together = list(run_composite(todo, dataclasses.replace(context, ensemble=len(todo))))
+    assert [outcome.facts["ensemble"]["runs"] for outcome in together] == [4] * 4
+    for cell, outcome in zip(todo, together, strict=True):
+        (alone,) = run_composite([cell], dataclasses.replace(context, compile=False))
+        follows(outcome, alone)
+        assert outcome.metrics["steps"] == 50
+        assert outcome.facts["peak_memory_bytes"] > 0
+
+
+def test_they_follow_the_processor_with_a_smaller_last_batch() -> None:
+    todo = cells(MODELS["mamba2 tied"], drop_last=False)
+    together = list(run_composite(todo, Context("cuda", ensemble=4)))
+    for outcome, expected in zip(together, run_composite(todo, Context("cpu")), strict=True):
+        assert outcome.metrics["steps"] == 55
+        follows(outcome, expected)
+
+
+def test_the_device_says_how_many_fit() -> None:
+    todo = cells(MODELS["mamba2"])
+    together = list(run_composite(todo, Context("cuda")))
+    assert [outcome.facts["ensemble"]["runs"] for outcome in together] == [4] * 4
+
+
+def test_a_stopped_ensemble_goes_on_from_its_checkpoints(tmp_path: Path) -> None:
+    todo = cells(MODELS["mamba2 tied"])
+    whole = list(run_composite(todo, Context("cuda", ensemble=4)))
+    context = Context("cuda", checkpoints=tmp_path, ensemble=4, identify=lambda c: str(hash(c)))
+    stopped = list(run_composite(todo, dataclasses.replace(context, deadline=0.0)))
+    assert [outcome.status for outcome in stopped] == ["stopped"] * 4
+    assert len(list(tmp_path.iterdir())) == 4
+    for outcome, expected in zip(run_composite(todo, context), whole, strict=True):
+        assert losses(outcome) == pytest.approx(losses(expected), rel=1e-4)
+
+
+def test_a_failed_run_harms_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lib.models import language_model
+
+    build = language_model.build_language_model
+    todo = cells(MODELS["mamba2"])
+
+    def poisoned(config, **options):  # type: ignore[no-untyped-def]
+        model = build(config, **options)
+        if config.initialisation == InitialisationConfig(gamma=0.7):
+            with torch.no_grad():
+                model.layers[0].mixer.D.fill_(float("inf"))
+        return model
+
+    expected = list(run_composite(todo, Context("cuda", ensemble=4)))
+    monkeypatch.setattr(language_model, "build_language_model", poisoned)
+    found = list(run_composite(todo, Context("cuda", ensemble=4)))
+    assert [outcome.status for outcome in found] == ["done", "failed", "done", "done"]
+    assert found[1].reason == "the loss was not finite at step 1 of 50"
+    for k in (0, 2, 3):
+        follows(found[k], expected[k])
