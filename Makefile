@@ -22,7 +22,7 @@ help:  ## list these commands
 
 env: $(STAMP)  ## create .venv and install the pinned requirements
 
-$(STAMP): requirements.txt constraints-py311.txt pyproject.toml
+$(STAMP): requirements.txt requirements-interpreter.txt constraints-py311.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: Python 3.11 or later is needed, and \`$(PYTHON)\` is $$($(PYTHON) --version 2>&1)." \
 	       "Name another: make $(or $(MAKECMDGOALS),env) PYTHON=python3.12" >&2; exit 2; }
@@ -31,6 +31,9 @@ $(STAMP): requirements.txt constraints-py311.txt pyproject.toml
 	  then pins="-c constraints-py311.txt"; else pins=""; fi; \
 	  echo "installing the pinned packages into $(VENV): about 1 GB, some minutes"; \
 	  $(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.txt $$pins
+	@$(BIN)/python -c 'import triton' 2>/dev/null || \
+	  $(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-interpreter.txt || \
+	  echo "no Triton for this machine: tests of its kernels will be skipped"
 	@$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -e .
 	@# the filter that .gitattributes names; git calls it from the root of the checkout
 	@if test "$$(git rev-parse --show-toplevel 2>/dev/null)" = "$(CURDIR)"; then \

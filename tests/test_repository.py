@@ -275,7 +275,8 @@ def test_make_refuses_an_old_python_by_name(tmp_path: Path) -> None:
     old.write_text('#!/bin/sh\ncase "$1" in --version) echo "Python 3.8.10";; *) exit 1;; esac\n')
     old.chmod(0o755)
     (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
-    for name in ("requirements.txt", "constraints-py311.txt", "pyproject.toml"):
+    needed = ("requirements.txt", "requirements-interpreter.txt", "constraints-py311.txt")
+    for name in (*needed, "pyproject.toml"):
         (tmp_path / name).write_text("")
     done = subprocess.run(
         ["make", "env", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True, check=False

@@ -50,7 +50,7 @@ class ScanBench:
     direction: Literal["forward", "both"] = "both"
     device: Literal["cpu", "cuda"] = "cuda"
     input_sets: int = 4
-    repeats: int = 20
+    repeats: int = 10
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -80,7 +80,7 @@ class BlockBench:
     direction: Literal["forward", "both"] = "both"
     device: Literal["cpu", "cuda"] = "cuda"
     input_sets: int = 4
-    repeats: int = 20
+    repeats: int = 10
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -106,7 +106,7 @@ class StepBench:
     length: int
     runs: int = 1
     device: Literal["cpu", "cuda"] = "cuda"
-    repeats: int = 20
+    repeats: int = 10
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -217,7 +217,7 @@ def _without_triton(kind: str) -> str | None:
     try:
         import triton
     except ImportError as error:
-        return f"Triton cannot be imported ({error}), install it: pip install triton==3.6.0"
+        return f"Triton cannot be imported ({error}), install it: pip install triton"
     if kind != "cuda" and not triton.knobs.runtime.interpret:
         return (
             f"Triton's kernels run on a GPU, the tensors are on {kind} (for tests, "

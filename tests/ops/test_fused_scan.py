@@ -303,12 +303,12 @@ def test_without_the_interpreter_it_is_missing_on_a_processor(
 ) -> None:
     triton = pytest.importorskip("triton")
     monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
-    fused_scan._without_triton.cache_clear()
+    backends._without_triton.cache_clear()
     try:
         with pytest.raises(backends.BackendError, match=r"missing: .*run on a GPU.*use chunked"):
             fused(**{name: t.float() for name, t in scan_inputs().items()})
     finally:
-        fused_scan._without_triton.cache_clear()
+        backends._without_triton.cache_clear()
 
 
 # --- on a GPU ------------------------------------------------------------------------------------
