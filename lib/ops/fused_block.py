@@ -22,7 +22,7 @@ from lib.ops.block import OP
 # Sizes of programs, measured on an H100: tokens of a tile, columns of a product, tiles a program,
 # stages of loads ahead and warps of the projections; for what lies between, sequences (a warp
 # each), tiles a program and states at a time.
-PROJECT = {"TOKENS": 64, "WIDE": 64, "num_warps": 4}
+FORWARD = {"WARPS": 1, "STEP": 8, "STAGES": 1}
 PROJECT_BACKWARD = {"TOKENS": 64, "WIDE": 64, "TILES": 2, "STAGES": 1, "num_warps": 4}
 ROWS = 2
 MIX_BACKWARD = {"TILES": 8, "CHUNK": 64}
@@ -50,18 +50,23 @@ class Sizes:
         self.taps = conv_weight.shape[2]
         self.first, self.left = first, self.length - first
         self.channels, self.columns = self.p + 2 * self.n, 2 * self.p + 2 * self.n
-        self.pairs = 16  # a power of two that holds a number a pair of positions
-        while self.pairs < self.length * (self.length + 1) // 2:
-            self.pairs *= 2
+        self.pairs = _power(self.length * (self.length + 1) // 2, 16)  # a number a pair
         self.common = {
             "L": self.length, "FIRST": first, "M": self.m, "P": self.p, "N": self.n,
             "TAPS": self.taps,
         }  # fmt: skip
         fast = {"FAST": x.is_cuda, "EVEN": self.b % ROWS == 0, "num_warps": ROWS}
-        tokens = 16
-        while tokens < ROWS * self.left:
-            tokens *= 2
+        tokens = _power(ROWS * self.left, 16)
         self.mix = {**self.common, "PAIRS": self.pairs, "ROWS": ROWS, "TOKENS": tokens, **fast}
+
+    def forward(self, fast: bool) -> dict[str, int]:
+        """Constants of the forward kernel."""
+        sequences = 8 * FORWARD["WARPS"]
+        return {
+            **self.common, **FORWARD, "PAIRS": self.pairs, "LP": _power(self.length, 2),
+            "TOKENS": _power(sequences * self.left, 16), "FAST": fast,
+            "EVEN": self.b % sequences == 0, "num_warps": FORWARD["WARPS"],
+        }  # fmt: skip
 
     def project(self, plan: dict[str, int]) -> dict[str, int]:
         """Constants of a projection's kernel by one of the plans above."""
@@ -83,6 +88,13 @@ class Sizes:
         return [(self.columns + 1, self.m), (self.m,), (1,)]
 
 
+def _power(least: int, start: int) -> int:
+    """The first of start, 2 start, 4 start ... that is `least` or more."""
+    while start < least:
+        start *= 2
+    return start
+
+
 def _over(total: int, part: int) -> int:
     return -(-total // part)
 
@@ -96,19 +108,17 @@ def _forward(
     """Arguments as in :func:`mamba2_block`, each with a leading axis of runs. Returns the output
     and what the backward pass reads: u, what dt is made from, dt, G, and the input of
     out_weight."""
-    from lib.ops.triton import block_mix, block_project
+    from lib.ops.triton import block_forward
 
     s = Sizes(x, in_weight, conv_weight, gate_weight, first)
     out, *kept = _outputs(x, s)
     u, raw, dt, G, gated = kept
     norm = x if norm_weight is None else norm_weight
-    block_project.project_in[(_over(s.b * s.length, PROJECT["TOKENS"]), s.r)](
-        x, norm, in_weight, dt_bias, u, raw, dt, s.b, eps,
-        NORM=norm_weight is not None, EXACT=exact, **s.project(PROJECT),
-    )  # fmt: skip
-    block_mix.mix[(_over(s.b, ROWS), s.r)](
-        x, u, dt, conv_weight, conv_bias, A_log, D, gate_weight, out_weight,
-        G, gated, out, s.b, eps, EXACT=exact, **s.mix,
+    plan = s.forward(x.is_cuda)
+    block_forward.forward[(_over(s.b, 8 * plan["WARPS"]), s.r)](
+        x, norm, in_weight, dt_bias, conv_weight, conv_bias, A_log, D, gate_weight, out_weight,
+        u, raw, dt, G, gated, out, s.b, eps,
+        NORM=norm_weight is not None, EXACT=exact, **plan,
     )  # fmt: skip
     return out, u, raw, dt, G, gated
 

@@ -171,3 +171,17 @@ def activate(
         c = convolve(us, t, k, bias, LOW, TAPS)
         out = out + (c * sigmoid(c, FAST),)
     return out
+
+
+@triton.jit
+def normed(x, norm_weight, tokens, ok, eps, M: tl.constexpr, NORM: tl.constexpr):
+    """x (T, M), x / rms(x), and that times the norm's weight; without a norm x three times."""
+    m = tl.arange(0, M)
+    value = tl.load(x + tokens[:, None] * M + m[None, :], mask=ok[:, None], other=0.0)
+    value = value.to(tl.float32)
+    if NORM:
+        scale = tl.rsqrt(tl.sum(value * value, 1) / M + eps)[:, None]
+        weight = tl.load(norm_weight + m).to(tl.float32)
+        return value * scale, scale, value * scale * weight[None, :]
+    else:
+        return value, tl.full((tokens.shape[0], 1), 1.0, tl.float32), value

@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lib.ops.triton.block_parts import dot, softplus
+from lib.ops.triton.block_parts import dot, normed
 
 
 @triton.jit
@@ -26,52 +26,6 @@ def needed(tokens, ok, column, L: tl.constexpr, FIRST: tl.constexpr, P: tl.const
         return ok & (early | late_C | (at >= FIRST))
     else:
         return ok
-
-
-@triton.jit
-def normed(x, norm_weight, tokens, ok, eps, M: tl.constexpr, NORM: tl.constexpr):
-    """x (T, M), x / rms(x), and that times the norm's weight; without a norm x three times."""
-    m = tl.arange(0, M)
-    value = tl.load(x + tokens[:, None] * M + m[None, :], mask=ok[:, None], other=0.0)
-    value = value.to(tl.float32)
-    if NORM:
-        scale = tl.rsqrt(tl.sum(value * value, 1) / M + eps)[:, None]
-        weight = tl.load(norm_weight + m).to(tl.float32)
-        return value * scale, scale, value * scale * weight[None, :]
-    else:
-        return value, tl.full((tokens.shape[0], 1), 1.0, tl.float32), value
-
-
-@triton.jit
-def project_in(
-    x, norm_weight, weight, dt_bias, u, raw, dt, batch, eps,
-    L: tl.constexpr, FIRST: tl.constexpr, M: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
-    TAPS: tl.constexpr, TOKENS: tl.constexpr, WIDE: tl.constexpr, NORM: tl.constexpr,
-    EXACT: tl.constexpr,
-):  # fmt: skip
-    """u (runs, batch, L, 2 P + 2 N) and raw, dt (runs, batch, L), dt = softplus(raw).
-    Grid (batch L / TOKENS, runs)."""
-    run = tl.program_id(1).to(tl.int64)
-    COLUMNS: tl.constexpr = 2 * P + 2 * N
-    x += run * batch * L * M
-    u += run * batch * L * COLUMNS
-    raw += run * L * batch
-    dt += run * L * batch
-    weight += run * (COLUMNS + 1) * M
-    tokens = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
-    ok = tokens < batch * L
-    m = tl.arange(0, M)
-    _, _, xn = normed(x, norm_weight + run * M, tokens, ok, eps, M, NORM)
-    w = tl.load(weight + COLUMNS * M + m).to(tl.float32)
-    value = tl.sum(xn * w[None, :], 1) + tl.load(dt_bias + run).to(tl.float32)
-    tl.store(raw + tokens, value, mask=ok)
-    tl.store(dt + tokens, softplus(value), mask=ok)
-    for part in tl.static_range(COLUMNS // WIDE):
-        c = part * WIDE + tl.arange(0, WIDE)
-        w = tl.load(weight + c[None, :] * M + m[:, None]).to(tl.float32)
-        value = dot(xn, w, tl.zeros((TOKENS, WIDE), tl.float32), EXACT)
-        keep = needed(tokens, ok, part * WIDE, L, FIRST, P, N, TAPS, WIDE)
-        tl.store(u + tokens[:, None] * COLUMNS + c[None, :], value, mask=keep[:, None])
 
 
 @triton.jit
