@@ -22,7 +22,7 @@ from lib.ops.block import OP
 # Sizes of programs, measured on an H100: tokens of a tile, columns of a product, tiles a program,
 # stages of loads ahead and warps of the projections; for what lies between, sequences (a warp
 # each), tiles a program and states at a time.
-FORWARD = {"WARPS": 1, "STEP": 8, "STAGES": 1}
+FORWARD = {"WARPS": 1, "STEP": 16, "STAGES": 1}
 PROJECT_BACKWARD = {"TOKENS": 64, "WIDE": 64, "TILES": 2, "STAGES": 1, "num_warps": 4}
 ROWS = 2
 MIX_BACKWARD = {"TILES": 8, "CHUNK": 64}

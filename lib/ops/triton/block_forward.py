@@ -27,26 +27,26 @@ from lib.ops.triton.block_parts import (
 
 
 @triton.jit
-def pieces(value, LP: tl.constexpr, WARPS: tl.constexpr, TILES: tl.constexpr):
-    """value (T, 8 TILES) as a tuple of (SEQ, 8): columns 8 i .. 8 i + 7 at position t are number
-    i LP + t.
+def pieces(value, LP: tl.constexpr, WARPS: tl.constexpr, STEP: tl.constexpr):
+    """value (T, 2 STEP) as a tuple of (SEQ, STEP), each a thread's own registers: its first STEP
+    columns at positions 0 .. LP - 1, then the others.
 
     Tensor cores leave rows g, g + 8, ... of a warp's 16 (one warp) or of every 16 WARPS rows (more)
     to the threads of group g, so rows are numbered (LP / 2, WARPS, 2, 8), where WARPS and 8 are
-    the sequence and the others the position: taking positions apart moves no data.
+    the sequence and the others the position. Of columns a thread has two neighbours in every 8;
+    `two_parts` sees to it that all of a thread's are neighbours in u.
     """
-    value = tl.reshape(value, (LP // 2, WARPS, 2, 8, TILES, 8))
-    value = tl.permute(value, (1, 3, 5, 4, 0, 2))
-    COUNT: tl.constexpr = LP * TILES
-    out = (tl.reshape(value, (WARPS * 8, 8, COUNT)),)
-    for level in tl.static_range(6):  # halves, lowest bit of the number first
-        if COUNT >> level > 1:
+    value = tl.reshape(value, (LP // 2, WARPS, 2, 8, 2, STEP // 8, 4, 2))
+    value = tl.permute(value, (1, 3, 6, 5, 7, 4, 0, 2))
+    out = (tl.reshape(value, (WARPS * 8, STEP, 2 * LP)),)
+    for level in tl.static_range(5):  # halves, the number's lowest bit first
+        if LP >> level > 0:
             low = ()
             high = ()
             for i in tl.static_range(1 << level):
                 part = out[i]
-                if COUNT >> level > 2:
-                    part = tl.reshape(part, (WARPS * 8, 8, COUNT >> (level + 1), 2))
+                if LP >> level > 1:
+                    part = tl.reshape(part, (WARPS * 8, STEP, LP >> level, 2))
                 first, second = tl.split(part)
                 low = low + (first,)
                 high = high + (second,)
@@ -63,10 +63,11 @@ def two_parts(
     for both, since each reads all of xn from shared memory."""
     i = tl.arange(0, 2 * STEP)
     m = tl.arange(0, M)
-    c = start + i % STEP + i // STEP * APART
+    c = start + i // STEP * APART
+    c += i % 8 // 2 * (STEP // 4) + i % STEP // 8 * 2 + i % 2
     w = tl.load(weight + c[None, :] * M + m[:, None]).to(tl.float32)
     value = dot(xn, w, tl.zeros((xn.shape[0], 2 * STEP), tl.float32), EXACT)
-    return pieces(value, LP, WARPS, STEP // 4)
+    return pieces(value, LP, WARPS, STEP)
 
 
 @triton.jit
@@ -74,7 +75,8 @@ def store(
     u, parts, rows, columns, ok, NUMBER: tl.constexpr, FROM: tl.constexpr, L: tl.constexpr,
     LP: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Store piece NUMBER at positions FROM .. L - 1 as these columns of u; returns its tiles."""
+    """Store positions FROM .. L - 1 of the first or second part as these columns of u; returns
+    their tiles."""
     out = ()
     for t in tl.static_range(FROM, L):
         put(u, parts[NUMBER * LP + t], rows, t, columns, ok, L, WIDTH)
@@ -83,15 +85,19 @@ def store(
 
 
 @triton.jit
-def halves(tiles, SEQ: tl.constexpr):
-    """Even columns of tiles (SEQ, 8), and odd ones: a thread's two, so a sum over them is free."""
-    even = ()
-    odd = ()
+def quarters(tiles, SEQ: tl.constexpr, STEP: tl.constexpr):
+    """Tiles (SEQ, STEP), each as a tuple of STEP / 4 tiles (SEQ, 4), a number a thread: a sum over
+    these tuples stays in a thread."""
+    out = ()
     for i in tl.static_range(len(tiles)):
-        first, second = tl.split(tl.reshape(tiles[i], (SEQ, 4, 2)))
-        even = even + (first,)
-        odd = odd + (second,)
-    return even, odd
+        first, second = tl.split(tl.reshape(tiles[i], (SEQ, STEP // 2, 2)))
+        if STEP == 8:
+            out = out + ((first, second),)
+        else:
+            a, b = tl.split(tl.reshape(first, (SEQ, 4, 2)))
+            c, d = tl.split(tl.reshape(second, (SEQ, 4, 2)))
+            out = out + ((a, b, c, d),)
+    return out
 
 
 @triton.jit
@@ -157,30 +163,29 @@ def forward(
     tl.store(raw + tokens, value, mask=real)
     tl.store(dt + tokens, softplus(value), mask=real)
     # G, a thread's share of every sum over states in one register
-    e = tl.arange(0, 8)
+    e = tl.arange(0, STEP)
     sums = ()
     for _ in tl.static_range(L * (L + 1) // 2 - FIRST * (FIRST + 1) // 2):
         sums = sums + (tl.zeros((SEQ, 4), tl.float32),)
     for n0 in tl.range(0, N, STEP, num_stages=STAGES):
+        n = n0 + e
+        k = taps(conv, P + n, TAPS)
+        bias = tl.load(conv_bias + P + n).to(tl.float32)
         parts = two_parts(xn, weight, 2 * P + n0, N, M, STEP, LP, WARPS, EXACT)
-        for i in tl.static_range(STEP // 8):
-            n = n0 + i * 8 + e
-            k = taps(conv, P + n, TAPS)
-            bias = tl.load(conv_bias + P + n).to(tl.float32)
-            us = store(u, parts, rows, 2 * P + n, ok, i, 0, L, LP, COLUMNS)
-            B_even, B_odd = halves(activate(us, k, bias, 0, 0, L, TAPS, FAST), SEQ)
-            k = taps(conv, P + N + n, TAPS)
-            bias = tl.load(conv_bias + P + N + n).to(tl.float32)
-            us = store(u, parts, rows, 2 * P + N + n, ok, STEP // 8 + i, LOW, L, LP, COLUMNS)
-            C_even, C_odd = halves(activate(us, k, bias, FIRST, LOW, L, TAPS, FAST), SEQ)
-            more = ()
-            for late in tl.static_range(FIRST, L):
-                for early in tl.static_range(late + 1):
-                    g = sums[late * (late + 1) // 2 - FIRST * (FIRST + 1) // 2 + early]
-                    g += C_even[late - FIRST] * B_even[early]
-                    g += C_odd[late - FIRST] * B_odd[early]
-                    more = more + (g,)
-            sums = more
+        us = store(u, parts, rows, 2 * P + n, ok, 0, 0, L, LP, COLUMNS)
+        Bs = quarters(activate(us, k, bias, 0, 0, L, TAPS, FAST), SEQ, STEP)
+        k = taps(conv, P + N + n, TAPS)
+        bias = tl.load(conv_bias + P + N + n).to(tl.float32)
+        us = store(u, parts, rows, 2 * P + N + n, ok, 1, LOW, L, LP, COLUMNS)
+        Cs = quarters(activate(us, k, bias, FIRST, LOW, L, TAPS, FAST), SEQ, STEP)
+        more = ()
+        for i in tl.static_range(FIRST, L):
+            for j in tl.static_range(i + 1):
+                g = sums[i * (i + 1) // 2 - FIRST * (FIRST + 1) // 2 + j]
+                for q in tl.static_range(STEP // 4):
+                    g += Cs[i - FIRST][q] * Bs[j][q]
+                more = more + (g,)
+        sums = more
     tl.debug_barrier()  # dt is read again, by other threads of this program
     steps = step_sizes(dt, rows, ok, L)
     A = -tl.exp(tl.load(A_log + run).to(tl.float32))
@@ -199,20 +204,19 @@ def forward(
         S = S + (line,)
     skip = tl.load(D + run).to(tl.float32)
     for p0 in tl.range(0, P, STEP, num_stages=STAGES):
+        p = p0 + e
+        k = taps(conv, p, TAPS)
+        bias = tl.load(conv_bias + p).to(tl.float32)
         parts = two_parts(xn, weight, p0, P, M, STEP, LP, WARPS, EXACT)
-        for number in tl.static_range(STEP // 8):
-            p = p0 + number * 8 + e
-            k = taps(conv, p, TAPS)
-            bias = tl.load(conv_bias + p).to(tl.float32)
-            zs = store(u, parts, rows, p, ok, number, FIRST, L, LP, COLUMNS)
-            us = store(u, parts, rows, P + p, ok, STEP // 8 + number, 0, L, LP, COLUMNS)
-            Xs = activate(us, k, bias, 0, 0, L, TAPS, FAST)
-            for i in tl.static_range(FIRST, L):
-                y = skip * Xs[i]
-                for back in tl.static_range(i + 1):
-                    y += S[i - FIRST][back][:, None] * Xs[i - back]
-                z = zs[i - FIRST]
-                put(gated, y * z * sigmoid(z, FAST), rows, i - FIRST, p, ok, L - FIRST, P)
+        zs = store(u, parts, rows, p, ok, 0, FIRST, L, LP, COLUMNS)
+        us = store(u, parts, rows, P + p, ok, 1, 0, L, LP, COLUMNS)
+        Xs = activate(us, k, bias, 0, 0, L, TAPS, FAST)
+        for i in tl.static_range(FIRST, L):
+            y = skip * Xs[i]
+            for back in tl.static_range(i + 1):
+                y += S[i - FIRST][back][:, None] * Xs[i - back]
+            z = zs[i - FIRST]
+            put(gated, y * z * sigmoid(z, FAST), rows, i - FIRST, p, ok, L - FIRST, P)
     tl.debug_barrier()  # and so is gated
     project_out(
         x, gated, gate_weight + run * P, out_weight + run * M * P, out, start, batch, eps,
@@ -242,6 +246,8 @@ def project_out(
         w *= tl.load(gate_weight + p).to(tl.float32)[:, None]
         value = dot(g, w, value, EXACT)
     value *= tl.rsqrt(squares / P + eps)[:, None]
-    source = token // (L - FIRST) * L + FIRST + token % (L - FIRST)
+    source = token
+    if FIRST > 0:
+        source = token // (L - FIRST) * L + FIRST + token % (L - FIRST)
     value += tl.load(x + source[:, None] * M + m[None, :], mask=keep[:, None], other=0.0)
     tl.store(out + token[:, None] * M + m[None, :], value, mask=keep[:, None])
