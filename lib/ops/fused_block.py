@@ -2,10 +2,11 @@
 
 Two custom ops, forward and backward, both with a leading axis of runs. ``torch.vmap`` over a model
 puts its axis there, so an ensemble of runs is one launch; ``torch.compile`` leaves them as they
-are. Forward: a projection writes u (2 d + 2 n columns a token), and one kernel does all the rest.
-Backward: one kernel goes from the output's gradient to u's, computing all but one number a pair of
-positions again, and one projects that back. So u and its gradient cross memory twice each, which is
-what the time is spent on: 25 MB a run, layer and crossing at the experiments' shape.
+are. Forward: one kernel, which writes u (2 d + 2 n columns a token) for the backward pass and
+reads none of it. Backward: one kernel goes from the output's gradient to u's, computing all but one
+number a pair of positions again, and one projects that back. So u and its gradient cross memory
+twice each, which is what the time is spent on: 25 MB a run, layer and crossing at the experiments'
+shape.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from torch import Tensor
 from lib.ops import backends
 from lib.ops.block import OP
 
-# Sizes of programs, measured on an H100: tokens of a tile, columns of a product, tiles a program,
-# stages of loads ahead and warps of the projections; for what lies between, sequences (a warp
-# each), tiles a program and states at a time.
-FORWARD = {"WARPS": 1, "STEP": 16, "STAGES": 1}
+# Sizes of programs. Forward: warps (8 sequences each) and columns at a time, 8 or 16. Backward,
+# measured on an H100: tokens of a tile, columns of a product, tiles a program, stages of loads
+# ahead and warps of the projection; for what lies before it, sequences (a warp each), tiles a
+# program and states at a time.
+FORWARD = {"WARPS": 2, "STEP": 16}
 PROJECT_BACKWARD = {"TOKENS": 64, "WIDE": 64, "TILES": 2, "STAGES": 1, "num_warps": 4}
 ROWS = 2
 MIX_BACKWARD = {"TILES": 8, "CHUNK": 64}
@@ -55,17 +57,22 @@ class Sizes:
             "L": self.length, "FIRST": first, "M": self.m, "P": self.p, "N": self.n,
             "TAPS": self.taps,
         }  # fmt: skip
-        fast = {"FAST": x.is_cuda, "EVEN": self.b % ROWS == 0, "num_warps": ROWS}
+        self.fast = x.is_cuda
+        fast = {"FAST": self.fast, "EVEN": self.b % ROWS == 0, "num_warps": ROWS}
         tokens = _power(ROWS * self.left, 16)
         self.mix = {**self.common, "PAIRS": self.pairs, "ROWS": ROWS, "TOKENS": tokens, **fast}
 
-    def forward(self, fast: bool) -> dict[str, int]:
+    @property
+    def forward(self) -> dict[str, int]:
         """Constants of the forward kernel."""
-        sequences = 8 * FORWARD["WARPS"]
+        positions = _power(self.length, 2)
+        warps = FORWARD["WARPS"]
+        while warps > 1 and warps * positions * self.m > 1024:  # 64 KB of shared memory for x
+            warps //= 2
         return {
-            **self.common, **FORWARD, "PAIRS": self.pairs, "LP": _power(self.length, 2),
-            "TOKENS": _power(sequences * self.left, 16), "FAST": fast,
-            "EVEN": self.b % sequences == 0, "num_warps": FORWARD["WARPS"],
+            **self.common, **FORWARD, "WARPS": warps, "num_warps": warps, "LP": positions,
+            "PAIRS": self.pairs, "TOKENS": _power(8 * warps * self.left, 16), "FAST": self.fast,
+            "EVEN": self.b % (8 * warps) == 0,
         }  # fmt: skip
 
     def project(self, plan: dict[str, int]) -> dict[str, int]:
@@ -106,15 +113,15 @@ def _forward(
     out_weight: Tensor, eps: float, first: int, exact: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Arguments as in :func:`mamba2_block`, each with a leading axis of runs. Returns the output
-    and what the backward pass reads: u, what dt is made from, dt, G, and the input of
-    out_weight."""
+    and what the backward pass reads: u, what dt is made from, dt, G, and the gated norm's
+    input."""
     from lib.ops.triton import block_forward
 
     s = Sizes(x, in_weight, conv_weight, gate_weight, first)
     out, *kept = _outputs(x, s)
     u, raw, dt, G, gated = kept
     norm = x if norm_weight is None else norm_weight
-    plan = s.forward(x.is_cuda)
+    plan = s.forward
     block_forward.forward[(_over(s.b, 8 * plan["WARPS"]), s.r)](
         x, norm, in_weight, dt_bias, conv_weight, conv_bias, A_log, D, gate_weight, out_weight,
         u, raw, dt, G, gated, out, s.b, eps,

@@ -33,8 +33,8 @@ def pieces(value, LP: tl.constexpr, WARPS: tl.constexpr, STEP: tl.constexpr):
 
     Tensor cores leave rows g, g + 8, ... of a warp's 16 (one warp) or of every 16 WARPS rows (more)
     to the threads of group g, so rows are numbered (LP / 2, WARPS, 2, 8), where WARPS and 8 are
-    the sequence and the others the position. Of columns a thread has two neighbours in every 8;
-    `two_parts` sees to it that all of a thread's are neighbours in u.
+    the sequence and the others the position: taking positions apart moves no data. Of columns a
+    thread has two neighbours in every 8; `load_parts` makes all of them neighbours in u.
     """
     value = tl.reshape(value, (LP // 2, WARPS, 2, 8, 2, STEP // 8, 4, 2))
     value = tl.permute(value, (1, 3, 6, 5, 7, 4, 0, 2))
@@ -55,18 +55,22 @@ def pieces(value, LP: tl.constexpr, WARPS: tl.constexpr, STEP: tl.constexpr):
 
 
 @triton.jit
-def two_parts(
-    xn, weight, start, APART: tl.constexpr, M: tl.constexpr, STEP: tl.constexpr,
-    LP: tl.constexpr, WARPS: tl.constexpr, EXACT: tl.constexpr,
-):  # fmt: skip
-    """STEP columns of u from `start` on and STEP from start + APART on, in pieces: one product
-    for both, since each reads all of xn from shared memory."""
+def load_parts(weight, start, APART: tl.constexpr, M: tl.constexpr, STEP: tl.constexpr):
+    """Weights (M, 2 STEP) of u's columns start .. start + STEP - 1 and of those APART later, in the
+    order that `pieces` expects."""
     i = tl.arange(0, 2 * STEP)
     m = tl.arange(0, M)
-    c = start + i // STEP * APART
-    c += i % 8 // 2 * (STEP // 4) + i % STEP // 8 * 2 + i % 2
-    w = tl.load(weight + c[None, :] * M + m[:, None]).to(tl.float32)
-    value = dot(xn, w, tl.zeros((xn.shape[0], 2 * STEP), tl.float32), EXACT)
+    c = i // STEP * APART + i % 8 // 2 * (STEP // 4) + i % STEP // 8 * 2 + i % 2
+    return tl.load(weight + start * M + (c[None, :] * M + m[:, None]))
+
+
+@triton.jit
+def two_parts(
+    xn, w, STEP: tl.constexpr, LP: tl.constexpr, WARPS: tl.constexpr, EXACT: tl.constexpr
+):  # fmt: skip
+    """The columns of u whose weights are w, in pieces. One product for two parts: each reads all of
+    xn from shared memory."""
+    value = dot(xn, w.to(tl.float32), tl.zeros((xn.shape[0], 2 * STEP), tl.float32), EXACT)
     return pieces(value, LP, WARPS, STEP)
 
 
@@ -119,7 +123,7 @@ def forward(
     u, raw, dt, G, gated, out, batch, eps,
     L: tl.constexpr, FIRST: tl.constexpr, M: tl.constexpr, P: tl.constexpr, N: tl.constexpr,
     TAPS: tl.constexpr, PAIRS: tl.constexpr, LP: tl.constexpr, WARPS: tl.constexpr,
-    STEP: tl.constexpr, TOKENS: tl.constexpr, STAGES: tl.constexpr, NORM: tl.constexpr,
+    STEP: tl.constexpr, TOKENS: tl.constexpr, NORM: tl.constexpr,
     EXACT: tl.constexpr, FAST: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """From x to the block's output, and what the backward pass reads.
@@ -167,11 +171,13 @@ def forward(
     sums = ()
     for _ in tl.static_range(L * (L + 1) // 2 - FIRST * (FIRST + 1) // 2):
         sums = sums + (tl.zeros((SEQ, 4), tl.float32),)
-    for n0 in tl.range(0, N, STEP, num_stages=STAGES):
+    w = load_parts(weight, 2 * P, N, M, STEP)  # a step ahead: nobody waits for weights
+    for n0 in tl.range(0, N, STEP, num_stages=1):
         n = n0 + e
         k = taps(conv, P + n, TAPS)
         bias = tl.load(conv_bias + P + n).to(tl.float32)
-        parts = two_parts(xn, weight, 2 * P + n0, N, M, STEP, LP, WARPS, EXACT)
+        parts = two_parts(xn, w, STEP, LP, WARPS, EXACT)
+        w = load_parts(weight, 2 * P + (n0 + STEP) % N, N, M, STEP)
         us = store(u, parts, rows, 2 * P + n, ok, 0, 0, L, LP, COLUMNS)
         Bs = quarters(activate(us, k, bias, 0, 0, L, TAPS, FAST), SEQ, STEP)
         k = taps(conv, P + N + n, TAPS)
@@ -203,11 +209,13 @@ def forward(
             gap += A * steps[i - back]
         S = S + (line,)
     skip = tl.load(D + run).to(tl.float32)
-    for p0 in tl.range(0, P, STEP, num_stages=STAGES):
+    w = load_parts(weight, 0, P, M, STEP)
+    for p0 in tl.range(0, P, STEP, num_stages=1):
         p = p0 + e
         k = taps(conv, p, TAPS)
         bias = tl.load(conv_bias + p).to(tl.float32)
-        parts = two_parts(xn, weight, p0, P, M, STEP, LP, WARPS, EXACT)
+        parts = two_parts(xn, w, STEP, LP, WARPS, EXACT)
+        w = load_parts(weight, (p0 + STEP) % P, P, M, STEP)
         zs = store(u, parts, rows, p, ok, 0, FIRST, L, LP, COLUMNS)
         us = store(u, parts, rows, P + p, ok, 1, 0, L, LP, COLUMNS)
         Xs = activate(us, k, bias, 0, 0, L, TAPS, FAST)
@@ -220,7 +228,7 @@ def forward(
     tl.debug_barrier()  # and so is gated
     project_out(
         x, gated, gate_weight + run * P, out_weight + run * M * P, out, start, batch, eps,
-        L, FIRST, M, P, SEQ, TOKENS, STAGES, EXACT,
+        L, FIRST, M, P, SEQ, TOKENS, EXACT,
     )  # fmt: skip
 
 
@@ -228,7 +236,7 @@ def forward(
 def project_out(
     x, gated, gate_weight, weight, out, start, batch, eps,
     L: tl.constexpr, FIRST: tl.constexpr, M: tl.constexpr, P: tl.constexpr, SEQ: tl.constexpr,
-    TOKENS: tl.constexpr, STAGES: tl.constexpr, EXACT: tl.constexpr,
+    TOKENS: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """x + weight rms_norm(gated) for SEQ sequences from `start` on. The norm's scale, one number a
     token, is applied to the product; its weight, to `weight`."""
@@ -238,7 +246,7 @@ def project_out(
     keep = token < tl.minimum(first + SEQ * (L - FIRST), batch * (L - FIRST))
     value = tl.zeros((TOKENS, M), tl.float32)
     squares = tl.zeros((TOKENS,), tl.float32)
-    for p0 in tl.range(0, P, 16, num_stages=STAGES):
+    for p0 in tl.range(0, P, 16, num_stages=1):
         p = p0 + tl.arange(0, 16)
         g = tl.load(gated + token[:, None] * P + p[None, :], mask=keep[:, None], other=0.0)
         squares += tl.sum(g * g, 1)

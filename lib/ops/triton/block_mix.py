@@ -1,8 +1,8 @@
-"""What happens between the projections of the Mamba-2 block: convolution, SiLU, the quadratic form
-over time, gate, norm; then the projection out, by the program that has just made its input.
+"""Back through what happens between the projections of the Mamba-2 block: convolution, SiLU, the
+quadratic form over time, gate, norm; and through the projection out.
 
-Backward, everything between the projections is computed again from u; only G (a number a pair of
-positions) is kept, since it is a sum over all states. Gradients of the small weights are sums over
+Everything between the projections is computed again from u; only G (a number a pair of positions)
+is kept, since it is a sum over all states. Gradients of the small weights are sums over
 the batch: each program writes its share, added up afterwards in a fixed order.
 """
 
@@ -86,9 +86,9 @@ def mix_backward(
     CHUNK: tl.constexpr, TILES: tl.constexpr, EXACT: tl.constexpr, FAST: tl.constexpr,
     EVEN: tl.constexpr,
 ):  # fmt: skip
-    """Back through `mix`, residual aside: du (as u), d_dt (as dt), and shares of the weights'
-    gradients: sums (runs, programs, ROWS, TAPS + 1, CONV) for the convolution's kernel and
-    bias; share (runs, programs, M P + P + 2) for out_weight, gate_weight, A_log and D.
+    """Back from the output to u, residual aside: du (as u), d_dt (as dt), and shares of the
+    weights' gradients: sums (runs, programs, ROWS, TAPS + 1, CONV) for the convolution's kernel
+    and bias; share (runs, programs, M P + P + 2) for out_weight, gate_weight, A_log and D.
 
     dgated: scratch, as gated. Grid (batch / (ROWS TILES), runs).
     """
