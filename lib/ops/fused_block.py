@@ -27,7 +27,7 @@ PROJECT = {"TOKENS": 64, "WIDE": 64, "num_warps": 4}
 PROJECT_BACKWARD = {"TOKENS": 64, "WIDE": 64, "TILES": 2, "STAGES": 1, "num_warps": 4}
 ROWS = 2
 OUT_BACKWARD = {"TOKENS": 64, "TILES": 16, "num_warps": 4}
-GATE_BACKWARD = {"ROWS": 8, "num_warps": 4}
+GATE_BACKWARD = {"ROWS": 8, "num_warps": 4, "maxnreg": 168}  # three programs a multiprocessor
 STATES_BACKWARD = {"ROWS": 4, "CHUNK": 32, "TILES": 8, "num_warps": 4}
 PROGRAMS = 1024  # several for each multiprocessor, before a program takes more than one tile
 LENGTHS, WIDTHS, INNER, TAPS = range(1, 17), (16, 32, 64), (16, 32, 64, 128), range(2, 5)
@@ -93,8 +93,8 @@ class Sizes:
     @property
     def gate_shares(self) -> list[tuple[int, ...]]:
         """Gradients in a share of `gate_backward`: the convolution of X (a line a tap, oldest
-        first, and the bias), A_log, D."""
-        return [(self.taps + 1, self.p), (1,), (1,)]
+        first, and the bias), A_log, D, nothing."""
+        return [(self.taps + 1, self.p), (1,), (1,), (self.p - 2,)]
 
     @property
     def states_shares(self) -> list[tuple[int, ...]]:
@@ -173,14 +173,15 @@ def _backward(
     )  # fmt: skip
 
     plan = GATE_BACKWARD
-    rows = min(plan["ROWS"], 512 // s.p)  # four channels a thread
+    # four channels a thread; two of long sequences, which hold more positions
+    rows = max(2, min(plan["ROWS"], (512 if s.length <= 8 else 256) // s.p))
     programs = _over(s.b, rows)
     gate_share = torch.empty(s.r, programs, _total(s.gate_shares), **wide)
     block_backward.gate_backward[(programs, s.r)](
         dout, u, dt, conv_weight, conv_bias, A_log, D, gate_weight, out_weight, G,
         du, d_dt, dG, gate_share, s.b, eps,
         TOKENS=s.tokens(rows), EVEN=s.b % rows == 0, EXACT=exact,
-        **{**s.common, **s.fast, **plan, "ROWS": rows}, maxnreg=168 if s.length <= 8 else None,
+        **{**s.common, **s.fast, **plan, "ROWS": rows},
     )  # fmt: skip
 
     plan = STATES_BACKWARD
@@ -252,7 +253,7 @@ def _gradients(ctx: Any, dout: Tensor, *unused: Tensor) -> tuple[Tensor | None, 
     s = Sizes(x, weights[0], weights[1], weights[6], ctx.first)
     d_in, d_norm, d_dt_bias = _take(project_share, s.project_shares)
     d_out, d_gate = _take(out_share, s.out_shares)
-    d_X, *ones = _take(gate_share, s.gate_shares)
+    d_X, *ones, _ = _take(gate_share, s.gate_shares)
     sums = torch.cat([d_X, *_take(states_share, s.states_shares)], 2)
     d_conv, d_conv_bias = sums[:, :-1].transpose(1, 2), sums[:, -1]
     grads = [d_in, d_conv, d_conv_bias, d_dt_bias, *ones, d_gate, d_out]

@@ -109,11 +109,29 @@ def pairs(steps, A, pair, FIRST: tl.constexpr, PAIRS: tl.constexpr):
 
 
 @triton.jit
-def put_sums(sums, values, columns, TAPS: tl.constexpr, WIDTH: tl.constexpr):
-    """Store a program's sums for the convolution: a line a tap, oldest first, and the bias."""
-    for j in tl.static_range(TAPS):
-        tl.store(sums + (TAPS - 1 - j) * WIDTH + columns, tl.sum(values[j], 0))
-    tl.store(sums + TAPS * WIDTH + columns, tl.sum(values[TAPS], 0))
+def put_sums(sums, values, more, columns, TAPS: tl.constexpr, WIDTH: tl.constexpr):
+    """Store the sums over rows of :func:`convolve_backward`'s tiles: a line a tap, oldest first,
+    the bias, and `more`, another tile, if there is one.
+
+    Sums over rows cross warps, which then wait for each other: so few sums of joined tiles.
+    """
+    zero = tl.zeros_like(values[0])
+    third = zero
+    fourth = zero
+    if TAPS > 2:
+        third = values[2]
+    if TAPS > 3:
+        fourth = values[3]
+    total = tl.sum(tl.join(tl.join(values[0], values[1]), tl.join(third, fourth)), 0)
+    two = tl.arange(0, 2)
+    tap = two[None, :, None] + 2 * two[None, None, :]
+    where = sums + (TAPS - 1 - tap) * WIDTH + columns[:, None, None]
+    tl.store(where, total, mask=(tap < TAPS) & (columns >= 0)[:, None, None])
+    if more is None:
+        tl.store(sums + TAPS * WIDTH + columns, tl.sum(values[TAPS], 0))
+    else:
+        total = tl.sum(tl.join(values[TAPS], more), 0)
+        tl.store(sums + (TAPS + two)[None, :] * WIDTH + columns[:, None], total)
 
 
 @triton.jit
@@ -125,11 +143,12 @@ def gate_backward(
     EXACT: tl.constexpr, FAST: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """From the gradient of the output (residual aside) to those of G (as G), dt (as dt), and of z
-    and X in du (as u); share (runs, programs, (TAPS + 1) P + 2) for the convolution of X, A_log
-    and D.
+    and X in du (as u); share (runs, programs, TAPS + 2, P) for the convolution of X and, in the
+    first two columns of the last line, A_log and D.
 
-    Grid (batch / ROWS, runs); TOKENS is ROWS (L - FIRST) or more. One tile a program: in a loop
-    over tiles the compiler computes every address ahead, and has no registers left for the tile.
+    Grid (batch / ROWS, runs); TOKENS is ROWS (L - FIRST) or more, ROWS P no less than the threads.
+    One tile a program: in a loop over tiles the compiler computes every address ahead, and has no
+    registers left for the tile.
     """
     run = tl.program_id(1).to(tl.int64)
     COLUMNS: tl.constexpr = 2 * P + 2 * N
@@ -146,7 +165,7 @@ def gate_backward(
     conv_bias += run * CONV
     gate_weight += run * P
     out_weight += run * M * P
-    share += (run * tl.num_programs(0) + tl.program_id(0)) * ((TAPS + 1) * P + 2)
+    share += (run * tl.num_programs(0) + tl.program_id(0)) * ((TAPS + 2) * P)
     m = tl.arange(0, M)
     p = tl.arange(0, P)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -201,11 +220,12 @@ def gate_backward(
             y += S[j][:, None] * Xs[j]
         # gate and norm
         s = sigmoid(z, FAST)
-        g = y * z * s
+        z = z * s
+        g = y * z
         r = tl.rsqrt(tl.sum(g * g, 1) / P + eps)
         d = r[:, None] * d - g * (r * r * r * (tl.sum(d * g, 1) / P))[:, None]
-        dy = d * z * s
-        dz = d * y * s * (1.0 + z * (1.0 - s))
+        dy = d * z
+        dz = d * y * (s + z * (1.0 - s))
         more = ()
         for j in tl.static_range(L):
             if j <= i:
@@ -247,9 +267,9 @@ def gate_backward(
         ds = ds + (dXs[t] * slopes[t],)
     sums = nothing((ROWS, P), TAPS + 1)
     sums = convolve_backward(ds, us, k, sums, du, rows, P + p, ok, 0, 0, L, TAPS, COLUMNS)
-    put_sums(share, sums, p, TAPS, P)
-    tl.store(share + (TAPS + 1) * P, tl.sum(tl.sum(passed * gap, 1)))
-    tl.store(share + (TAPS + 1) * P + 1, tl.sum(d_skip))
+    ones = tl.where((p == 0)[None, :], tl.sum(passed * gap, 1)[:, None], 0.0)
+    ones = tl.where((p == 1)[None, :], d_skip[:, None], ones)
+    put_sums(share, sums, ones, p, TAPS, P)
 
 
 @triton.jit
@@ -349,5 +369,5 @@ def states_backward(
         sums_B = convolve_backward(
             ds_B, u_B, k_B, sums_B, du, rows, 2 * P + n, ok, 0, 0, L, TAPS, COLUMNS
         )
-    put_sums(sums, sums_B, n, TAPS, 2 * N)
-    put_sums(sums, sums_C, N + n, TAPS, 2 * N)
+    put_sums(sums, sums_B, None, n, TAPS, 2 * N)
+    put_sums(sums, sums_C, None, N + n, TAPS, 2 * N)
