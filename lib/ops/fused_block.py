@@ -3,10 +3,10 @@
 Two custom ops, forward and backward, both with a leading axis of runs. ``torch.vmap`` over a model
 puts its axis there, so an ensemble of runs is one launch; ``torch.compile`` leaves them as they
 are. Forward: one kernel, which writes u (2 d + 2 n columns a token) for the backward pass and
-reads none of it. Backward: one kernel goes from the output's gradient to u's, computing all but one
-number a pair of positions again, and one projects that back. So u and its gradient cross memory
-twice each, which is what the time is spent on: 25 MB a run, layer and crossing at the experiments'
-shape.
+reads none of it. Backward: two kernels go from the output's gradient to u's, each to its own
+columns, computing all but one number a pair of positions again, and one projects that back. So u
+crosses memory twice and so does its gradient, which is what the time is spent on: 25 MB a run,
+layer and crossing at the experiments' shape.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from torch import Tensor
 from lib.ops import backends
 from lib.ops.block import OP
 
-# Sizes of programs. Forward: warps (8 sequences each) and columns at a time, 8 or 16. Backward,
-# measured on an H100: tokens of a tile, columns of a product, tiles a program, stages of loads
-# ahead and warps of the projection; for what lies before it, sequences (a warp each), tiles a
-# program and states at a time.
+# Sizes of programs. Forward: warps (8 sequences each) and columns at a time, 8 or 16. Backward:
+# tokens of a tile, tiles a program, columns of a product, stages of loads ahead; for what lies
+# between the projections, sequences of a tile and states at a time.
 FORWARD = {"WARPS": 2, "STEP": 16}
 PROJECT_BACKWARD = {"TOKENS": 64, "WIDE": 64, "TILES": 2, "STAGES": 1, "num_warps": 4}
-ROWS = 2
-MIX_BACKWARD = {"TILES": 8, "CHUNK": 64}
+OUT_BACKWARD = {"TOKENS": 64, "TILES": 16, "num_warps": 4}
+GATE_BACKWARD = {"ROWS": 8, "num_warps": 4, "maxnreg": 168}  # three programs a multiprocessor
+STATES_BACKWARD = {"ROWS": 4, "CHUNK": 32, "TILES": 8, "num_warps": 4}
+PROGRAMS = 1024  # several for each multiprocessor, before a program takes more than one tile
 LENGTHS, WIDTHS, INNER, TAPS = range(1, 17), (16, 32, 64), (16, 32, 64, 128), range(2, 5)
 STATES = (16, 32, 64, 128, 256)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -57,10 +58,18 @@ class Sizes:
             "L": self.length, "FIRST": first, "M": self.m, "P": self.p, "N": self.n,
             "TAPS": self.taps,
         }  # fmt: skip
-        self.fast = x.is_cuda
-        fast = {"FAST": self.fast, "EVEN": self.b % ROWS == 0, "num_warps": ROWS}
-        tokens = _power(ROWS * self.left, 16)
-        self.mix = {**self.common, "PAIRS": self.pairs, "ROWS": ROWS, "TOKENS": tokens, **fast}
+        self.fast = {"PAIRS": self.pairs, "FAST": x.is_cuda}
+
+    def tokens(self, sequences: int) -> int:
+        """A power of two that holds the wanted positions of so many sequences."""
+        return _power(sequences * self.left, 16)
+
+    def tiles(self, number: int, most: int) -> int:
+        """Tiles a program, of so many in each run."""
+        tiles = 1
+        while tiles < most and self.r * number >= 2 * tiles * PROGRAMS:
+            tiles *= 2
+        return tiles
 
     @property
     def forward(self) -> dict[str, int]:
@@ -70,9 +79,8 @@ class Sizes:
         while warps > 1 and warps * positions * self.m > 1024:  # 64 KB of shared memory for x
             warps //= 2
         return {
-            **self.common, **FORWARD, "WARPS": warps, "num_warps": warps, "LP": positions,
-            "PAIRS": self.pairs, "TOKENS": _power(8 * warps * self.left, 16), "FAST": self.fast,
-            "EVEN": self.b % (8 * warps) == 0,
+            **self.common, **self.fast, **FORWARD, "WARPS": warps, "num_warps": warps,
+            "LP": positions, "TOKENS": self.tokens(8 * warps), "EVEN": self.b % (8 * warps) == 0,
         }  # fmt: skip
 
     def project(self, plan: dict[str, int]) -> dict[str, int]:
@@ -80,14 +88,20 @@ class Sizes:
         return {**self.common, **plan, "WIDE": min(plan["WIDE"], self.p, self.n)}
 
     @property
-    def mix_shares(self) -> list[tuple[int, ...]]:
-        """Gradients in a share of `mix_backward`: out_weight, gate_weight, A_log, D."""
-        return [(self.m, self.p), (self.p,), (1,), (1,)]
+    def out_shares(self) -> list[tuple[int, ...]]:
+        """Gradients in a share of `out_backward`: out_weight, gate_weight."""
+        return [(self.m, self.p), (self.p,)]
 
     @property
-    def sums(self) -> tuple[int, int]:
-        """Gradients of the convolution in its sums: a line a tap, oldest first, and the bias."""
-        return self.taps + 1, self.channels
+    def gate_shares(self) -> list[tuple[int, ...]]:
+        """Gradients in a share of `gate_backward`: the convolution of X (a line a tap, oldest
+        first, and the bias), A_log, D, nothing."""
+        return [(self.taps + 1, self.p), (1,), (1,), (self.p - 2,)]
+
+    @property
+    def states_shares(self) -> list[tuple[int, ...]]:
+        """Gradients in a share of `states_backward`: the convolution of B and C."""
+        return [(self.taps + 1, 2 * self.n)]
 
     @property
     def project_shares(self) -> list[tuple[int, ...]]:
@@ -113,8 +127,8 @@ def _forward(
     out_weight: Tensor, eps: float, first: int, exact: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Arguments as in :func:`mamba2_block`, each with a leading axis of runs. Returns the output
-    and what the backward pass reads: u, what dt is made from, dt, G, and the gated norm's
-    input."""
+    and what the backward pass reads: u, what dt is made from, dt, G, and the gate's output before
+    its norm."""
     from lib.ops.triton import block_forward
 
     s = Sizes(x, in_weight, conv_weight, gate_weight, first)
@@ -148,25 +162,46 @@ def _backward(
     conv_bias: Tensor, dt_bias: Tensor, A_log: Tensor, D: Tensor, gate_weight: Tensor,
     out_weight: Tensor, u: Tensor, raw: Tensor, dt: Tensor, G: Tensor, gated: Tensor,
     eps: float, first: int, exact: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradient of x, and those of the weights in three tensors, as :class:`Sizes` lays them out."""
-    from lib.ops.triton import block_mix, block_project
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradient of x, and those of the weights in four tensors, as :class:`Sizes` lays them out."""
+    from lib.ops.triton import block_backward, block_project
 
     s = Sizes(x, in_weight, conv_weight, gate_weight, first)
     wide: dict[str, Any] = {"dtype": torch.float32, "device": x.device}
-    tiles = min(MIX_BACKWARD["TILES"], _over(s.b, ROWS))
-    programs = _over(s.b, ROWS * tiles)
-    plan = {
-        "CHUNK": min(MIX_BACKWARD["CHUNK"], s.n), "TILES": tiles, "EVEN": s.b % (ROWS * tiles) == 0,
-    }  # fmt: skip
-    du, d_dt, dx = torch.empty_like(u), torch.empty_like(raw), torch.empty_like(x)
-    sums = torch.empty(s.r, programs * ROWS, *s.sums, **wide)
-    mix_share = torch.empty(s.r, programs, _total(s.mix_shares), **wide)
-    block_mix.mix_backward[(programs, s.r)](
-        dout, u, dt, conv_weight, conv_bias, A_log, D, gate_weight, out_weight, G,
-        gated, torch.empty_like(gated), du, d_dt, sums, mix_share, s.b, eps,
-        EXACT=exact, **{**s.mix, **plan},
+    du, d_dt, dG, dx = (torch.empty_like(t) for t in (u, raw, G, x))
+
+    plan = OUT_BACKWARD
+    tiles = s.tiles(_over(s.b * s.left, plan["TOKENS"]), plan["TILES"])
+    programs = _over(s.b * s.left, plan["TOKENS"] * tiles)
+    out_share = torch.empty(s.r, programs, _total(s.out_shares), **wide)
+    block_backward.out_backward[(programs, s.r)](
+        dout, gated, gate_weight, out_weight, out_share, s.b, eps,
+        L=s.length, FIRST=first, M=s.m, P=s.p, EXACT=exact, **{**plan, "TILES": tiles},
     )  # fmt: skip
+
+    plan = GATE_BACKWARD
+    # four channels a thread; two of long sequences, which hold more positions
+    rows = max(2, min(plan["ROWS"], (512 if s.length <= 8 else 256) // s.p))
+    programs = _over(s.b, rows)
+    gate_share = torch.empty(s.r, programs, _total(s.gate_shares), **wide)
+    block_backward.gate_backward[(programs, s.r)](
+        dout, u, dt, conv_weight, conv_bias, A_log, D, gate_weight, out_weight, G,
+        du, d_dt, dG, gate_share, s.b, eps,
+        TOKENS=s.tokens(rows), EVEN=s.b % rows == 0, EXACT=exact,
+        **{**s.common, **s.fast, **plan, "ROWS": rows},
+    )  # fmt: skip
+
+    plan = STATES_BACKWARD
+    chunk = min(plan["CHUNK"], s.n)
+    tiles = s.tiles(_over(s.b, plan["ROWS"]) * (s.n // chunk), plan["TILES"])
+    programs = _over(s.b, plan["ROWS"] * tiles)
+    states_share = torch.empty(s.r, programs, _total(s.states_shares), **wide)
+    block_backward.states_backward[(programs * (s.n // chunk), s.r)](
+        u, conv_weight, conv_bias, dG, du, states_share, s.b,
+        L=s.length, FIRST=first, P=s.p, N=s.n, TAPS=s.taps, EVEN=s.b % (plan["ROWS"] * tiles) == 0,
+        **{**s.fast, **plan, "CHUNK": chunk, "TILES": tiles},
+    )  # fmt: skip
+
     plan = PROJECT_BACKWARD
     programs = _over(_over(s.b * s.length, plan["TOKENS"]), plan["TILES"])
     project_share = torch.empty(s.r, programs, _total(s.project_shares), **wide)
@@ -175,7 +210,7 @@ def _backward(
         project_share, s.b, eps,
         NORM=norm_weight is not None, EXACT=exact, **s.project(plan),
     )  # fmt: skip
-    return dx, project_share.sum(1), mix_share.sum(1), sums.sum(1)
+    return dx, project_share.sum(1), out_share.sum(1), gate_share.sum(1), states_share.sum(1)
 
 
 def _count(shape: tuple[int, ...]) -> int:
@@ -206,8 +241,8 @@ def _(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     s = Sizes(x, in_weight, conv_weight, gate_weight, first)
     wide: dict[str, Any] = {"dtype": torch.float32, "device": x.device}
-    shares = (torch.empty(s.r, _total(t), **wide) for t in (s.project_shares, s.mix_shares))
-    return (torch.empty_like(x), *shares, torch.empty(s.r, *s.sums, **wide))
+    kinds = (s.project_shares, s.out_shares, s.gate_shares, s.states_shares)
+    return (torch.empty_like(x), *(torch.empty(s.r, _total(kind), **wide) for kind in kinds))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -219,12 +254,14 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 def _gradients(ctx: Any, dout: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
     tensors = ctx.saved_tensors
     x, norm_weight, *weights = tensors[:10]
-    dx, project_share, mix_share, sums = _backward(
+    dx, project_share, out_share, gate_share, states_share = _backward(
         dout.contiguous(), *tensors, ctx.eps, ctx.first, ctx.exact
     )
     s = Sizes(x, weights[0], weights[1], weights[6], ctx.first)
     d_in, d_norm, d_dt_bias = _take(project_share, s.project_shares)
-    d_out, d_gate, *ones = _take(mix_share, s.mix_shares)
+    d_out, d_gate = _take(out_share, s.out_shares)
+    d_X, *ones, _ = _take(gate_share, s.gate_shares)
+    sums = torch.cat([d_X, *_take(states_share, s.states_shares)], 2)
     d_conv, d_conv_bias = sums[:, :-1].transpose(1, 2), sums[:, -1]
     grads = [d_in, d_conv, d_conv_bias, d_dt_bias, *ones, d_gate, d_out]
     return (

@@ -95,6 +95,13 @@ def test_equals_the_reference_anywhere(
 
 
 @needs_kernels
+def test_programs_of_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As large batches have them; the last program's tiles reach past the batch."""
+    monkeypatch.setattr(fused_block, "PROGRAMS", 1)
+    assert_agree(block_inputs(35, 4))
+
+
+@needs_kernels
 def test_norm_and_convolution_bias_may_be_absent() -> None:
     inputs = {name: t.float().to(DEVICE) for name, t in block_inputs().items()}
     inputs["norm_weight"] = inputs["conv_bias"] = None  # type: ignore[assignment]

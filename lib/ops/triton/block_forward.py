@@ -16,14 +16,12 @@ import triton.language as tl
 from lib.ops.triton.block_parts import (
     activate,
     dot,
-    exp,
     normed,
     put,
-    sigmoid,
-    softplus,
     step_sizes,
     taps,
 )
+from lib.ops.triton.elementwise import exp, sigmoid, softplus
 
 
 @triton.jit

@@ -1,9 +1,8 @@
 """Pieces that the kernels of the Mamba-2 block share.
 
-Kernels that mix time hold a few sequences at once, a warp each, and unroll the positions: a
-position is a tile (sequences, channels), a tuple holds one tile a position. The convolution and the
-sums over earlier positions are then plain arithmetic on tiles; only sums over channels cross
-threads.
+Kernels that mix time hold a few sequences at once and unroll the positions: a position is a tile
+(sequences, channels), a tuple holds one tile a position. The convolution and the sums over earlier
+positions are then plain arithmetic on tiles; only sums over channels cross threads.
 """
 
 # The arguments of a kernel are pointers, sizes and constants; types say nothing here.
@@ -13,6 +12,8 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from lib.ops.triton.elementwise import sigmoid
 
 
 @triton.jit
@@ -69,56 +70,6 @@ def numbers(base, rows, at, ok, WIDTH: tl.constexpr):
         return tl.load(base + rows * WIDTH + at)
     else:
         return tl.load(base + rows * WIDTH + at, mask=ok, other=0.0)
-
-
-@triton.jit
-def gather_up(values, columns, START: tl.constexpr):
-    """A tuple of (S,) as the columns of a tile, value i in column START + i: to store them with
-    one access, since a store of (S,) alone makes warps wait for each other."""
-    out = tl.zeros((values[0].shape[0], columns.shape[0]), tl.float32)
-    for i in tl.static_range(len(values)):
-        out = tl.where((columns == START + i)[None, :], values[i][:, None], out)
-    return out
-
-
-@triton.jit
-def sigmoid(x, FAST: tl.constexpr):
-    """1 / (1 + exp(-x)). FAST: the hardware's exponential and reciprocal as they are, 2^-22 off;
-    the interpreter does not know them."""
-    if FAST:
-        return tl.inline_asm_elementwise(
-            """{ .reg .f32 t;
-            mul.ftz.f32 t, $1, 0fBFB8AA3B;
-            ex2.approx.ftz.f32 t, t;
-            add.ftz.f32 t, t, 0f3F800000;
-            rcp.approx.ftz.f32 $0, t; }""",
-            "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1,
-        )  # fmt: skip
-    else:
-        return tl.sigmoid(x)
-
-
-@triton.jit
-def exp(x, FAST: tl.constexpr):
-    """exp(x), for FAST by the hardware's exponential alone, as in :func:`sigmoid`."""
-    if FAST:
-        return tl.inline_asm_elementwise(
-            """{ .reg .f32 t;
-            mul.ftz.f32 t, $1, 0f3FB8AA3B;
-            ex2.approx.ftz.f32 $0, t; }""",
-            "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1,
-        )  # fmt: skip
-    else:
-        return tl.exp(x)
-
-
-@triton.jit
-def softplus(x):
-    """log(1 + exp(x)), without overflow, to float32's precision where it is tiny too."""
-    tail = tl.exp(-tl.abs(x))
-    # log(1 + t) loses t's digits when t is small: four terms of its series do not
-    series = tail * (1.0 - tail * (0.5 - tail * (1.0 / 3.0 - tail * 0.25)))
-    return tl.maximum(x, 0.0) + tl.where(tail < 1e-2, series, tl.log(1.0 + tail))
 
 
 @triton.jit

@@ -1,7 +1,7 @@
-"""Projections of the Mamba-2 block: matrix products on tensor cores, with the norms beside them.
+"""Back through the projection into the Mamba-2 block, and through the norm before it.
 
-They move the widest tensors (2 p + 2 n channels a token) once each, and are bound by that.
-`last` tells which columns of which positions anybody reads when only the last position is wanted.
+The gradient of u, the widest tensor (2 p + 2 n channels a token), is read once here for both of its
+products on tensor cores.
 """
 
 # mypy: ignore-errors

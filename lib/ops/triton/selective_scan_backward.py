@@ -30,12 +30,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from lib.ops.triton.elementwise import exp2, softplus
 from lib.ops.triton.selective_scan_forward import (
     LOG2E,
     everywhere,
-    exp2,
     read,
-    softplus,
     until,
     write,
 )

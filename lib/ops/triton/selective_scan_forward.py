@@ -20,28 +20,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from lib.ops.triton.elementwise import exp2, softplus
+
 LOG2E = tl.constexpr(1.4426950408889634)
-
-
-@triton.jit
-def exp2(x, FAST: tl.constexpr):
-    """2^x. FAST: the hardware's instruction as it is (2^-22 off), with results below 2^-126 as 0,
-    instead of three more instructions for them; the interpreter does not know it."""
-    if FAST:
-        return tl.inline_asm_elementwise(
-            "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
-        )
-    else:
-        return tl.exp2(x)
-
-
-@triton.jit
-def softplus(x):
-    """log(1 + exp(x)), without overflow, to float32's precision where it is tiny too."""
-    tail = tl.exp(-tl.abs(x))
-    # log(1 + t) loses t's digits below 1e-2: four terms of its series do not
-    series = tail * (1.0 - tail * (0.5 - tail * (1.0 / 3.0 - tail * 0.25)))
-    return tl.maximum(x, 0.0) + tl.where(tail < 1e-2, series, tl.log(1.0 + tail))
 
 
 @triton.jit
