@@ -143,7 +143,7 @@ def run(
         shard: ``"1/4"`` runs the first of four parts of the chosen cells.
         budget: stop cleanly after this time (``"8m"``), leaving a checkpoint to resume from.
         device, backend: "auto", or a name that must be available.
-        compile: torch.compile the training step; None means on a GPU only.
+        compile: torch.compile the training step; None means where it pays, on a GPU only.
         retry_failed: run cells again whose record says that they failed.
         fresh: run cells again whatever records there are (the new record replaces a local one).
         ensemble: largest number of runs trained at once; None means as many as there is room for.
@@ -174,7 +174,7 @@ def run(
     context = Context(
         device=chosen,
         backend=backend,
-        compile=chosen == "cuda" if compile is None else compile,
+        compile=compile,
         deadline=deadline,
         checkpoints=store.local / name / "checkpoints",
         checkpoint_every=checkpoint_every,

@@ -29,7 +29,7 @@ class Context:
     Attributes:
         device: torch device as text, "cpu" or "cuda".
         backend: asked for in ``--backend``; "auto" lets each op choose.
-        compile: compile the training step with torch.compile.
+        compile: compile the training step with torch.compile; None where it pays.
         deadline: ``time.monotonic()`` value at which to stop with a checkpoint, or None.
         checkpoints: folder for checkpoints, None to keep none.
         checkpoint_every: seconds between two checkpoints of a cell.
@@ -39,7 +39,7 @@ class Context:
 
     device: str = "cpu"
     backend: str = "auto"
-    compile: bool = False
+    compile: bool | None = None
     deadline: float | None = None
     checkpoints: Path | None = None
     checkpoint_every: float = 60.0

@@ -209,15 +209,12 @@ def _run_group(
     from lib.training.batches import StackedBatches, TensorBatches
     from lib.training.checkpoints import serialise
     from lib.training.ensemble import Ensemble
-    from lib.training.loop import Run, Trainer
+    from lib.training.loop import Run, Trainer, pays_to_compile
 
     started, clock = provenance.now(), time.perf_counter()
     device, training = torch.device(context.device), cells[0].training
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    if context.compile:
-        # what was compiled for earlier groups counts towards a limit beyond which nothing would be
-        torch.compiler.reset()
     names = [composite_readable(cell) for cell in cells]
     seeds = list(dict.fromkeys(cell.seed for cell in cells))
     which = [seeds.index(cell.seed) for cell in cells]  # runs of one seed share its data
@@ -235,6 +232,10 @@ def _run_group(
     test = splits[0][1] if alone else stacked([splits[k][1] for k in which])
     with torch.no_grad(), backends.recording() as used:
         model(test.tokens[..., :2, :].long(), last_token_only=True)
+    compiles = pays_to_compile(device, used) if context.compile is None else context.compile
+    if compiles:
+        # what was compiled for earlier groups counts towards a limit beyond which nothing would be
+        torch.compiler.reset()
     trainer = Trainer(
         model,
         last_token_loss,
@@ -247,7 +248,7 @@ def _run_group(
         ],
         checkpoint_every=context.checkpoint_every,
         deadline=context.deadline,
-        compile=context.compile,
+        compile=compiles,
         name=names[0] if alone else f"{names[0]} and {len(cells) - 1} more",
         origin={**provenance.code(), "device_name": provenance.machine(device)["device_name"]},
     )
@@ -274,7 +275,7 @@ def _run_group(
                 weights = serialise(own, config=to_dict(cell))
         facts = {
             "backends": {op: list(found) for op, found in used.items()},
-            "compile": context.compile,
+            "compile": compiles,
             "dtype": "float32",
             "training_seconds": round(seconds / len(cells), 3),
             "ensemble": {"runs": len(cells), "training_seconds": round(seconds, 3)},

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import progress
+from lib.ops import block
 from lib.training.batches import TensorBatches
 from lib.training.checkpoints import load_checkpoint, save_checkpoint
 from lib.training.config import TrainingConfig
@@ -62,6 +63,16 @@ class Run:
 
     identity: str = ""
     checkpoint: Path | None = None
+
+
+def pays_to_compile(device: torch.device, used: Mapping[str, Sequence[str]]) -> bool:
+    """Whether compiling a training step is worth its minute: on a GPU, unless fused blocks do all
+    the work of the layers; then too little is left.
+
+    Args:
+        used: op to names of the backends that serve the model, see ``backends.recording``.
+    """
+    return device.type == "cuda" and dict(used) != {block.OP: ["fused"]}
 
 
 class Trainer:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lib.training.batches import TensorBatches
 from lib.training.checkpoints import CheckpointError, load_checkpoint, save_checkpoint, serialise
 from lib.training.config import TrainingConfig
-from lib.training.loop import Run, Trainer
+from lib.training.loop import Run, Trainer, pays_to_compile
 from lib.training.schedules import warmup_cosine
 
 CONFIG = TrainingConfig(epochs=3, warmup_epochs=1, batch_size=8, lr_peak=1e-2)
@@ -222,3 +222,18 @@ def test_bad_batch_size_is_named(size: int) -> None:
 def test_bad_training_settings_are_named(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrainingConfig(**change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("device", "used", "pays"),
+    [
+        ("cpu", {"ssd": ["quadratic"]}, False),
+        ("cuda", {"ssd": ["quadratic"], "causal_conv1d": ["reference"]}, True),
+        ("cuda", {"mamba2_block": ["fused"]}, False),
+        ("cuda", {"mamba2_block": ["fused"], "ssd": ["quadratic"]}, True),
+    ],
+)
+def test_compiling_pays_where_fused_blocks_leave_something(
+    device: str, used: dict[str, list[str]], pays: bool
+) -> None:
+    assert pays_to_compile(torch.device(device), used) is pays
