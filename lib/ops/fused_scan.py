@@ -29,9 +29,11 @@ class Sizes:
 
     Attributes:
         steps: of a chunk, unrolled; states of a chunk are recomputed from the one before it.
-        tile: state entries of a warp, four for each of its threads.
+        tile, backward_tile: state entries of a warp, four for each of its threads if 128.
         forward_entries, backward_entries: how many of a tile's belong to one channel.
         forward_warps, backward_warps: of a program.
+        hold: whether B and C stay in a backward thread's registers, which leaves room for 8 warps
+            on a processor. If not, 168 registers are enough for 12.
         registers: most registers of a backward thread; None for as many as it likes.
         channels, fewest_channels: most channels of a backward program, and the fewest where there
             are few sequences.
@@ -43,8 +45,10 @@ class Sizes:
     tile: int = 128
     forward_entries: int = 16
     forward_warps: int = 1
-    backward_entries: int = 32
+    backward_tile: int = 128
+    backward_entries: int = 128
     backward_warps: int = 1
+    hold: bool = True
     registers: int | None = None
     channels: int = 64
     fewest_channels: int = 16
@@ -70,10 +74,10 @@ def _chunks(length: int) -> tuple[int, int]:
     return chunks, ceil_div(length, chunks)
 
 
-def _tile(n: int, entries: int, warps: int) -> dict[str, int]:
+def _tile(n: int, tile: int, entries: int, warps: int) -> dict[str, int]:
     """Channels and entries of a program's tile."""
     wide = min(entries, max(4, _power(n)))
-    return {"DB": SIZES.tile * warps // wide, "NB": wide, "num_warps": warps}
+    return {"DB": tile * warps // wide, "NB": wide, "num_warps": warps}
 
 
 def _launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:
@@ -85,7 +89,9 @@ def strided(*tensors: Tensor | None) -> list[Any]:
     return [x for t in tensors for x in (t, None if t is None else t.stride())]
 
 
-def _shape(u: Tensor, A: Tensor, B: Tensor, C: Tensor, softplus: bool) -> dict[str, Any]:
+def _shape(
+    u: Tensor, A: Tensor, B: Tensor, C: Tensor, start: Tensor | None, softplus: bool
+) -> dict[str, Any]:  # fmt: skip
     """The constants of both kernels. Time strides of B and C are constants where entries are
     neighbours, as in a model's layout: their addresses then cost nothing."""
     chunks, steps = _chunks(u.shape[3])
@@ -96,6 +102,7 @@ def _shape(u: Tensor, A: Tensor, B: Tensor, C: Tensor, softplus: bool) -> dict[s
         "BL": B.stride(4) if B.stride(3) == 1 else 0,
         "CL": C.stride(4) if C.stride(3) == 1 else 0,
         "WHOLE": chunks * steps == u.shape[3],
+        "ZERO": chunks == 1 and start is None,
         "SOFTPLUS": softplus,
         "FAST": u.is_cuda,
     }
@@ -115,8 +122,8 @@ def _forward(
     y, last, states, pre = out
     r, b, _, length = u.shape
     groups = B.shape[2]
-    shape = _shape(u, A, B, C, softplus) | _tile(
-        A.shape[2], SIZES.forward_entries, SIZES.forward_warps
+    shape = _shape(u, A, B, C, start, softplus) | _tile(
+        A.shape[2], SIZES.tile, SIZES.forward_entries, SIZES.forward_warps
     )
     _launch(
         forward, ceil_div(shape["CHANNELS"], shape["DB"]) * groups * b * r,
@@ -156,7 +163,9 @@ def _backward(
     r, b, d, length = u.shape
     groups, n = B.shape[2], A.shape[2]
     chunks, steps = _chunks(length)
-    shape = _shape(u, A, B, C, softplus) | _tile(n, SIZES.backward_entries, SIZES.backward_warps)
+    shape = _shape(u, A, B, C, start, softplus) | _tile(
+        n, SIZES.backward_tile, SIZES.backward_entries, SIZES.backward_warps
+    )
     part, each = _share(r * groups, b, shape["CHANNELS"], shape["DB"])
     parts, blocks = ceil_div(shape["CHANNELS"], part), ceil_div(b, each)
 
@@ -174,11 +183,17 @@ def _backward(
     dA = wide(blocks, r, d, n)
     dD, dbias = (None if t is None else wide(blocks, r, d) for t in (D, delta_bias))
     programs = parts * groups * blocks * r
-    scratch = wide(programs, part * (3 * steps + 4 * _power(steps) + (n if chunks > 1 else 0)))
+    # a program's own: dt, x and dy, sums over entries (once more if these are taken in several
+    # blocks), the gradient of the state between chunks, B and C; in whole lines of the cache
+    sums = 2 if n <= shape["NB"] else 4
+    own = part * (_power(steps) * (3 + sums) + (n if chunks > 1 else 0))
+    own = ceil_div(own + (0 if SIZES.hold else 2 * steps * shape["NB"]), 32) * 32
+    scratch = wide(programs, own)
     _launch(
         backward, programs, *strided(u, delta, A, B, C, D, z, delta_bias, start), states, pre,
         *strided(dy, dlast, du, ddelta, dz), dB, dC, dstart, dA, dD, dbias, scratch,
         b, groups, length, chunks, each, **shape, PART=part, STEPS=_power(steps),
+        THREADS=32 * SIZES.backward_warps, SCRATCH=own, HOLD=SIZES.hold,
         WIDE=min(64, _power(part)), maxnreg=SIZES.registers,
     )  # fmt: skip
 

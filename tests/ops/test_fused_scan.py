@@ -117,13 +117,15 @@ def test_groups_of_one_of_B_and_C() -> None:
 
 
 @on_cpu
-@pytest.mark.parametrize("sizes", [{"channels": 8}, {"programs": 1}, {"steps": 3}])
+@pytest.mark.parametrize(
+    "sizes", [{"channels": 8}, {"programs": 1}, {"steps": 3}, {"hold": False, "backward_tile": 64}]
+)
 def test_any_cut_into_programs_and_chunks(
-    sizes: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    sizes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Several parts of the channels, several sequences a program, several chunks."""
-    small = {"tile": 32, "forward_entries": 8, "backward_entries": 8}
-    monkeypatch.setattr(fused_scan, "SIZES", replace(fused_scan.SIZES, **small, **sizes))
+    small = {"tile": 32, "forward_entries": 8, "backward_tile": 32, "backward_entries": 8}
+    monkeypatch.setattr(fused_scan, "SIZES", replace(fused_scan.SIZES, **(small | sizes)))
     inputs = channels_last(scan_inputs(2, 9, 12, 4))
     assert_same(partial(fused, **FULL), partial(reference, **FULL), inputs, torch.float32)
 

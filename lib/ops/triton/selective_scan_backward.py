@@ -8,19 +8,25 @@ With a_t = exp(dt_t A), x_t = dt_t u_t and g_t = dL/dstate_t = C_t dy_t + a_{t+1
 
 A program is a warp that walks over some channels of a few sequences of one run. What belongs to
 (sequence, entry), 32 numbers for 8 steps, stays in its registers: B_t, C_t and the sums dB_t, dC_t
-of NB entries. What belongs to (channel, entry), A and dA, is read and written once for each tile
-of DB channels; what belongs to (sequence, channel) too, after a sum over the tile's entries. The
-states of a tile over a chunk of T steps are in registers. Every sum has one order, so results are
-bit-equal from run to run: dA, dD and the bias's are summed over a program's sequences in a buffer
-of its own, and over programs afterwards.
+of NB entries, most often all. What belongs to (channel, entry), A and dA, is read and written once
+for each tile of DB channels; what belongs to (sequence, channel) too, after a sum over the tile's
+entries. The states of a tile over a chunk of T steps are in registers. Every sum has one order, so
+results are bit-equal from run to run: dA, dD and the bias's are summed over a program's sequences
+in a buffer of its own, and over programs afterwards.
 
-Counts for each state entry and step, of an H100's instructions at 8 steps and 32 entries a block:
-one exponential (8 cycles of a scheduler, beside the rest), 11.1 products and fused multiply-adds,
-0.4 exchanges between threads with as many additions and twice as many choices, 0.9 loads and
-stores; 17 with everything around. 2^27 entries and steps (batch 2048, 64 channels, 8 steps, 128
-entries) take the 528 schedulers 77 microseconds at 1.755 GHz if none ever waits. Bytes there: 54 MB
-of inputs and gradients; dA's buffers, written and read (2 s - 1) times by a program with s
-sequences, 32 KB each time, 100 MB in all, mostly in the second-level cache, and 34 MB to add up.
+Registers leave room for few warps, so loads are made long before they are wanted: dA's at the start
+of a tile, and those of the next tile's A, dt, x and dy, four steps at once, before the exchanges of
+this one. With one channel a tile these numbers are the same for all threads, so the compiler puts
+them into the registers that a warp's threads share.
+
+Counts for each state entry and step, of an H100's instructions at 8 steps, 128 entries a block and
+no first state: 0.9 exponentials (8 cycles of a scheduler each, beside the rest), 10.4 products and
+fused multiply-adds, 0.5 exchanges between threads with as many additions and twice as many choices,
+0.3 loads and stores, 0.8 moves to shared registers; 15.7 with everything around. 2^27 entries and
+steps (batch 2048, 64 channels, 8 steps, 128 entries) take the 528 schedulers 71 microseconds at
+1.755 GHz if none ever waits. Bytes there: 54 MB of inputs and gradients; dA's buffers, written and
+read (2 s - 1) times by a program with s sequences, 32 KB each time, 100 MB in all, mostly in the
+second-level cache, and 34 MB to add up.
 """
 
 # mypy: ignore-errors
@@ -96,15 +102,17 @@ def exchange(low, high, j, APART: tl.constexpr):
 
 @triton.jit
 def sum_over(values, j, J: tl.constexpr):
-    """Many tensors (d, J), of which only sums over J are wanted, to 1 / J as many: of v, the k-th
-    holds at j the sum of the values' v / J j + k.
+    """v tensors (d, J), of which only sums over J are wanted, to max(1, v / J): the k-th holds at j
+    the sum of the values' v j / J + k, rounded down.
 
-    Each step halves the number of tensors, so v exchanges between threads are made and not
+    Each step halves the number of tensors, so about v exchanges between threads are made and not
     v log2(J), and every thread ends with sums of its own to store.
     """
     APART: tl.constexpr = J // 2
     if APART == 0:
         out = values
+    elif len(values) == 1:
+        out = sum_over((values[0] + tl.gather(values[0], j ^ APART, 1),), j, APART)
     else:
         HALF: tl.constexpr = len(values) // 2
         half = ()
@@ -115,13 +123,54 @@ def sum_over(values, j, J: tl.constexpr):
 
 
 @triton.jit
+def spread(value, E: tl.constexpr):
+    """(d, j) to (d, j E): the same for E neighbours."""
+    D: tl.constexpr = value.shape[0]
+    J: tl.constexpr = value.shape[1]
+    return tl.reshape(tl.broadcast_to(value[:, :, None], (D, J, E)), (D, J * E))
+
+
+@triton.jit
+def numbers(where, STEPS: tl.constexpr, J: tl.constexpr, E: tl.constexpr):
+    """The STEPS numbers from each `where` (d, 1), each as (d, J E), in loads of four."""
+    D: tl.constexpr = where.shape[0]
+    out = ()
+    if STEPS < 4:
+        for i in tl.static_range(STEPS):
+            out = out + (tl.load(where + i),)
+    else:
+        for i in tl.static_range(0, STEPS, 4):
+            four = tl.load(where + i + tl.arange(0, 4 * J)[None, :] % 4)
+            even, odd = tl.split(tl.reshape(four, (D, J, 2, 2)))
+            zero, two = tl.split(even)
+            one, three = tl.split(odd)
+            out = out + (spread(zero, E), spread(one, E), spread(two, E), spread(three, E))
+    return out
+
+
+@triton.jit
+def of_tile(A, A_s, rows, q, n, ok, left, DB: tl.constexpr, STEPS: tl.constexpr,
+            J: tl.constexpr, E: tl.constexpr, RAGGED: tl.constexpr):  # fmt: skip
+    """A, dt, x and dy of the DB channels from q."""
+    c = q + tl.arange(0, DB)[:, None]
+    if RAGGED:
+        ok = ok & (c < left)
+    row = rows + c * 3 * STEPS
+    return (
+        read(A + c * A_s[1] + n * A_s[2], ok), numbers(row, STEPS, J, E),
+        numbers(row + STEPS, STEPS, J, E), numbers(row + 2 * STEPS, STEPS, J, E),
+    )  # fmt: skip
+
+
+@triton.jit
 def backward(
     u, u_s, delta, delta_s, A, A_s, B, B_s, C, C_s, D, D_s, z, z_s, bias, bias_s, start, start_s,
     states, pre, dy, dy_s, dlast, dlast_s, du, du_s, ddelta, ddelta_s, dz, dz_s, dB, dC, dstart,
     dA, dD, dbias, scratch, batch, groups, length, chunks, per_program,
     CHANNELS: tl.constexpr, PART: tl.constexpr, N: tl.constexpr, T: tl.constexpr,
-    STEPS: tl.constexpr, DB: tl.constexpr, NB: tl.constexpr, WIDE: tl.constexpr,
-    BL: tl.constexpr, CL: tl.constexpr, WHOLE: tl.constexpr, SOFTPLUS: tl.constexpr,
+    STEPS: tl.constexpr, DB: tl.constexpr, NB: tl.constexpr, THREADS: tl.constexpr,
+    SCRATCH: tl.constexpr, HOLD: tl.constexpr, WIDE: tl.constexpr, BL: tl.constexpr,
+    CL: tl.constexpr, WHOLE: tl.constexpr, ZERO: tl.constexpr, SOFTPLUS: tl.constexpr,
     FAST: tl.constexpr,
 ):  # fmt: skip
     """Gradients of all inputs of :func:`forward`.
@@ -129,8 +178,9 @@ def backward(
     A program takes PART of a group's CHANNELS, a multiple of DB, and `per_program` sequences of a
     run. With w parts of a group and p = cdiv(batch, per_program): dB, dC (w, r, b, g, l, n), dA
     (p, r, d, n), dD, dbias (p, r, d), dstart (r, b, d, n). STEPS: T rounded up to a power of two.
-    scratch: a program's own, (3 T + 4 STEPS) PART numbers and, with several chunks, PART N. WIDE:
-    channels that element-wise work takes at once. Grid: (w, g, p, r), flat.
+    scratch: a program's own SCRATCH numbers. THREADS of a program. HOLD: keep B and C in registers,
+    not in the scratch, from which each tile reads them again. ZERO: chunks start from no state.
+    WIDE: channels that element-wise work takes at once. Grid: (w, g, p, r), flat.
     """
     PARTS: tl.constexpr = (CHANNELS + PART - 1) // PART
     RAGGED: tl.constexpr = CHANNELS % PART != 0
@@ -149,18 +199,19 @@ def backward(
     B += run * B_s[0] + group * B_s[2]
     C += run * C_s[0] + group * C_s[2]
     dA += own * N
-    size = (3 * T + 4 * STEPS) * PART
-    if chunks > 1:
-        size += PART * N
-    dts = scratch + pid.to(tl.int64) * size
-    xs = dts + T * PART
-    dys = dts + 2 * T * PART
-    parts = dts + 3 * T * PART  # dx and ddt (PART, STEPS): sums over a block of entries
-    totals = parts + 2 * STEPS * PART  # and over all of them
+    copies = scratch + pid.to(tl.int64) * SCRATCH  # B and C (2, T, NB), if not in registers
+    rows = copies  # dt, x and dy (PART, 3, STEPS)
+    if not HOLD:
+        rows = copies + 2 * T * NB
+    parts = rows + 3 * STEPS * PART  # dx and ddt (PART, STEPS, 2): sums over a block of entries
+    totals = parts  # and over all of them
+    if N > NB:
+        totals = parts + 2 * STEPS * PART
     carried = totals + 2 * STEPS * PART  # the gradient of the state before the later chunk
     steps = tl.arange(0, STEPS)[:, None]
-    J: tl.constexpr = NB // 4  # threads along entries, with four each
-    SPREAD: tl.constexpr = STEPS >= J and J > 1
+    J: tl.constexpr = THREADS // DB  # threads along entries, with E neighbours each
+    E: tl.constexpr = NB // J
+    V: tl.constexpr = 2 * STEPS  # sums over entries for a channel
     j = tl.zeros((DB, 1), tl.int32) + tl.arange(0, J)[None, :]
     b = block * per_program
     end = tl.minimum(b + per_program, batch)
@@ -191,10 +242,10 @@ def backward(
                     dz_t = dy_t * ungated * gate * (1.0 + z_t * (1.0 - gate))
                     write(place(dz, dz_s, run, b, channel + d, t), dz_t, inside)
                     dy_t = dy_t * z_t * gate
-                at = steps * PART + d
-                write(dts + at, dt, ok)
-                write(xs + at, dt * u_t, ok)
-                write(dys + at, dy_t, ok)
+                at = rows + d * 3 * STEPS + steps
+                write(at, dt, ok)
+                write(at + STEPS, dt * u_t, ok)
+                write(at + 2 * STEPS, dy_t, ok)
             tl.debug_barrier()  # other threads of this program read what was written
             for n0 in tl.range(0, N, NB, num_stages=1):
                 n = n0 + tl.arange(0, NB)[None, :]
@@ -213,15 +264,23 @@ def backward(
                     cs = cs + (read(C_n + i * (CL if CL else C_s[4]), ok_i),)
                     dbs = dbs + (tl.zeros((DB, NB), tl.float32),)
                     dcs = dcs + (tl.zeros((DB, NB), tl.float32),)
+                if not HOLD:
+                    copy = copies + (n - n0) + tl.zeros((DB, 1), tl.int32)
+                    for i in tl.static_range(T):
+                        tl.store(copies + (n - n0) + i * NB, bs[i])
+                        tl.store(copies + (n - n0) + (T + i) * NB, cs[i])
+                    tl.debug_barrier()
+                here = of_tile(A, A_s, rows, 0, n, ok_n, left, DB, STEPS, J, E, RAGGED)
                 for q0 in tl.range(0, PART, DB, num_stages=1):
                     c = q0 + tl.arange(0, DB)[:, None]
                     ok_c = ok_n
                     if RAGGED:
                         ok_c = ok_n & (c < left)
-                    a = read(A + c * A_s[1] + n * A_s[2], ok_c) * LOG2E
+                    a, dts, xs, dys = here
+                    a *= LOG2E
                     if chunk > 0:
-                        before = seq * (chunks - 1) + chunk - 1
-                        h = read(states + (before * d_inner + channel + c) * N + n, ok_c)
+                        earlier = seq * (chunks - 1) + chunk - 1
+                        h = read(states + (earlier * d_inner + channel + c) * N + n, ok_c)
                     else:
                         if start is not None:
                             h = read(place(start, start_s, run, b, channel + c, n), ok_c)
@@ -231,11 +290,16 @@ def backward(
                     befores = ()
                     more = ()
                     for i in tl.static_range(T):
-                        decay = exp2(tl.load(dts + i * PART + c) * a, FAST)
+                        b_i = bs[i] if HOLD else tl.load(copy + i * NB)
+                        before = h
+                        h = xs[i] * b_i
+                        decay = h  # for nothing: zeros do not decay
+                        if i > 0 or not ZERO:
+                            decay = exp2(dts[i] * a, FAST)
+                            h += decay * before
                         decays = decays + (decay,)
-                        befores = befores + (h,)
-                        h = decay * h + tl.load(xs + i * PART + c) * bs[i]
-                        more = more + (dcs[i] + tl.load(dys + i * PART + c) * h,)
+                        befores = befores + (before,)
+                        more = more + (dcs[i] + dys[i] * h,)
                     dcs = more
                     if chunk + 1 < chunks:
                         g = read(carried + c * N + n, ok_c)
@@ -244,51 +308,56 @@ def backward(
                             g = read(place(dlast, dlast_s, run, b, channel + c, n), ok_c)
                         else:
                             g = tl.zeros((DB, NB), tl.float32)
-                    da = tl.zeros((DB, NB), tl.float32)
                     more = ()
                     values = ()
-                    if SPREAD:
-                        for _ in tl.static_range(2 * (STEPS - T)):
-                            values = values + (tl.zeros((DB, J), tl.float32),)
+                    for _ in tl.static_range(2 * (STEPS - T)):
+                        values = values + (tl.zeros((DB, J), tl.float32),)
+                    da = tl.load(dA + c * N + n, mask=ok_c & again, other=0.0)
                     for i in tl.static_range(T - 1, -1, -1):
-                        g += tl.load(dys + i * PART + c) * cs[i]
-                        more = (dbs[i] + tl.load(xs + i * PART + c) * g,) + more
-                        dx = g * bs[i]
-                        g = g * decays[i]
-                        q = g * befores[i]
-                        da += tl.load(dts + i * PART + c) * q
-                        ddt = q * a
-                        if SPREAD:
-                            dx = tl.sum(tl.reshape(dx, (DB, J, 4)), 2)
-                            values = (dx, tl.sum(tl.reshape(ddt, (DB, J, 4)), 2)) + values
-                        else:
-                            tl.store(parts + c * STEPS + i, tl.sum(dx, 1, keep_dims=True))
-                            at = parts + PART * STEPS + c * STEPS + i
-                            tl.store(at, tl.sum(ddt, 1, keep_dims=True))
-                    if SPREAD:
-                        sums = sum_over(values, j, J)
-                        for k in tl.static_range(2 * STEPS // J):
-                            at = parts + (k % 2 * PART + c) * STEPS + STEPS // J * j + k // 2
-                            tl.store(at, sums[k])
+                        if HOLD:
+                            b_i = bs[i]
+                            c_i = cs[i]
+                        else:  # b_i is read again, by a load that differs from the first one
+                            b_i = tl.load(copy + i * NB, eviction_policy="evict_last")
+                            c_i = tl.load(copy + (T + i) * NB)
+                        g += dys[i] * c_i
+                        more = (dbs[i] + xs[i] * g,) + more
+                        dx = tl.sum(tl.reshape(g * b_i, (DB, J, E)), 2)
+                        ddt = tl.zeros((DB, J), tl.float32)
+                        if i > 0 or not ZERO:
+                            g = g * decays[i]
+                            q = g * befores[i]
+                            da += dts[i] * q
+                            ddt = tl.sum(tl.reshape(q * a, (DB, J, E)), 2)
+                        values = (dx, ddt) + values
+                    # the next tile's numbers come while sums are exchanged, and not earlier: only
+                    # now this tile's are not needed any more
+                    q = tl.minimum(q0 + DB, PART - DB)
+                    here = of_tile(A, A_s, rows, q, n, ok_n, left, DB, STEPS, J, E, RAGGED)
+                    sums = sum_over(values, j, J)
+                    at = parts + c * V + j * V // J
+                    for k in tl.static_range(len(sums)):
+                        tl.store(at + k, sums[k])
                     dbs = more
-                    add_up(dA + c * N + n, da, ok_c, again)
+                    write(dA + c * N + n, da, ok_c)
                     if chunk > 0:
                         write(carried + c * N + n, g, ok_c)
                     elif dstart is not None:
                         write(dstart + (seq * d_inner + channel + c) * N + n, g, ok_c)
-                row = (((part * runs + run) * batch + b) * groups + group) * length + first
+                step = (((part * runs + run) * batch + b) * groups + group) * length + first
                 for i in tl.static_range(T):
                     ok_i = until(ok_n, first + i, length, WHOLE)
-                    write(dB + (row + i) * N + n, tl.sum(dbs[i], 0, keep_dims=True), ok_i)
-                    write(dC + (row + i) * N + n, tl.sum(dcs[i], 0, keep_dims=True), ok_i)
+                    write(dB + (step + i) * N + n, tl.sum(dbs[i], 0, keep_dims=True), ok_i)
+                    write(dC + (step + i) * N + n, tl.sum(dcs[i], 0, keep_dims=True), ok_i)
                 tl.debug_barrier()
-                for p0 in tl.range(0, 2 * PART * STEPS, WIDE * STEPS, num_stages=1):
-                    at = p0 + tl.arange(0, WIDE * STEPS)[None, :]
-                    ok = everywhere()
-                    if 2 * PART % WIDE:
-                        ok = at < 2 * PART * STEPS
-                    add_up(totals + at, read(parts + at, ok), ok, n0 > 0)
-                tl.debug_barrier()  # before the parts are written again
+                if N > NB:
+                    for p0 in tl.range(0, PART * V, WIDE * STEPS, num_stages=1):
+                        at = p0 + tl.arange(0, WIDE * STEPS)[None, :]
+                        ok = everywhere()
+                        if 2 * PART % WIDE:
+                            ok = at < PART * V
+                        add_up(totals + at, read(parts + at, ok), ok, n0 > 0)
+                    tl.debug_barrier()  # before the parts are written again
             # element-wise work after the scan
             for p0 in tl.range(0, PART, WIDE, num_stages=1):
                 d = p0 + tl.arange(0, WIDE)[None, :]
@@ -296,16 +365,16 @@ def backward(
                 ok_d = exists(d, left, PART, WIDE, RAGGED)
                 inside = until(ok & ok_d, first + steps, length, WHOLE)
                 t = first + steps
-                at = steps * PART + d
-                dx = read(totals + d * STEPS + steps, ok)
+                at = rows + d * 3 * STEPS + steps
+                dx = read(totals + d * V + 2 * steps, ok)
                 u_t = read(place(u, u_s, run, b, channel + d, t), inside)
-                du_t = dx * read(dts + at, ok)
+                du_t = dx * read(at, ok)
                 if D is not None:
-                    dy_t = read(dys + at, ok)
+                    dy_t = read(at + 2 * STEPS, ok)
                     du_t += dy_t * read(D + run * D_s[0] + (channel + d) * D_s[1], ok_d)
                     add_up(dD + own + d, tl.sum(dy_t * u_t, 0, keep_dims=True), ok_d, again)
                 write(place(du, du_s, run, b, channel + d, t), du_t, inside)
-                ddt = read(totals + (PART + d) * STEPS + steps, ok) * LN2 + dx * u_t
+                ddt = read(totals + d * V + 2 * steps + 1, ok) * LN2 + dx * u_t
                 if SOFTPLUS:
                     ddt *= tl.sigmoid(
                         raw_step(delta, delta_s, bias, bias_s, run, b, channel + d, t, ok_d, inside)

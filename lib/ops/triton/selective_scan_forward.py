@@ -7,9 +7,10 @@ the sum over entries is made once a chunk, after all blocks of entries.
 
 Counts for each state entry and step: one exponential (a quarter of a warp's instruction takes one
 cycle: 8 cycles of a scheduler), two products and two fused multiply-adds (1 cycle each), and
-1 / (entries a thread) of the loads of B and C. So the exponentials are the limit: 2^27 entries and
-steps (batch 2048, 64 channels, 8 steps, 128 entries) on 132 processors of an H100 that make 16 a
-cycle take 36 microseconds at 1.755 GHz; the 29 MB of inputs and outputs take 10.
+1 / (entries a thread) of the loads of B and C; a first step from no state has no exponential. So
+the exponentials are the limit: 2^27 entries and steps (batch 2048, 64 channels, 8 steps, 128
+entries) on 132 processors of an H100 that make 16 a cycle take 7/8 of 36 microseconds at 1.755 GHz;
+the 29 MB of inputs and outputs take 10.
 """
 
 # The arguments of a kernel are pointers, sizes and constants; types say nothing here.
@@ -56,16 +57,17 @@ def forward(
     u, u_s, delta, delta_s, A, A_s, B, B_s, C, C_s, D, D_s, z, z_s, bias, bias_s, start, start_s,
     y, y_s, states, last, pre, batch, groups, length, chunks,
     CHANNELS: tl.constexpr, N: tl.constexpr, T: tl.constexpr, DB: tl.constexpr, NB: tl.constexpr,
-    BL: tl.constexpr, CL: tl.constexpr, WHOLE: tl.constexpr, SOFTPLUS: tl.constexpr,
-    FAST: tl.constexpr,
+    BL: tl.constexpr, CL: tl.constexpr, WHOLE: tl.constexpr, ZERO: tl.constexpr,
+    SOFTPLUS: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """y, and the states that the backward pass starts chunks from.
 
     u, delta, z, y (r, b, d, l), A (r, d, n), B, C (r, b, g, n, l), D, bias (r, d), start
     (r, b, d, n), each with its strides. `between` chunks' states go to states (r, b, chunks - 1,
     d, n), the last to last (r, b, d, n) if given, and y before its gate to pre (r, b, l, d) if
-    there is z. CHANNELS of each of the groups. Grid: (blocks of channels, batch, runs), flat, the
-    blocks of channels next to each other because they share B and C.
+    there is z. CHANNELS of each of the groups. ZERO: chunks start from no state, as the only chunk
+    does without `start`. Grid: (blocks of channels, batch, runs), flat, the blocks of channels next
+    to each other because they share B and C.
     """
     BLOCKS: tl.constexpr = (CHANNELS + DB - 1) // DB
     pid = tl.program_id(0)
@@ -128,7 +130,10 @@ def forward(
                 ok_t = until(ok_n, first + t, length, WHOLE)
                 b_t = read(B + n * B_s[3] + first * B_s[4] + t * (BL if BL else B_s[4]), ok_t)
                 c_t = read(C + n * C_s[3] + first * C_s[4] + t * (CL if CL else C_s[4]), ok_t)
-                h = exp2(dts[t] * a, FAST) * h + xs[t] * b_t
+                new = xs[t] * b_t
+                if t > 0 or not ZERO:
+                    new += exp2(dts[t] * a, FAST) * h
+                h = new
                 more = more + (ys[t] + h * c_t,)
             ys = more
             if chunk + 1 < chunks:
