@@ -33,7 +33,7 @@ class Sizes:
         forward_entries, backward_entries: how many of a tile's belong to one channel.
         forward_warps, backward_warps: of a program.
         hold: whether B and C stay in a backward thread's registers, which leaves room for 8 warps
-            on a processor. If not, 168 registers are enough for 12.
+            on a processor. If not, 168 registers, for 12 warps, are nearly enough.
         registers: most registers of a backward thread; None for as many as it likes.
         channels, fewest_channels: most channels of a backward program, and the fewest where there
             are few sequences.
@@ -89,6 +89,13 @@ def strided(*tensors: Tensor | None) -> list[Any]:
     return [x for t in tensors for x in (t, None if t is None else t.stride())]
 
 
+def _in_pairs(m: Tensor) -> bool:
+    """Whether each sequence of each group begins at a multiple of 8 bytes. Slices of a wider
+    tensor, which a model's B and C are, hardly ever begin at the 16 that Triton asks for."""
+    begins = (m.stride(i) * m.element_size() for i in range(3) if m.shape[i] > 1)
+    return all(at % 8 == 0 for at in (m.data_ptr(), *begins))
+
+
 def _shape(
     u: Tensor, A: Tensor, B: Tensor, C: Tensor, start: Tensor | None, softplus: bool
 ) -> dict[str, Any]:  # fmt: skip
@@ -103,6 +110,7 @@ def _shape(
         "CL": C.stride(4) if C.stride(3) == 1 else 0,
         "WHOLE": chunks * steps == u.shape[3],
         "ZERO": chunks == 1 and start is None,
+        "PAIRS": _in_pairs(B) and _in_pairs(C),
         "SOFTPLUS": softplus,
         "FAST": u.is_cuda,
     }

@@ -22,7 +22,7 @@ them into the registers that a warp's threads share.
 Counts for each state entry and step, of an H100's instructions at 8 steps, 128 entries a block and
 no first state: 0.9 exponentials (8 cycles of a scheduler each, beside the rest), 10.4 products and
 fused multiply-adds, 0.5 exchanges between threads with as many additions and twice as many choices,
-0.3 loads and stores, 0.8 moves to shared registers; 15.7 with everything around. 2^27 entries and
+0.3 loads and stores, 0.8 moves to shared registers; 15.6 with everything around. 2^27 entries and
 steps (batch 2048, 64 channels, 8 steps, 128 entries) take the 528 schedulers 71 microseconds at
 1.755 GHz if none ever waits. Bytes there: 54 MB of inputs and gradients; dA's buffers, written and
 read (2 s - 1) times by a program with s sequences, 32 KB each time, 100 MB in all, mostly in the
@@ -170,8 +170,8 @@ def backward(
     CHANNELS: tl.constexpr, PART: tl.constexpr, N: tl.constexpr, T: tl.constexpr,
     STEPS: tl.constexpr, DB: tl.constexpr, NB: tl.constexpr, THREADS: tl.constexpr,
     SCRATCH: tl.constexpr, HOLD: tl.constexpr, WIDE: tl.constexpr, BL: tl.constexpr,
-    CL: tl.constexpr, WHOLE: tl.constexpr, ZERO: tl.constexpr, SOFTPLUS: tl.constexpr,
-    FAST: tl.constexpr,
+    CL: tl.constexpr, WHOLE: tl.constexpr, ZERO: tl.constexpr, PAIRS: tl.constexpr,
+    SOFTPLUS: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """Gradients of all inputs of :func:`forward`.
 
@@ -196,8 +196,6 @@ def backward(
     left = CHANNELS - part * PART
     own = (block * runs + run) * d_inner + channel
     A += run * A_s[0] + channel * A_s[1]
-    B += run * B_s[0] + group * B_s[2]
-    C += run * C_s[0] + group * C_s[2]
     dA += own * N
     copies = scratch + pid.to(tl.int64) * SCRATCH  # B and C (2, T, NB), if not in registers
     rows = copies  # dt, x and dy (PART, 3, STEPS)
@@ -219,6 +217,11 @@ def backward(
     again = False  # whether this program's sums have begun
     while b < end:
         seq = run * batch + b
+        B_b = B + (run * B_s[0] + b * B_s[1] + group * B_s[2])
+        C_b = C + (run * C_s[0] + b * C_s[1] + group * C_s[2])
+        if PAIRS:
+            B_b = tl.multiple_of(B_b, 8)
+            C_b = tl.multiple_of(C_b, 8)
         chunk = chunks - 1
         while chunk >= 0:
             first = chunk * T
@@ -252,16 +255,18 @@ def backward(
                 ok_n = everywhere()
                 if N % NB:
                     ok_n = n < N
-                B_n = B + b * B_s[1] + n * B_s[3] + first * B_s[4]
-                C_n = C + b * C_s[1] + n * C_s[3] + first * C_s[4]
+                b_step = BL if BL else B_s[4]
+                c_step = CL if CL else C_s[4]
+                B_n = B_b + n * B_s[3] + first * b_step
+                C_n = C_b + n * C_s[3] + first * c_step
                 bs = ()
                 cs = ()
                 dbs = ()
                 dcs = ()
                 for i in tl.static_range(T):
                     ok_i = until(ok_n, first + i, length, WHOLE)
-                    bs = bs + (read(B_n + i * (BL if BL else B_s[4]), ok_i),)
-                    cs = cs + (read(C_n + i * (CL if CL else C_s[4]), ok_i),)
+                    bs = bs + (read(B_n + i * b_step, ok_i),)
+                    cs = cs + (read(C_n + i * c_step, ok_i),)
                     dbs = dbs + (tl.zeros((DB, NB), tl.float32),)
                     dcs = dcs + (tl.zeros((DB, NB), tl.float32),)
                 if not HOLD:

@@ -58,7 +58,7 @@ def forward(
     y, y_s, states, last, pre, batch, groups, length, chunks,
     CHANNELS: tl.constexpr, N: tl.constexpr, T: tl.constexpr, DB: tl.constexpr, NB: tl.constexpr,
     BL: tl.constexpr, CL: tl.constexpr, WHOLE: tl.constexpr, ZERO: tl.constexpr,
-    SOFTPLUS: tl.constexpr, FAST: tl.constexpr,
+    PAIRS: tl.constexpr, SOFTPLUS: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """y, and the states that the backward pass starts chunks from.
 
@@ -66,8 +66,9 @@ def forward(
     (r, b, d, n), each with its strides. `between` chunks' states go to states (r, b, chunks - 1,
     d, n), the last to last (r, b, d, n) if given, and y before its gate to pre (r, b, l, d) if
     there is z. CHANNELS of each of the groups. ZERO: chunks start from no state, as the only chunk
-    does without `start`. Grid: (blocks of channels, batch, runs), flat, the blocks of channels next
-    to each other because they share B and C.
+    does without `start`. PAIRS: each sequence's B and C begin at a multiple of 8 bytes, so two
+    entries can be read at once. Grid: (blocks of channels, batch, runs), flat, the blocks of
+    channels next to each other because they share B and C.
     """
     BLOCKS: tl.constexpr = (CHANNELS + DB - 1) // DB
     pid = tl.program_id(0)
@@ -88,10 +89,15 @@ def forward(
     A += run * A_s[0] + d * A_s[1]
     B += run * B_s[0] + b * B_s[1] + group * B_s[2]
     C += run * C_s[0] + b * C_s[1] + group * C_s[2]
+    if PAIRS:
+        B = tl.multiple_of(B, 8)
+        C = tl.multiple_of(C, 8)
     if z is not None:
         z += run * z_s[0] + b * z_s[1] + d * z_s[2]
         pre += (seq * length) * d_inner + d
     states += (seq * (chunks - 1)) * d_inner * N + d * N
+    b_step = BL if BL else B_s[4]
+    c_step = CL if CL else C_s[4]
     chunk = 0
     while chunk < chunks:
         first = chunk * T
@@ -128,8 +134,8 @@ def forward(
             more = ()
             for t in tl.static_range(T):
                 ok_t = until(ok_n, first + t, length, WHOLE)
-                b_t = read(B + n * B_s[3] + first * B_s[4] + t * (BL if BL else B_s[4]), ok_t)
-                c_t = read(C + n * C_s[3] + first * C_s[4] + t * (CL if CL else C_s[4]), ok_t)
+                b_t = read(B + n * B_s[3] + first * b_step + t * b_step, ok_t)
+                c_t = read(C + n * C_s[3] + first * c_step + t * c_step, ok_t)
                 new = xs[t] * b_t
                 if t > 0 or not ZERO:
                     new += exp2(dts[t] * a, FAST) * h
