@@ -1,7 +1,8 @@
 """Experiments: named studies, each a grid of cells that can be run, stored and shown.
 
-A module of this package holds one chapter. It defines ``EXPERIMENTS``, a tuple of
-:class:`Experiment`; nothing else has to be told that they exist.
+A module of this package holds one chapter, or a part of one. It defines ``EXPERIMENTS``, a tuple of
+:class:`Experiment`; nothing else has to be told that they exist. Modules whose name begins with an
+underscore hold what several of them share.
 """
 
 from __future__ import annotations
@@ -120,7 +121,8 @@ class Experiment:
 def registry() -> dict[str, Experiment]:
     """All experiments by name, in the order of modules and of their ``EXPERIMENTS``."""
     found: dict[str, Experiment] = {}
-    for module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
+    modules = (m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+    for module in sorted(modules):
         for experiment in importlib.import_module(f"{__name__}.{module}").EXPERIMENTS:
             if experiment.name in found:
                 raise ValueError(f"experiment {experiment.name!r} is defined twice")

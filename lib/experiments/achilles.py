@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from lib import provenance
-from lib.config import from_dict, to_dict
+from lib.config import from_dict
 from lib.experiments import Context, Experiment, Outcome
+from lib.experiments._training import Study, train_cells
 from lib.models.config import (
     InitialisationConfig,
     LanguageModelConfig,
@@ -20,7 +19,7 @@ from lib.models.config import (
     Mamba2Config,
 )
 from lib.store import Record
-from lib.tasks.composite import CompositeTask, build, third_party
+from lib.tasks.composite import CompositeTask, Split, build, third_party
 from lib.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -153,142 +152,36 @@ def summarise(curves: pd.DataFrame) -> dict[str, float | None]:
     return out
 
 
+def _study(keep_weights: Callable[[Any], bool]) -> Study:
+    from lib.analysis.composite import last_token_loss, rates, rates_by_pair, stacked
+
+    def data(task: CompositeTask, seed: int) -> tuple[tuple[torch.Tensor, ...], Split]:
+        train, test = build(task, seed)
+        return (train.tokens, train.labels), test
+
+    return Study(
+        data=data,
+        stacked=stacked,
+        loss=last_token_loss,
+        evaluate=rates,
+        summarise=summarise,
+        readable=composite_readable,
+        final=rates_by_pair,
+        keep_weights=keep_weights,
+    )
+
+
 def run_composite(
     cells: Sequence[CompositeCell],
     context: Context,
     keep_weights: Callable[[CompositeCell], bool] = lambda cell: True,
 ) -> Iterator[Outcome]:
-    """Train the cells, those that differ in seed and initialisation alone at once (at most
-    ``context.ensemble``); stops after the group in which the budget ran out.
+    """Train the cells: see :func:`lib.experiments._training.train_cells`.
 
     Args:
         keep_weights: whether the final weights of a cell are part of its outcome.
-
-    Raises:
-        CheckpointError: a checkpoint is damaged or of another cell.
-        ValueError: ``context.ensemble`` asks for what the backend cannot do.
     """
-    import torch
-
-    from lib.analysis.composite import last_token_loss
-    from lib.models.language_model import build_language_model
-    from lib.training import ensemble
-    from lib.training.checkpoints import checkpoint_step
-
-    def room(cell: CompositeCell) -> int:
-        model = build_language_model(
-            cell.model, seed=0, device=context.device, backend=context.backend
-        )
-        rows = (cell.training.batch_size, cell.task.length)
-        tokens = torch.zeros(rows, dtype=torch.int64, device=context.device)
-        return ensemble.room(model, last_token_loss, (tokens, tokens[:, 0]), context.ensemble)
-
-    def key(cell: CompositeCell) -> Hashable:
-        path = context.checkpoint(composite_readable(cell), cell)
-        step = checkpoint_step(path, context.identify(cell))
-        model = dataclasses.replace(cell.model, initialisation=InitialisationConfig())
-        return cell.task, model, cell.training, step
-
-    for group in ensemble.together(cells, key, room):
-        outcomes = _run_group(group, context, keep_weights)
-        yield from outcomes
-        if any(outcome.status == "stopped" for outcome in outcomes):
-            return
-
-
-def _run_group(
-    cells: Sequence[CompositeCell],
-    context: Context,
-    keep_weights: Callable[[CompositeCell], bool],
-) -> list[Outcome]:
-    import torch
-
-    from lib.analysis.composite import last_token_loss, rates, rates_by_pair, stacked
-    from lib.models.language_model import build_language_model
-    from lib.ops import backends
-    from lib.training.batches import StackedBatches, TensorBatches
-    from lib.training.checkpoints import serialise
-    from lib.training.ensemble import Ensemble
-    from lib.training.loop import Run, Trainer, pays_to_compile
-
-    started, clock = provenance.now(), time.perf_counter()
-    device, training = torch.device(context.device), cells[0].training
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    names = [composite_readable(cell) for cell in cells]
-    seeds = list(dict.fromkeys(cell.seed for cell in cells))
-    which = [seeds.index(cell.seed) for cell in cells]  # runs of one seed share its data
-    splits = [[s.to(device) for s in build(cells[0].task, seed)] for seed in seeds]
-    sets = [
-        TensorBatches((train.tokens, train.labels), training.batch_size, seed, training.drop_last)
-        for (train, _), seed in zip(splits, seeds, strict=True)
-    ]
-    models = [
-        build_language_model(cell.model, seed=cell.seed, device=device, backend=context.backend)
-        for cell in cells
-    ]
-    alone = len(cells) == 1
-    model = models[0] if alone else Ensemble(models)
-    test = splits[0][1] if alone else stacked([splits[k][1] for k in which])
-    with torch.no_grad(), backends.recording() as used:
-        model(test.tokens[..., :2, :].long(), last_token_only=True)
-    compiles = pays_to_compile(device, used) if context.compile is None else context.compile
-    if compiles:
-        # what was compiled for earlier groups counts towards a limit beyond which nothing would be
-        torch.compiler.reset()
-    trainer = Trainer(
-        model,
-        last_token_loss,
-        sets[0] if alone else StackedBatches(sets, which),
-        training,
-        evaluate=lambda model: rates(model, test),
-        runs=[
-            Run(context.identify(cell), context.checkpoint(name, cell))
-            for cell, name in zip(cells, names, strict=True)
-        ],
-        checkpoint_every=context.checkpoint_every,
-        deadline=context.deadline,
-        compile=compiles,
-        name=names[0] if alone else f"{names[0]} and {len(cells) - 1} more",
-        origin={**provenance.code(), "device_name": provenance.machine(device)["device_name"]},
-    )
-    before = time.perf_counter()
-    results = trainer.train()
-    seconds = time.perf_counter() - before
-    model.eval()
-    by_pair = rates_by_pair(model, test) if any(r.status == "done" for r in results) else {}
-    pairs = {name: value.expand(len(cells)).tolist() for name, value in by_pair.items()}
-    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    outcomes = []
-    for run, (cell, result) in enumerate(zip(cells, results, strict=True)):
-        if result.status == "stopped":
-            outcomes.append(Outcome(cell, "stopped"))
-            continue
-        metrics = summarise(result.curves)
-        metrics["n_parameters"] = float(sum(p.numel() for p in models[run].parameters()))
-        metrics["steps"] = float(result.step)
-        weights = None
-        if result.status == "done":
-            metrics.update({name: values[run] for name, values in pairs.items()})
-            if keep_weights(cell):
-                own = model.weights(run) if isinstance(model, Ensemble) else model.state_dict()
-                weights = serialise(own, config=to_dict(cell))
-        facts = {
-            "backends": {op: list(found) for op, found in used.items()},
-            "compile": compiles,
-            "dtype": "float32",
-            "training_seconds": round(seconds / len(cells), 3),
-            "ensemble": {"runs": len(cells), "training_seconds": round(seconds, 3)},
-            "sessions": trainer.sessions(run),
-            "peak_memory_bytes": peak,
-        }
-        outcomes.append(
-            Outcome(
-                cell, result.status, result.reason, metrics, result.curves, weights, facts,
-                started, (time.perf_counter() - clock) / len(cells),
-            )
-        )  # fmt: skip
-    return outcomes
+    return train_cells(cells, context, _study(keep_weights))
 
 
 def by_head(records: Sequence[Record]) -> dict[str, list[Record]]:

@@ -1,0 +1,203 @@
+"""Training the cells of a study: those that are alike at once, each to an outcome of its own.
+
+A cell here is a frozen config with the fields ``task``, ``model``, ``training`` and ``seed``. What
+differs between tasks (data, loss, what is measured) is a :class:`Study`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from lib import provenance
+from lib.config import to_dict
+from lib.experiments import Context, Outcome
+from lib.models.config import InitialisationConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from lib.models.language_model import LanguageModel
+    from lib.training.loop import TrainingResult
+
+Numbers = Mapping[str, "Tensor"]
+
+
+def _none(*_: Any) -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Study:
+    """How cells of one kind are trained and measured.
+
+    Attributes:
+        data: ``data(task, seed)`` to the training tensors (tokens and labels first) and whatever
+            `evaluate` measures on, which has a method ``to(device)``.
+        stacked: the latter of several runs as one, for an ensemble.
+        loss: ``loss(model, *batch)`` to the mean loss and the number of right answers.
+        evaluate: ``evaluate(model, test)`` after each epoch, name to number; see ``Trainer``.
+        summarise: the curves of a run to its metrics.
+        readable: short file-name-safe name of a cell.
+        final: as `evaluate`, once, with the trained weights.
+        inspect: ``inspect(model, cell)`` to further metrics, for each finished run by itself, with
+            a model of its own that can be hooked; on the device.
+        keep_weights: whether the final weights of a cell are part of its outcome.
+    """
+
+    data: Callable[[Any, int], tuple[tuple[Tensor, ...], Any]]
+    stacked: Callable[[Sequence[Any]], Any]
+    loss: Callable[..., tuple[Tensor, Tensor]]
+    evaluate: Callable[[nn.Module, Any], Numbers]
+    summarise: Callable[[pd.DataFrame], dict[str, float | None]]
+    readable: Callable[[Any], str]
+    final: Callable[[nn.Module, Any], Numbers] = _none
+    inspect: Callable[[LanguageModel, Any], dict[str, float]] = _none
+    keep_weights: Callable[[Any], bool] = lambda cell: True
+
+
+def train_cells(cells: Sequence[Any], context: Context, study: Study) -> Iterator[Outcome]:
+    """Train the cells, those that differ in seed and initialisation alone at once (at most
+    ``context.ensemble``); stops after the group in which the budget ran out.
+
+    Raises:
+        CheckpointError: a checkpoint is damaged or of another cell.
+        ValueError: ``context.ensemble`` asks for what the backend cannot do.
+    """
+    import torch
+
+    from lib.models.language_model import build_language_model
+    from lib.training import ensemble
+    from lib.training.checkpoints import checkpoint_step
+
+    def room(cell: Any) -> int:
+        model = build_language_model(
+            cell.model, seed=0, device=context.device, backend=context.backend
+        )
+        rows = (cell.training.batch_size, cell.task.length)
+        tokens = torch.zeros(rows, dtype=torch.int64, device=context.device)
+        return ensemble.room(model, study.loss, (tokens, tokens[:, 0]), context.ensemble)
+
+    def key(cell: Any) -> Hashable:
+        path = context.checkpoint(study.readable(cell), cell)
+        step = checkpoint_step(path, context.identify(cell))
+        model = dataclasses.replace(cell.model, initialisation=InitialisationConfig())
+        return cell.task, model, cell.training, step
+
+    for group in ensemble.together(cells, key, room):
+        outcomes = _train_group(group, context, study)
+        yield from outcomes
+        if any(outcome.status == "stopped" for outcome in outcomes):
+            return
+
+
+def _train_group(cells: Sequence[Any], context: Context, study: Study) -> list[Outcome]:
+    import torch
+
+    from lib.models.language_model import build_language_model
+    from lib.ops import backends
+    from lib.training.batches import StackedBatches, TensorBatches
+    from lib.training.ensemble import Ensemble
+    from lib.training.loop import Run, Trainer, pays_to_compile
+
+    started, clock = provenance.now(), time.perf_counter()
+    device, training = torch.device(context.device), cells[0].training
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    names = [study.readable(cell) for cell in cells]
+    seeds = list(dict.fromkeys(cell.seed for cell in cells))
+    which = [seeds.index(cell.seed) for cell in cells]  # runs of one seed share its data
+    data = [study.data(cells[0].task, seed) for seed in seeds]
+    sets = [
+        TensorBatches(
+            tuple(t.to(device) for t in train), training.batch_size, seed, training.drop_last
+        )
+        for (train, _), seed in zip(data, seeds, strict=True)
+    ]
+    tests = [test.to(device) for _, test in data]
+    models = [
+        build_language_model(cell.model, seed=cell.seed, device=device, backend=context.backend)
+        for cell in cells
+    ]
+    alone = len(cells) == 1
+    model = models[0] if alone else Ensemble(models)
+    test = tests[0] if alone else study.stacked([tests[k] for k in which])
+    with torch.no_grad(), backends.recording() as used:
+        rows = torch.stack([data[k][0][0][:2] for k in which]).long().to(device)
+        model(rows[0] if alone else rows, last_token_only=True)
+    compiles = pays_to_compile(device, used) if context.compile is None else context.compile
+    if compiles:
+        # what was compiled for earlier groups counts towards a limit beyond which nothing would be
+        torch.compiler.reset()
+    trainer = Trainer(
+        model,
+        study.loss,
+        sets[0] if alone else StackedBatches(sets, which),
+        training,
+        evaluate=lambda model: study.evaluate(model, test),
+        runs=[
+            Run(context.identify(cell), context.checkpoint(name, cell))
+            for cell, name in zip(cells, names, strict=True)
+        ],
+        checkpoint_every=context.checkpoint_every,
+        deadline=context.deadline,
+        compile=compiles,
+        name=names[0] if alone else f"{names[0]} and {len(cells) - 1} more",
+        origin={**provenance.code(), "device_name": provenance.machine(device)["device_name"]},
+    )
+    before = time.perf_counter()
+    results = trainer.train()
+    seconds = time.perf_counter() - before
+    model.eval()
+    found = study.final(model, test) if any(r.status == "done" for r in results) else {}
+    final = {name: value.expand(len(cells)).tolist() for name, value in found.items()}
+    facts = {
+        "backends": {op: list(served) for op, served in used.items()},
+        "compile": compiles,
+        "dtype": "float32",
+        "training_seconds": round(seconds / len(cells), 3),
+        "ensemble": {"runs": len(cells), "training_seconds": round(seconds, 3)},
+        "peak_memory_bytes": (
+            torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+        ),
+    }
+    outcomes = []
+    for run, (cell, result) in enumerate(zip(cells, results, strict=True)):
+        if result.status == "stopped":
+            outcomes.append(Outcome(cell, "stopped"))
+            continue
+        if result.status == "done" and isinstance(model, Ensemble):
+            models[run].load_state_dict(model.weights(run))
+        metrics, weights = _measured(
+            study, cell, models[run].eval(), result, {k: v[run] for k, v in final.items()}
+        )
+        outcomes.append(
+            Outcome(
+                cell, result.status, result.reason, metrics, result.curves, weights,
+                {**facts, "sessions": trainer.sessions(run)}, started,
+                (time.perf_counter() - clock) / len(cells),
+            )
+        )  # fmt: skip
+    return outcomes
+
+
+def _measured(
+    study: Study, cell: Any, model: LanguageModel, result: TrainingResult, final: dict[str, float]
+) -> tuple[dict[str, float | None], bytes | None]:
+    """Metrics and kept weights of a run that is over; `model` has its weights if it is done."""
+    from lib.training.checkpoints import serialise
+
+    metrics = study.summarise(result.curves)
+    metrics["n_parameters"] = float(sum(p.numel() for p in model.parameters()))
+    metrics["steps"] = float(result.step)
+    if result.status != "done":
+        return metrics, None
+    metrics.update(final)
+    metrics.update(study.inspect(model, cell))
+    kept = study.keep_weights(cell)
+    return metrics, serialise(model.state_dict(), config=to_dict(cell)) if kept else None
