@@ -119,18 +119,52 @@ def pinned_cells() -> list[CompositeCell]:
 
 
 def composite_readable(cell: CompositeCell) -> str:
-    """For example ``mamba2-L7-g1.0-s1`` or ``mamba1-L7-g1.0-mod100-s42``."""
-    gamma = cell.model.initialisation.gamma
-    parts = [
-        cell.model.pattern[0].kind,
-        f"L{cell.model.n_layers}",
-        "official" if gamma is None else f"g{gamma}",
-        *(["tied"] if cell.model.tie_embeddings else []),
-        *([f"mod{cell.task.modulus}"] if cell.task.modulus else []),
-        *([f"len{cell.task.length}"] if cell.task.length != 8 else []),
-        f"s{cell.seed}",
+    """For example ``mamba2-L7-g1.0-s1`` or ``mamba1-L7-g1.0-mod100-s42``: what differs from the
+    paper's model, task or training as we read them is named."""
+    parts = [*model_parts(cell.model), *_task_parts(cell.task)]
+    if cell.training.spare_dynamics:
+        parts.append("spare")
+    return "-".join([*parts, f"s{cell.seed}"])
+
+
+def model_parts(model: LanguageModelConfig) -> list[str]:
+    """Parts of a readable name that say which model it is."""
+    start, block, plain = model.initialisation, model.pattern[0], InitialisationConfig()
+    parts = [block.kind, f"L{model.n_layers}"]
+    parts.append("official" if start.gamma is None else f"g{start.gamma}")
+    if model.tie_embeddings:
+        parts.append("tied")
+    kernel = getattr(block, "conv_kind", "none")
+    if kernel != "standard" and hasattr(block, "conv_kind"):
+        parts.append(kernel.replace("_", ""))
+    if getattr(block, "conv_frozen", None) is not None:
+        parts.append("frozen" if block.conv_frozen else "free")
+    if not getattr(block, "conv_bias", True):
+        parts.append("nobias")
+    if getattr(block, "conv_bypass", "none") != "none":
+        parts.append(block.conv_bypass)
+    if model.positional_encoding != "none":
+        parts.append(model.positional_encoding)
+    if not model.pre_norm:
+        parts.append("noprenorm")
+    if not model.final_norm:
+        parts.append("nofinalnorm")
+    if block.kind == "mamba2":  # the third party's Mamba-1 has its own ways to start
+        wider = [part for part in start.scope if part not in plain.scope]
+        less = [f"no{part}" for part in plain.scope if part not in start.scope]
+        parts += [*wider, *less]
+        parts += ["output"] if start.fan == "output" else []
+        parts += ["zerobias"] if start.zero_biases else []
+    return parts
+
+
+def _task_parts(task: CompositeTask) -> list[str]:
+    return [
+        *([f"mod{task.modulus}"] if task.modulus else []),
+        *([f"len{task.length}"] if task.length != 8 else []),
+        *(["inner"] if not task.pair_may_end else []),
+        *(["from0"] if task.position_base == 0 and task.modulus is None else []),
     ]
-    return "-".join(parts)
 
 
 def summarise(curves: pd.DataFrame) -> dict[str, float | None]:

@@ -1,0 +1,337 @@
+"""What the asymmetry hangs on: the composite task with parts of the model changed.
+
+Experiments of the chapter "Achilles' Heel of Mamba" (arXiv 2509.17514): the convolution with a
+kernel of ones (Fig. 7b), positional encoding (Fig. 7c), what nobody published (a kernel that reads
+the same both ways, no convolution at all, Mamba-3), and the choices that the paper leaves open, one
+at a time, where paper, third party and we disagree.
+
+All are composite cells (:mod:`lib.experiments.achilles`); a variant is one change of a base model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from lib import provenance
+from lib.config import from_dict
+from lib.experiments import Experiment, find
+from lib.experiments.achilles import (
+    THIRD_PARTY_TRAINING,
+    CompositeCell,
+    composite_frame,
+    composite_readable,
+    mamba2_model,
+    reevaluate_composite,
+    run_composite,
+    third_party_model,
+)
+from lib.models.config import LanguageModelConfig, Mamba1Config, Mamba3Config
+from lib.store import Record, Store
+from lib.tasks.composite import CompositeTask, third_party
+from lib.training.config import TrainingConfig
+
+SEEDS = (1, 2, 3)
+ALL_ONE = "achilles.all_one_convolution"
+POSITIONS = "achilles.positional_encoding"
+BEYOND = "achilles.beyond"
+SENSITIVITY = "achilles.sensitivity"
+
+QUICK_TASK = CompositeTask(train_per_pair=80, test_per_pair=30)
+QUICK_TRAINING = TrainingConfig(epochs=3, warmup_epochs=1, batch_size=150, lr_peak=6e-3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A base model with one thing changed.
+
+    Attributes:
+        task, model, training: of its cells.
+    """
+
+    task: CompositeTask
+    model: LanguageModelConfig
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+
+    def model_with(self, **changes: Any) -> Variant:
+        """The stack changed."""
+        return dataclasses.replace(self, model=dataclasses.replace(self.model, **changes))
+
+    def block_with(self, **changes: Any) -> Variant:
+        """Every block changed."""
+        blocks = tuple(dataclasses.replace(block, **changes) for block in self.model.pattern)
+        return self.model_with(pattern=blocks)
+
+    def start_with(self, **changes: Any) -> Variant:
+        """The initialisation changed."""
+        return self.model_with(
+            initialisation=dataclasses.replace(self.model.initialisation, **changes)
+        )
+
+    def task_with(self, **changes: Any) -> Variant:
+        """The data changed."""
+        return dataclasses.replace(self, task=dataclasses.replace(self.task, **changes))
+
+    def cell(self, seed: int) -> CompositeCell:
+        """Its run with `seed`."""
+        return CompositeCell(self.task, self.model, self.training, seed)
+
+
+def base(n_layers: int, gamma: float) -> Variant:
+    """The paper's protocol with output weights tied, as in the phase diagram."""
+    return Variant(CompositeTask(), mamba2_model(n_layers, gamma, tied=True))
+
+
+def third_party_base(n_layers: int, gamma: float) -> Variant:
+    """The third party's protocol: its Mamba-1, its data, its schedule."""
+    return Variant(third_party(), third_party_model(n_layers, gamma), THIRD_PARTY_TRAINING)
+
+
+def all_one_variants(start: Variant) -> dict[str, Variant]:
+    """The kernel of ones as the paper may have meant it: frozen or only a start, its bias trained
+    or absent; beside the standard kernel."""
+    return {
+        "standard": start,
+        "all-one": start.block_with(conv_kind="all_one"),
+        "all-one, no bias": start.block_with(conv_kind="all_one", conv_bias=False),
+        "all-one, trained": start.block_with(conv_kind="all_one", conv_frozen=False),
+    }
+
+
+def position_variants(start: Variant) -> dict[str, Variant]:
+    """No encoding, a learned one, sines and cosines."""
+    length = start.task.length
+    return {
+        "none": start,
+        "learned": start.model_with(positional_encoding="learned", max_length=length),
+        "sinusoidal": start.model_with(positional_encoding="sinusoidal", max_length=length),
+    }
+
+
+def beyond_variants(start: Variant) -> dict[str, Variant]:
+    """Kernels that cannot tell order within a full window, no kernel, and a model without one."""
+    width = start.model.d_model
+    mamba3 = Mamba3Config(d_model=width, d_state=128, headdim=2 * width)
+    return {
+        "standard": start,
+        "palindromic": start.block_with(conv_kind="palindromic"),
+        "no convolution": start.block_with(conv_kind="none"),
+        "Mamba-3": start.model_with(pattern=(mamba3,)),
+    }
+
+
+def choices(start: Variant) -> dict[str, Variant]:
+    """What the paper leaves open, one choice at a time; `start` itself is not among them."""
+    scope = start.model.initialisation.scope
+    block = start.model.pattern[0]
+    mamba1 = Mamba1Config(
+        d_model=block.d_model, d_state=block.d_state, conv_kind=block.conv_kind
+    )  # fmt: skip
+    found = {
+        "own output weights": start.model_with(tie_embeddings=False),
+        "no norm before blocks": start.model_with(pre_norm=False),
+        "no final norm": start.model_with(final_norm=False),
+        "kernel starts with gamma too": start.start_with(scope=(*scope, "conv")),
+        "embedding starts at 0.02": start.start_with(
+            scope=tuple(part for part in scope if part != "embedding")
+        ),
+        "gamma by output width": start.start_with(fan="output"),
+        "biases start at zero": start.start_with(zero_biases=True),
+        "length 9": start.task_with(length=9),
+        "pair never last": start.task_with(pair_may_end=False),
+        "positions from 0": start.task_with(position_base=0),
+        "no decay of A, D, dt": dataclasses.replace(
+            start, training=dataclasses.replace(start.training, spare_dynamics=True)
+        ),
+        "Mamba-1": start.model_with(pattern=(mamba1,)),
+    }
+    if block.conv_kind == "all_one":
+        found["no bias of the kernel"] = start.block_with(conv_bias=False)
+        found["kernel trained from ones"] = start.block_with(conv_frozen=False)
+        del found["kernel starts with gamma too"]  # ones stay ones
+    if start.model.positional_encoding == "learned":
+        found["sines and cosines"] = start.model_with(positional_encoding="sinusoidal")
+        longer = found["length 9"]
+        found["length 9"] = longer.model_with(max_length=longer.task.length)
+    return found
+
+
+def questions() -> dict[str, Variant]:
+    """The claims whose answer may hang on such a choice, each as the model that it is about."""
+    return {
+        "standard kernel": base(5, 1.0),
+        "all-one kernel": all_one_variants(base(5, 1.0))["all-one"],
+        "positional encoding": position_variants(base(2, 0.5))["learned"],
+    }
+
+
+def _scaled(variants: Mapping[str, Variant]) -> dict[str, Variant]:
+    """Variants at the size of the quick profile: small states, one or two layers, little data."""
+    out = {}
+    for name, variant in variants.items():
+        task = dataclasses.replace(
+            QUICK_TASK, length=variant.task.length, pair_may_end=variant.task.pair_may_end,
+            position_base=variant.task.position_base, modulus=variant.task.modulus,
+        )  # fmt: skip
+        training = dataclasses.replace(
+            QUICK_TRAINING, spare_dynamics=variant.training.spare_dynamics
+        )
+        small = dataclasses.replace(variant, task=task, training=training)
+        n_layers = 1 if variant.model.n_layers == 2 else 2
+        out[name] = small.block_with(d_state=16).model_with(n_layers=n_layers)
+    return out
+
+
+def all_one_table() -> dict[str, Variant]:
+    """``achilles.all_one_convolution``: the paper's model, and the third party's, which found the
+    opposite."""
+    theirs = third_party_base(5, 1.0)
+    return {
+        **all_one_variants(base(5, 1.0)),
+        "third party, standard": theirs,
+        "third party, all-one": theirs.block_with(conv_kind="all_one"),
+    }
+
+
+def positions_table() -> dict[str, Variant]:
+    """``achilles.positional_encoding``: the paper's model, and the third party's."""
+    theirs = position_variants(third_party_base(2, 0.5))
+    return {
+        **position_variants(base(2, 0.5)),
+        "third party, none": theirs["none"],
+        "third party, sinusoidal": theirs["sinusoidal"],
+    }
+
+
+def beyond_table() -> dict[str, Variant]:
+    """``achilles.beyond``: two depths, since a kernel matters more where there are few layers."""
+    return {
+        f"{name}, {n_layers} layers": variant
+        for n_layers in (2, 5)
+        for name, variant in beyond_variants(base(n_layers, 1.0)).items()
+    }
+
+
+def sensitivity_table() -> dict[str, Variant]:
+    """``achilles.sensitivity``: every choice for every question, named "question: choice"."""
+    return {
+        f"{question}: {name}": variant
+        for question, start in questions().items()
+        for name, variant in choices(start).items()
+    }
+
+
+TABLES: dict[str, Callable[[], dict[str, Variant]]] = {
+    ALL_ONE: all_one_table,
+    POSITIONS: positions_table,
+    BEYOND: beyond_table,
+    SENSITIVITY: sensitivity_table,
+}
+
+
+def variant_cells(name: str, profile: str) -> list[CompositeCell]:
+    """Cells of one of this module's experiments, by variant, then seed; quick: every variant, small
+    and with one seed. matched: none."""
+    return [cell for cell, _ in _labelled(name, profile)]
+
+
+def _labelled(name: str, profile: str) -> list[tuple[CompositeCell, str]]:
+    variants: dict[str, Variant] = TABLES[name]()
+    seeds: tuple[int, ...] = SEEDS
+    if profile == "quick":
+        variants, seeds = _scaled(variants), SEEDS[:1]
+    elif profile != "paper":
+        return []
+    return [(v.cell(seed), label) for label, v in variants.items() for seed in seeds]
+
+
+def variant_frame(name: str, records: Sequence[Record]) -> pd.DataFrame:
+    """:func:`composite_frame` with the column ``variant``."""
+    names = {
+        _without_seed(cell): label
+        for profile in ("paper", "quick")
+        for cell, label in _labelled(name, profile)
+    }
+    frame = composite_frame(records)
+    cells = [from_dict(CompositeCell, record.config) for record in records]
+    frame["variant"] = [names.get(_without_seed(cell), "unknown") for cell in cells]
+    return frame
+
+
+def variant_curves(name: str, records: Sequence[Record]) -> pd.DataFrame:
+    """Learning curves with the columns ``variant`` and ``seed``."""
+    variants = variant_frame(name, records)
+    parts = [
+        record.read_curves().assign(variant=variant, seed=seed)
+        for record, variant, seed in zip(
+            records, variants["variant"], variants["seed"], strict=True
+        )
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+BASE = "as in the book"
+# the bases of the questions are cells of other experiments: (experiment, variant there)
+_BASES = {
+    "standard kernel": (ALL_ONE, "standard"),
+    "all-one kernel": (ALL_ONE, "all-one"),
+    "positional encoding": (POSITIONS, "learned"),
+}
+
+
+def base_records(profile: str, store: Store | None = None) -> list[Record]:
+    """Finished records of the models that the choices change, from the experiments that they
+    belong to."""
+    store = store or Store.at(provenance.ROOT)
+    found: list[Record] = []
+    for name, variant in _BASES.values():
+        cells = [c for c, label in _labelled(name, profile) if label == variant]
+        records = store.records(name, find(name).protocol, cells)
+        found += [r for r in records if r is not None and r.status == "done"]
+    return found
+
+
+def sensitivity_frame(records: Sequence[Record]) -> pd.DataFrame:
+    """:func:`variant_frame` of ``achilles.sensitivity`` and of :func:`base_records`, with columns
+    ``question`` and ``choice``."""
+    parts = []
+    of_base = {found: question for question, found in _BASES.items()}
+    for name in dict.fromkeys(record.experiment for record in records):
+        frame = variant_frame(name, [r for r in records if r.experiment == name])
+        if name == SENSITIVITY:
+            frame[["question", "choice"]] = frame["variant"].str.split(": ", n=1, expand=True)
+        else:
+            frame["question"] = [of_base[name, variant] for variant in frame["variant"]]
+            frame["choice"] = BASE
+        parts.append(frame)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _without_seed(cell: CompositeCell) -> CompositeCell:
+    return dataclasses.replace(cell, seed=0)
+
+
+def _experiment(name: str, title: str, page: str) -> Experiment:
+    return Experiment(
+        name=name,
+        title=title,
+        protocol=1,
+        notebook=f"notebooks/achilles/{page}.ipynb",
+        cells=partial(variant_cells, name),
+        readable=composite_readable,
+        run=run_composite,
+        frame=partial(variant_frame, name),
+        reevaluate=reevaluate_composite,
+    )
+
+
+EXPERIMENTS = (
+    _experiment(ALL_ONE, "A convolution whose kernel is all ones", "all_one_convolution"),
+    _experiment(POSITIONS, "Positional encoding", "positional_encoding"),
+    _experiment(SENSITIVITY, "Which unstated choice decides which claim", "sensitivity"),
+    _experiment(BEYOND, "Other kernels, none, and Mamba-3", "beyond"),
+)

@@ -1,0 +1,137 @@
+"""Figures of ablations on the composite task: what each change of a model did to its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from lib.figures import COLOURS, band
+
+LABELS = {"composite": "composite label", "symmetric": "symmetric label"}
+SYMBOLS = {"composite": "circle", "symmetric": "diamond"}
+PUBLISHED = {"color": "#000000", "symbol": "line-ns-open", "size": 16, "line": {"width": 2}}
+
+
+def variants(
+    frame: pd.DataFrame, order: Sequence[str], title: str,
+    published: Mapping[str, Mapping[str, float]] | None = None, source: str = "paper",
+) -> go.Figure:  # fmt: skip
+    """Accuracy on pair 43 under both labels, one row a variant, one mark a seed: left the best
+    epoch, right the last.
+
+    Args:
+        frame: columns ``variant``, ``seed`` and ``{best,final}_{composite,symmetric}``.
+        order: variants from top to bottom; those without a run keep their row.
+        published: variant to label to the published value, which stands where it belongs: left.
+        source: who published it.
+    """
+    figure = make_subplots(
+        1, 2, shared_yaxes=True, horizontal_spacing=0.04,
+        subplot_titles=("best epoch, each label by itself", "last epoch"),
+    )  # fmt: skip
+    for column, kind in enumerate(("best", "final"), 1):
+        for index, (name, text) in enumerate(LABELS.items()):
+            figure.add_scatter(
+                x=frame[f"{kind}_{name}"], y=frame["variant"], mode="markers", name=text,
+                legendgroup=name, showlegend=column == 1,
+                text=[f"seed {seed}" for seed in frame["seed"]],
+                hovertemplate="%{y}, %{text}: %{x:.3f}<extra></extra>",
+                marker={"color": COLOURS[index], "symbol": SYMBOLS[name], "size": 10,
+                        "opacity": 0.75},
+                row=1, col=column,
+            )  # fmt: skip
+    marks = [
+        (variant, value, f"{source}, {LABELS[label]}")
+        for variant, values in (published or {}).items()
+        for label, value in values.items()
+    ]
+    if marks:
+        rows, values, texts = zip(*marks, strict=True)
+        figure.add_scatter(
+            x=values, y=rows, mode="markers", name=source, text=texts, marker=PUBLISHED,
+            hovertemplate="%{y}, %{text}: %{x:.2f}<extra></extra>", row=1, col=1,
+        )  # fmt: skip
+    figure.update_yaxes(
+        categoryorder="array", categoryarray=list(reversed(order)), type="category",
+        range=[-0.6, len(order) - 0.4],
+    )  # fmt: skip
+    figure.update_xaxes(title="accuracy on pair 43, a mark a seed", range=[-0.03, 1.03])
+    figure.update_layout(title=title, height=210 + 34 * len(order), margin_l=190, legend_y=-0.3)
+    return figure
+
+
+def learning(
+    curves: pd.DataFrame, order: Sequence[str], title: str, height: int = 380
+) -> go.Figure:
+    """Accuracy on pair 43 by epoch, one panel a label, one line a variant.
+
+    Args:
+        curves: columns ``epoch``, ``composite``, ``symmetric``, ``seed`` and ``variant``.
+    """
+    figure = make_subplots(
+        1, 2, shared_yaxes=True, horizontal_spacing=0.05, subplot_titles=list(LABELS.values())
+    )
+    for column, label in enumerate(LABELS, 1):
+        for index, name in enumerate(order):
+            rows = curves[curves["variant"] == name]
+            if len(rows):
+                band(figure, rows, "epoch", label, name, index, limits=(0, 1), row=1, col=column)
+    seen: set[str] = set()
+    for trace in figure.data:  # one entry a variant, not one a panel
+        if trace.showlegend is not False and trace.legendgroup in seen:
+            trace.showlegend = False
+        elif trace.showlegend is not False:
+            seen.add(trace.legendgroup)
+    figure.update_yaxes(range=[-0.02, 1.05])
+    figure.update_yaxes(title="accuracy on pair 43", row=1, col=1)
+    figure.update_xaxes(title="epoch")
+    figure.update_layout(title=title, height=height, legend_y=-0.25)
+    return figure
+
+
+def sensitivity(
+    frame: pd.DataFrame, questions: Mapping[str, str], base: str = "as in the book"
+) -> go.Figure:
+    """For each question and each choice, how far the composite answer leads over the symmetric one:
+    right of zero a model composes, left of it it does not care about order.
+
+    Args:
+        frame: columns ``question``, ``choice``, ``seed`` and the best and final accuracies; rows
+            with the choice `base` are the model that the choices change.
+        questions: question to the sentence above its panel.
+    """
+    order = sorted(set(frame["choice"]) - {base})
+    order = [base, *order] if base in set(frame["choice"]) else order
+    figure = make_subplots(
+        1, len(questions), shared_yaxes=True, horizontal_spacing=0.03,
+        subplot_titles=list(questions.values()),
+    )  # fmt: skip
+    for column, question in enumerate(questions, 1):
+        rows = frame[frame["question"] == question]
+        figure.add_vline(x=0, line={"width": 1, "color": "#888888"}, row=1, col=column)
+        for index, (kind, symbol) in enumerate((("best", "circle-open"), ("final", "x"))):
+            lead = rows[f"{kind}_composite"] - rows[f"{kind}_symmetric"]
+            figure.add_scatter(
+                x=lead, y=rows["choice"], mode="markers", name=f"{kind} epoch", legendgroup=kind,
+                showlegend=column == 1, text=[f"seed {seed}" for seed in rows["seed"]],
+                hovertemplate="%{y}, %{text}: %{x:+.3f}<extra></extra>",
+                marker={"color": COLOURS[index], "symbol": symbol, "size": 9},
+                row=1, col=column,
+            )  # fmt: skip
+    figure.update_yaxes(
+        categoryorder="array", categoryarray=list(reversed(order)), type="category",
+        range=[-0.6, len(order) - 0.4],
+    )  # fmt: skip
+    figure.update_xaxes(range=[-1.05, 1.05])
+    figure.update_xaxes(
+        title="accuracy on pair 43: composite less symmetric, a mark a seed",
+        row=1, col=(len(questions) + 1) // 2,
+    )  # fmt: skip
+    figure.update_layout(
+        title="Which unstated choice turns which answer", height=220 + 30 * len(order),
+        margin_l=200, legend_y=-0.22,
+    )  # fmt: skip
+    return figure
