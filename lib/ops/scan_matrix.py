@@ -28,7 +28,7 @@ def scan_matrix(
         delta: (b, d, l), after bias and softplus.
         A: (d, n), negative.
         B, C: (b, n, l), or (b, g, n, l) with g dividing d.
-        keep: (b, l, l) or (l, l), which steps an output's decays count: gap_ij becomes
+        keep: (l, l), or (1 or b, l, l), which steps an output's decays count: gap_ij becomes
             sum_{k=j+1..i} keep_ik delta_k. All of them if None.
 
     Returns:
@@ -44,9 +44,10 @@ def scan_matrix(
     B, C = (_grouped(name, M, b, d, n, length) for name, M in (("B", B), ("C", C)))
     for name, tensor in (("delta", delta), ("A", A), ("B", B), ("C", C)):
         expect_real(name, tensor)
-    if keep is not None and tuple(keep.shape) not in ((length, length), (b, length, length)):
+    square = (length, length)
+    if keep is not None and tuple(keep.shape) not in (square, (1, *square), (b, *square)):
         shape = tuple(keep.shape)
-        raise ValueError(f"keep has shape {shape}, allowed: (l={length}, l) or (b={b}, l, l)")
+        raise ValueError(f"keep has shape {shape}, allowed: (l={length}, l) or (1 or b={b}, l, l)")
     kind = compute_dtype(B) if compute_dtype(B) == torch.float64 else compute_dtype(delta)
     gap = _gaps(delta.to(kind), keep)
     A, B, C = A.to(kind), B.to(kind), C.to(kind)
