@@ -174,6 +174,10 @@ class Split:
         """The same split on another device."""
         return Split(**{name: value.to(device) for name, value in vars(self).items()})
 
+    def take(self, rows: slice | torch.Tensor) -> Split:
+        """The sequences at `rows`: a slice, indices or a mask."""
+        return Split(**{name: value[rows] for name, value in vars(self).items()})
+
     def where(self, pair: int) -> torch.Tensor:
         """Mask (count,) of the sequences with this pair, written as 43."""
         return self.pairs == pair
@@ -194,13 +198,24 @@ def build(task: CompositeTask, seed: int) -> tuple[Split, Split]:
 
 
 def _draw(task: CompositeTask, rng: np.random.Generator, pairs: np.ndarray, train: bool) -> Split:
-    import torch
-
     count = len(pairs)
     tokens = rng.integers(task.noise_min, task.noise_max + 1, (count, task.length))
     placements = task.placements(train)
     keys, index = placements[rng.integers(0, len(placements), count)].T
-    rows = np.arange(count)
+    return place(task, tokens, keys, index, pairs)
+
+
+def place(
+    task: CompositeTask, tokens: np.ndarray, keys: np.ndarray, index: np.ndarray, pairs: np.ndarray
+) -> Split:
+    """Keys and pairs put into sequences of noise, with their labels.
+
+    Args:
+        tokens: (count, length) int64, written to. keys, index: (count,). pairs: (count, 2).
+    """
+    import torch
+
+    rows = np.arange(len(tokens))
     tokens[rows, index] = keys
     tokens[rows, index + 1] = pairs[:, 0]
     tokens[rows, index + 2] = pairs[:, 1]
