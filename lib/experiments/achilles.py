@@ -186,7 +186,12 @@ def summarise(curves: pd.DataFrame) -> dict[str, float | None]:
     return out
 
 
-def _study(keep_weights: Callable[[Any], bool]) -> Study:
+def composite_study(keep_weights: Callable[[Any], bool] = lambda cell: True) -> Study:
+    """How composite cells are trained and measured.
+
+    Args:
+        keep_weights: whether the final weights of a cell are part of its outcome.
+    """
     from lib.analysis.composite import last_token_loss, rates, rates_by_pair, stacked
 
     def data(task: CompositeTask, seed: int) -> tuple[tuple[torch.Tensor, ...], Split]:
@@ -215,7 +220,7 @@ def run_composite(
     Args:
         keep_weights: whether the final weights of a cell are part of its outcome.
     """
-    return train_cells(cells, context, _study(keep_weights))
+    return train_cells(cells, context, composite_study(keep_weights))
 
 
 def by_head(records: Sequence[Record]) -> dict[str, list[Record]]:

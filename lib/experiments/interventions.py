@@ -1,0 +1,219 @@
+"""Looking into trained models of the composite task: which tokens carry the answer, and where.
+
+Experiment ``achilles.interventions`` of the chapter "Achilles' Heel of Mamba" (arXiv 2509.17514,
+Figs. 5, 6 and 12). Its cells are composite cells; when one has been trained, its model is blocked,
+substituted and measured, and its weights are kept, for pages that draw it or let a reader cut it.
+The paper does not say which models it opened, so there are several.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from lib.experiments import Context, Experiment, Outcome
+from lib.experiments._training import train_cells
+from lib.experiments.achilles import (
+    THIRD_PARTY_TRAINING,
+    CompositeCell,
+    composite_frame,
+    composite_readable,
+    composite_study,
+    load_model,
+    mamba2_model,
+    reevaluate_composite,
+    third_party_model,
+)
+from lib.store import Record
+from lib.tasks.composite import CompositeTask, third_party
+from lib.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from lib.models.language_model import LanguageModel
+    from lib.tasks.composite import Split
+
+NAME = "achilles.interventions"
+LAYERS = 2  # as drawn in Fig. 5, and as in Fig. 12
+GAMMAS = (0.5, 1.0, 1.5, 2.0)  # Fig. 12 has 1.0
+THIRD_PARTY_GAMMAS = (0.5, 1.0)
+SEEDS = (1, 2, 3)
+THIRD_PARTY_SEEDS = (42, 1, 2)
+
+# ends: where the pair may stand. "end": the second anchor may be the last token; "inner": not
+ENDS = {"end": True, "inner": False}
+
+
+def cells(profile: str) -> list[CompositeCell]:
+    """Cells of a profile: the paper's Mamba-2 at four gammas and the third party's Mamba-1 at two,
+    two layers each, three seeds. quick: one of each on little data. matched: none."""
+    if profile == "quick":
+        # few keys, because every key is looked at in every place
+        task = CompositeTask(key_max=31, train_per_pair=300, test_per_pair=30)
+        training = TrainingConfig(epochs=8, warmup_epochs=1, batch_size=150, lr_peak=6e-3)
+        theirs = dataclasses.replace(third_party(), key_max=31, train_total=4_500, test_per_pair=30)
+        other = third_party_model(LAYERS, 1.0)
+        block = dataclasses.replace(other.pattern[0], d_state=16)
+        other = dataclasses.replace(other, pattern=(block,))
+        model = mamba2_model(LAYERS, 1.0, d_state=16, tied=True)
+        return [
+            CompositeCell(task, model, training, 1),
+            CompositeCell(theirs, other, training, 1),
+        ]
+    if profile != "paper":
+        return []
+    ours = [
+        CompositeCell(
+            CompositeTask(), mamba2_model(LAYERS, gamma, tied=True), TrainingConfig(), seed
+        )
+        for gamma in GAMMAS
+        for seed in SEEDS
+    ]
+    theirs_ = [
+        CompositeCell(third_party(), third_party_model(LAYERS, gamma), THIRD_PARTY_TRAINING, seed)
+        for gamma in THIRD_PARTY_GAMMAS
+        for seed in THIRD_PARTY_SEEDS
+    ]
+    return [*ours, *theirs_]
+
+
+def run(cells: Sequence[CompositeCell], context: Context) -> Iterator[Outcome]:
+    """Train the cells and look into each."""
+    study = dataclasses.replace(composite_study(), inspect=inspect)
+    return train_cells(cells, context, study)
+
+
+def inspect(model: LanguageModel, cell: CompositeCell) -> dict[str, float]:
+    """Agreement under blocking and substitution by pair, as defined here and under what the paper
+    leaves open, and cosines between the kernels' taps before and after training.
+
+    Names: ``blocking_<end>_<pair>`` and ``substitution_<end>_<pair>``; ``<kind>_<end>_mean`` (43
+    left out of substitution, where it is its own twin); ``<kind>_<end>_mean_<choice>`` for the
+    other choices, the choice "untrained" being the same model before training, which says how much
+    agreement means; ``cosine_<start|final>_layer<k>`` (largest off the diagonal, absolute).
+    """
+    from lib.analysis.flow import kernel_cosines
+    from lib.models.language_model import build_language_model
+    from lib.tasks.interventions import intervention_split
+
+    device = model.embedding.weight.device
+    untrained = build_language_model(cell.model, seed=cell.seed, device=device).eval()
+    found: dict[str, float] = {}
+    for end, may_end in ENDS.items():
+        split = intervention_split(cell.task, cell.seed, pair_may_end=may_end).to(device)
+        control = _agreements(untrained, cell.task, split, choices=False)
+        tables = _agreements(model, cell.task, split)
+        tables |= {(kind, "untrained"): by_pair for (kind, _), by_pair in control.items()}
+        for (kind, choice), by_pair in tables.items():
+            name = f"{kind}_{end}"
+            counted = [v for p, v in by_pair.items() if kind == "blocking" or p != 43]
+            mean = sum(counted) / len(counted)
+            if choice:
+                found[f"{name}_mean_{choice}"] = mean
+            else:
+                found[f"{name}_mean"] = mean
+                found.update({f"{name}_{pair}": value for pair, value in by_pair.items()})
+    for when, which in (("start", untrained), ("final", model)):
+        for number, cosines in enumerate(kernel_cosines(which)):
+            found[f"cosine_{when}_layer{number}"] = _largest(cosines)
+    return found
+
+
+def _agreements(
+    model: LanguageModel, task: CompositeTask, split: Split, choices: bool = True
+) -> dict[tuple[str, str], dict[int, float]]:
+    """(kind, choice) to agreement by pair; the choice "" is the paper's words read as widely as
+    they go, each of the other `choices` differs from it in one thing."""
+    from lib.analysis.composite import answers
+    from lib.analysis.interventions import (
+        agreement_by_pair,
+        blocked_answers,
+        substituted_answers,
+    )
+    from lib.tasks.interventions import twin
+
+    twins = twin(task, split)
+    expected = {
+        "blocking": answers(model, split.tokens),
+        "substitution": answers(model, twins.tokens),
+    }
+    layers = range(len(model.layers))
+    ways: dict[tuple[str, str], Callable[[], torch.Tensor]] = {
+        ("blocking", ""): lambda: blocked_answers(model, split),
+        ("substitution", ""): lambda: substituted_answers(model, split, twins),
+    }
+    if choices:
+        ways |= {
+            ("blocking", "after_pair"): lambda: blocked_answers(model, split, within_pair=False),
+            ("blocking", "conv_too"): lambda: blocked_answers(
+                model, split, paths=("state", "conv")
+            ),
+            ("substitution", "with_pair"): lambda: substituted_answers(
+                model, split, twins, include_pair=True
+            ),
+            **{
+                ("blocking", f"layer{k}"): partial(blocked_answers, model, split, layers=[k])
+                for k in layers
+            },
+            **{
+                ("substitution", f"layer{k}"): partial(
+                    substituted_answers, model, split, twins, layers=[k]
+                )
+                for k in layers
+            },
+        }
+    return {
+        (kind, choice): agreement_by_pair(split, expected[kind], way())
+        for (kind, choice), way in ways.items()
+    }
+
+
+def _largest(cosines: torch.Tensor) -> float:
+    off = cosines.abs() - cosines.abs().diag().diag()
+    return float(off.max())
+
+
+def reevaluate(record: Record) -> dict[str, float]:
+    """Accuracies, agreements and cosines measured again from the record's weights."""
+    model, cell = load_model(record)
+    return {**reevaluate_composite(record), **inspect(model, cell)}
+
+
+def agreements(frame: pd.DataFrame, kind: str, end: str) -> pd.DataFrame:
+    """Agreement by pair in long form: columns of `frame` that tell runs apart, pair, agreement."""
+    pattern = re.compile(rf"{kind}_{end}_(\d\d)")
+    pairs = {c: m[1] for c in frame.columns if (m := pattern.fullmatch(c))}
+    ids = [c for c in ("block", "data", "n_layers", "gamma", "seed") if c in frame]
+    long = frame.melt(ids, list(pairs), var_name="pair", value_name="agreement")
+    return long.assign(pair=long["pair"].map(pairs))
+
+
+def choices(frame: pd.DataFrame, kind: str) -> Mapping[str, pd.Series]:
+    """Mean agreement of every run under each choice that the paper leaves open, by its name:
+    "end, after pair"."""
+    pattern = re.compile(rf"{kind}_({'|'.join(ENDS)})_mean(?:_(\w+))?")
+    found = {c: m for c in frame.columns if (m := pattern.fullmatch(c))}
+    return {
+        f"{m[1]}, {(m[2] or 'as worded').replace('_', ' ')}": frame[c] for c, m in found.items()
+    }
+
+
+EXPERIMENTS = (
+    Experiment(
+        name=NAME,
+        title="Which tokens carry the answer: blocking, substitution, kernels",
+        protocol=1,
+        notebook="notebooks/achilles/interventions.ipynb",
+        cells=cells,
+        readable=composite_readable,
+        run=run,
+        frame=composite_frame,
+        reevaluate=reevaluate,
+    ),
+)
