@@ -10,7 +10,8 @@ conv    the taps of the convolution through which i's x (and B and C of Mamba-2)
 decay   dt_j, which sets how much i still finds of all tokens *before* j. With S_ij and the taps
         gone, i still hears of j through this; blocking is complete only without it.
 
-With all three cut in every layer, what i computes does not depend on token j at all.
+With all three cut from j to every later token, in every layer, nothing that another token computes
+depends on j. A token j that answers itself, being the last, of course still does.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def cut_edges(
     """During the block, tokens do not hear of others.
 
     Meant for whole sequences: calls that go on from states are not served. A cut without a single
-    edge changes nothing, to the bit. Cuts of different layers are blocks within each other.
+    edge changes nothing, to the bit. For another cut in another layer, enter one within the other.
 
     Args:
         cut: (l, l), or (b, l, l) with a cut for each sequence of the batch; True is cut.

@@ -14,6 +14,7 @@ from lib import provenance
 
 LABELS = ("composite", "symmetric")
 KINDS = ("best", "final")
+TEXTS = ("source", "where", "taken", "meaning", "missing")
 
 
 class ReferenceDataError(ValueError):
@@ -47,6 +48,44 @@ class Reference:
         return int(self.maps[metric].notna().sum().sum())
 
 
+@dataclass(frozen=True)
+class Counts:
+    """Published counts by pair of anchors, as read from ``book/reference``.
+
+    Attributes:
+        source, where, taken, meaning, missing: as in :class:`Reference`.
+        sequences: how many sequences each count is of.
+        shares: name, such as ``"blocking"``, to pair (43) to count / sequences.
+    """
+
+    source: str
+    where: str
+    taken: str
+    meaning: str
+    missing: str
+    sequences: int
+    shares: dict[str, dict[int, float]]
+
+
+def load_counts(name: str, root: Path = provenance.ROOT) -> Counts:
+    """Published counts by pair from ``book/reference/<name>.yml``, checked.
+
+    Raises:
+        ReferenceDataError: unreadable, a field missing, or a count outside 0..sequences.
+    """
+    data = _read(name, root, ("sequences", "counts"))
+    total = int(data["sequences"])
+    shares: dict[str, dict[int, float]] = {}
+    for kind, counts in data["counts"].items():
+        wrong = [pair for pair, count in counts.items() if not 0 <= count <= total]
+        if wrong:
+            given = f"{kind} of pair {wrong[0]} is {counts[wrong[0]]}"
+            raise ReferenceDataError(f"{name}.yml: {given}, allowed: 0..{total}")
+        shares[kind] = {int(pair): count / total for pair, count in counts.items()}
+    facts = {key: str(data[key]).strip() for key in TEXTS}
+    return Counts(**facts, sequences=total, shares=shares)
+
+
 def load_reference(name: str, root: Path = provenance.ROOT) -> Reference:
     """Published numbers from ``book/reference/<name>.yml``, checked.
 
@@ -57,6 +96,20 @@ def load_reference(name: str, root: Path = provenance.ROOT) -> Reference:
         ReferenceDataError: unreadable, a field missing, a grid of another shape, or a number
             that is no accuracy.
     """
+    data = _read(name, root, ("seeds", "n_layers", "gamma"))
+    file = f"{name}.yml"
+    maps = _listed(data, file) if "cells" in data else _printed(data, file)
+    for metric, values in maps.items():
+        found = values.to_numpy()
+        if ((found < 0) | (found > 1)).any():  # NaN is neither: a cell that the source lacks
+            raise ReferenceDataError(f"{file}: {metric} has a number outside 0..1")
+    failed = tuple((int(layers), float(gamma)) for layers, gamma in data.get("failed", ()))
+    facts = {key: str(data[key]).strip() for key in TEXTS}
+    return Reference(**facts, seeds=int(data["seeds"]), maps=maps, failed=failed)
+
+
+def _read(name: str, root: Path, fields: tuple[str, ...]) -> dict[str, Any]:
+    """A file of ``book/reference`` with its texts and `fields`."""
     path = root / "book" / "reference" / f"{name}.yml"
     try:
         data = yaml.safe_load(path.read_text())
@@ -64,18 +117,10 @@ def load_reference(name: str, root: Path = provenance.ROOT) -> Reference:
         raise ReferenceDataError(f"{path.name} cannot be read: {error}") from error
     if not isinstance(data, dict):
         raise ReferenceDataError(f"{path.name} must hold an object")
-    texts = ("source", "where", "taken", "meaning", "missing")
-    absent = [key for key in (*texts, "seeds", "n_layers", "gamma") if key not in data]
+    absent = [key for key in (*TEXTS, *fields) if key not in data]
     if absent:
         raise ReferenceDataError(f"{path.name} lacks the field {absent[0]!r}")
-    maps = _listed(data, path.name) if "cells" in data else _printed(data, path.name)
-    for metric, values in maps.items():
-        found = values.to_numpy()
-        if ((found < 0) | (found > 1)).any():  # NaN is neither: a cell that the source lacks
-            raise ReferenceDataError(f"{path.name}: {metric} has a number outside 0..1")
-    failed = tuple((int(layers), float(gamma)) for layers, gamma in data.get("failed", ()))
-    facts = {key: str(data[key]).strip() for key in texts}
-    return Reference(**facts, seeds=int(data["seeds"]), maps=maps, failed=failed)
+    return data
 
 
 def _empty(data: dict[str, Any]) -> pd.DataFrame:

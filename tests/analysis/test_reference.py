@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lib.analysis.reference import ReferenceDataError, load_reference
+from lib.analysis.reference import ReferenceDataError, load_counts, load_reference
 
 
 def test_the_papers_maps_are_whole() -> None:
@@ -81,3 +81,25 @@ def test_bad_files_are_named(tmp_path: Path, data: Any, message: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ReferenceDataError, match=r"none\.yml cannot be read"):
         load_reference("none", tmp_path)
+
+
+def test_the_papers_interventions_are_whole() -> None:
+    found = load_counts("achilles_interventions")
+    every = {10 * a + b for a in range(1, 5) for b in range(1, 5)}
+    assert set(found.shares["blocking"]) == every
+    assert set(found.shares["substitution"]) == every - {43}
+    assert found.shares["blocking"][43] == 477 / 480 and found.sequences == 480
+    blocking, substitution = found.shares.values()
+    # the paper's prose: "nearly identical", "nearly all"
+    assert sum(blocking.values()) / 16 == pytest.approx(0.9996, abs=1e-4)
+    assert sum(substitution.values()) / 15 == pytest.approx(0.994, abs=1e-3)
+
+
+def test_counts_are_checked(tmp_path: Path) -> None:
+    texts = {key: "x" for key in ("source", "where", "taken", "meaning", "missing")}
+    data = {**texts, "sequences": 4, "counts": {"blocking": {11: 4, 12: 5}}}
+    with pytest.raises(ReferenceDataError, match=r"blocking of pair 12 is 5, allowed: 0..4"):
+        load_counts("one", write(tmp_path, data))
+    del data["sequences"]
+    with pytest.raises(ReferenceDataError, match=r"one.yml lacks the field 'sequences'"):
+        load_counts("one", write(tmp_path, data))
