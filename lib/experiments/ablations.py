@@ -323,6 +323,7 @@ def _experiment(name: str, title: str, page: str) -> Experiment:
         run=run_composite,
         frame=partial(variant_frame, name),
         reevaluate=reevaluate_composite,
+        judged=name in (ALL_ONE, POSITIONS),  # nobody has published the others
     )
 
 
