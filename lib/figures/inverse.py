@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lib.figures import COLOURS, DASHES, reference_line, token_strip
+from lib.figures import COLOURS, DASHES, token_strip
 from lib.tasks.composite import Split
 from lib.tasks.full_symmetry import FIRST_PAIRS, HELD_OUT
 from lib.tasks.inverse_matching import InverseTask, Matching
@@ -47,11 +47,12 @@ def example_matching(task: InverseTask, split: Matching, row: int) -> go.Figure:
     group("query", "query", size)
     query = " ".join(str(token) for token in split.tokens[row, -size:].tolist())
     answer = " ".join(str(token) for token in split.answer[row].tolist())
-    return token_strip(
+    figure = token_strip(
         split.tokens[row].tolist(), roles, MATCHING_COLOURS,
         f"answer {label}: the query {query} is number {label}, {answer}, reversed",
         names=names, size=18 if task.length <= 14 else 12,
     )  # fmt: skip
+    return figure.update_xaxes(range=[0.4, task.length + 0.6])
 
 
 def example_symmetry(split: Split, row: int) -> go.Figure:
@@ -84,7 +85,7 @@ def yardsticks(
     source: str = "paper",
 ) -> go.Figure:
     """Accuracy in training, test and OOD against gamma, one panel a model: mean over seeds and from
-    the lowest to the highest seed, beside what observers with partial knowledge reach.
+    the lowest to the highest seed, with a line at what each observer with partial knowledge reaches.
 
     Args:
         frame: columns ``model``, ``gamma``, ``seed`` and ``{kind}_{train,test,ood}``.
@@ -108,8 +109,13 @@ def yardsticks(
             theirs = published.get(model, {})
             points = sorted((gamma, v[part]) for gamma, v in theirs.items() if part in v)
             _add_published(figure, points, f"{source}, {part}", index, place)
-        for text, value in lines.items():
-            reference_line(figure, value, f"{text} {value:g}" if first else "", **place)
+    for text, value in lines.items():
+        figure.add_hline(y=value, line={"width": 1, "dash": "dot", "color": "#888888"})
+        # beside the last panel, where no curve runs through the words
+        figure.add_annotation(
+            text=f"{text} {value:g}", x=1.01, xref="paper", xanchor="left", y=value, yref="y",
+            showarrow=False, font_size=11,
+        )  # fmt: skip
     # one entry for all published marks: their colours and shapes are those of ours
     if any(published.values()):
         figure.add_scatter(
@@ -118,8 +124,8 @@ def yardsticks(
         )  # fmt: skip
     figure.update_yaxes(range=[-0.02, 1.08])
     figure.update_yaxes(title=f"accuracy, {kind} epoch", row=1, col=1)
-    figure.update_xaxes(title="gamma (a larger one starts smaller)")
-    figure.update_layout(title=title, height=420, legend_y=-0.22)
+    figure.update_xaxes(title="gamma")
+    figure.update_layout(title=title, height=420, legend_y=-0.22, margin_r=110)
     return figure
 
 
