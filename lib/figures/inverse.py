@@ -85,7 +85,7 @@ def yardsticks(
     source: str = "paper",
 ) -> go.Figure:
     """Accuracy in training, test and OOD against gamma, one panel a model: mean over seeds and from
-    the lowest to the highest seed, with a line at what each observer with partial knowledge reaches.
+    the lowest to the highest seed, with lines at what observers with partial knowledge reach.
 
     Args:
         frame: columns ``model``, ``gamma``, ``seed`` and ``{kind}_{train,test,ood}``.
