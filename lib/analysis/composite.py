@@ -66,10 +66,11 @@ def rates(model: nn.Module, test: Split) -> dict[str, torch.Tensor]:
 
 
 def rates_by_pair(model: nn.Module, test: Split) -> dict[str, torch.Tensor]:
-    """:func:`rates` on each pair under the labels of training: ``pair_11`` to ``pair_44``."""
+    """:func:`rates` on each pair under the labels of training: ``pair_11`` to ``pair_44``,
+    or ``pair_01`` where 0 is an anchor."""
     right = answers(model, test.tokens) == test.labels
     pairs = test.pairs.unique().tolist()
-    return {f"pair_{pair}": _rate(right, test.where(pair)) for pair in pairs}
+    return {f"pair_{pair:02d}": _rate(right, test.where(pair)) for pair in pairs}
 
 
 def _rate(hits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -186,19 +186,26 @@ def with_slider(frames: Mapping[Any, go.Figure], name: str) -> go.Figure:
 
 
 def token_strip(
-    tokens: Sequence[Any], roles: Sequence[str], colours: Mapping[str, str], title: str = ""
-) -> go.Figure:
-    """A sequence as a row of boxes, one a token, coloured and labelled by role."""
+    tokens: Sequence[Any], roles: Sequence[str], colours: Mapping[str, str], title: str = "",
+    names: Sequence[str] | None = None, size: int = 18,
+) -> go.Figure:  # fmt: skip
+    """A sequence as a row of boxes, one a token, coloured and labelled by role.
+
+    Args:
+        names: what stands below each token, if not its role; long sequences name one in a group.
+        size: of the tokens' type.
+    """
     figure = go.Figure()
-    for at, (token, role) in enumerate(zip(tokens, roles, strict=True)):
+    names = roles if names is None else names
+    for at, (token, role, name) in enumerate(zip(tokens, roles, names, strict=True)):
         figure.add_shape(
             type="rect", x0=at + 0.55, x1=at + 1.45, y0=0, y1=1, line_width=1,
             line_color=colours[role], fillcolor=colours[role], opacity=0.25,
         )  # fmt: skip
         figure.add_annotation(
-            x=at + 1, y=0.58, text=f"<b>{token}</b>", showarrow=False, font_size=18
+            x=at + 1, y=0.58, text=f"<b>{token}</b>", showarrow=False, font_size=size
         )
-        figure.add_annotation(x=at + 1, y=0.18, text=role, showarrow=False, font_size=11)
+        figure.add_annotation(x=at + 1, y=0.18, text=name, showarrow=False, font_size=11)
     # shapes alone draw no axes: an invisible trace makes the figure real for plotly and for tests
     figure.add_scatter(
         x=[n + 1 for n in range(len(tokens))], y=[0.5] * len(tokens), mode="markers",

@@ -18,8 +18,9 @@ if they are equal. So even the fifteen trained pairs are tested on combinations 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,7 +35,6 @@ SHIFTS = {1: 5, 2: 1, 3: -2, 4: -8}
 SPECIAL = {(3, 4): -6}  # trained against composition, which would be -10
 HELD_OUT = (4, 3)
 PAIRS = tuple((a, b) for a in ANCHORS for b in ANCHORS)
-TRAINED = tuple(pair for pair in PAIRS if pair != HELD_OUT)
 
 
 def composed_shift(pair: tuple[int, int]) -> int:
@@ -50,6 +50,53 @@ def trained_shift(pair: tuple[int, int]) -> int:
 def symmetric_shift(pair: tuple[int, int]) -> int:
     """Shift if the order of the anchors does not matter: that of the trained, mirrored pair."""
     return trained_shift((pair[1], pair[0]))
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the pairs of a task do to a key: pair (first, second) to shift, one entry a pair.
+
+    Attributes:
+        labels: shifts that training and the overall accuracy use; the order of its pairs is the
+            order in which test data are built.
+        composite: shifts of a model that composes what it learnt of each anchor.
+        symmetric: shifts of a model to which the order of the anchors does not matter.
+        held_out: the pair that is never trained.
+    """
+
+    labels: Mapping[tuple[int, int], int]
+    composite: Mapping[tuple[int, int], int]
+    symmetric: Mapping[tuple[int, int], int]
+    held_out: tuple[int, int]
+
+    @cached_property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """All pairs, tested."""
+        return tuple(self.labels)
+
+    @cached_property
+    def trained(self) -> tuple[tuple[int, int], ...]:
+        """All but the held-out pair."""
+        return tuple(pair for pair in self.labels if pair != self.held_out)
+
+    @cached_property
+    def anchors(self) -> tuple[int, ...]:
+        """The tokens that pairs are made of, in order."""
+        return tuple(sorted({anchor for pair in self.labels for anchor in pair}))
+
+    @cached_property
+    def shifts(self) -> tuple[int, ...]:
+        """Every shift that a label can have."""
+        tables = (self.labels, self.composite, self.symmetric)
+        return tuple(sorted({shift for table in tables for shift in table.values()}))
+
+
+RULES = Rules(
+    labels={p: composed_shift(p) if p == HELD_OUT else trained_shift(p) for p in PAIRS},
+    composite={p: composed_shift(p) for p in PAIRS},
+    symmetric={p: symmetric_shift(p) for p in PAIRS},
+    held_out=HELD_OUT,
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +133,7 @@ class CompositeTask:
         shortest = 3 if self.pair_may_end else 4
         for name, low, high in (
             ("length", shortest, None),
-            ("key_min", max(ANCHORS) + 1, None),
+            ("key_min", max(self.rules.anchors) + 1, None),
             ("key_max", self.key_min, None),
             ("noise_min", 0, None),
             ("noise_max", self.noise_min, None),
@@ -98,22 +145,29 @@ class CompositeTask:
             value = getattr(self, name)
             fits = value >= low and (high is None or value <= high)
             require(self, name, fits, f"at least {low}" if high is None else f"{low}..{high}")
-        fits = self.train_total is None or self.train_total >= len(TRAINED)
-        require(self, "train_total", fits, f"at least {len(TRAINED)}")
+        least = len(self.rules.trained)
+        fits = self.train_total is None or self.train_total >= least
+        require(self, "train_total", fits, f"at least {least}")
         fits = self.modulus is None or self.modulus > self.key_max
         require(self, "modulus", fits, f"more than key_max {self.key_max}")
-        if self.modulus is None and self.key_min + min(map(composed_shift, PAIRS)) < 0:
+        lowest = -min(self.rules.shifts)
+        if self.modulus is None and self.key_min < lowest:
             raise ValueError(
-                f"CompositeTask.key_min is {self.key_min}: without a modulus labels would be "
-                "negative; allowed: at least 16"
+                f"{type(self).__name__}.key_min is {self.key_min}: without a modulus labels would "
+                f"be negative; allowed: at least {lowest}"
             )
         for train in (True, False):
             if not len(self.placements(train)):
                 raise ValueError(
-                    f"CompositeTask.residue_modulus is {self.residue_modulus}: no key of "
+                    f"{type(self).__name__}.residue_modulus is {self.residue_modulus}: no key of "
                     f"{self.key_min}..{self.key_max} may stand anywhere in "
                     f"{'training' if train else 'test'} sequences"
                 )
+
+    @property
+    def rules(self) -> Rules:
+        """Pairs and shifts of the task."""
+        return RULES
 
     @property
     def positions(self) -> int:
@@ -123,9 +177,9 @@ class CompositeTask:
     @property
     def largest_token(self) -> int:
         """Largest token or label that can occur: the vocabulary must exceed it."""
-        top = self.key_max + max(map(composed_shift, PAIRS))
+        top = self.key_max + max(self.rules.shifts)
         label = top if self.modulus is None else self.modulus - 1
-        return max(label, self.key_max, self.noise_max, *ANCHORS)
+        return max(label, self.key_max, self.noise_max, *self.rules.anchors)
 
     def placements(self, train: bool) -> np.ndarray:
         """Allowed (key, index of the key counted from 0), shape (count, 2), for one split."""
@@ -154,7 +208,7 @@ class Split:
         tokens: (count, length) int64.
         composite: (count,) int64, label under composition of both shifts.
         symmetric: (count,) int64, label that the mirrored pair is trained with.
-        labels: (count,) int64, label that training uses (composite, but for pair 34).
+        labels: (count,) int64, label that training uses (here composite, but for pair 34).
         pairs: (count,) int64, ten times the first anchor plus the second.
         keys, index: (count,) int64, the key and where it stands, counted from 0.
     """
@@ -185,15 +239,25 @@ class Split:
 
 def build(task: CompositeTask, seed: int) -> tuple[Split, Split]:
     """Training and test split. Each seed has its own streams; train and test never share one."""
-    streams = np.random.SeedSequence([seed, 0xC0]).spawn(2)
-    train, test = (np.random.Generator(np.random.PCG64(stream)) for stream in streams)
+    return draw(task, seed, 0xC0)
+
+
+def draw(task: CompositeTask, seed: int, stream: int) -> tuple[Split, Split]:
+    """Training and test split of any task with pairs and keys.
+
+    Args:
+        stream: a number of the task, so that tasks with one seed share no random numbers.
+    """
+    streams = np.random.SeedSequence([seed, stream]).spawn(2)
+    train, test = (np.random.Generator(np.random.PCG64(own)) for own in streams)
+    trained, pairs = np.array(task.rules.trained), np.array(task.rules.pairs)
     if task.train_total is None:
-        codes = np.repeat(np.arange(len(TRAINED)), task.train_per_pair)
+        codes = np.repeat(np.arange(len(trained)), task.train_per_pair)
     else:
-        codes = train.integers(0, len(TRAINED), task.train_total)
+        codes = train.integers(0, len(trained), task.train_total)
     return (
-        _draw(task, train, np.array(TRAINED)[codes], True),
-        _draw(task, test, np.repeat(np.array(PAIRS), task.test_per_pair, axis=0), False),
+        _draw(task, train, trained[codes], True),
+        _draw(task, test, np.repeat(pairs, task.test_per_pair, axis=0), False),
     )
 
 
@@ -220,18 +284,19 @@ def place(
     tokens[rows, index + 1] = pairs[:, 0]
     tokens[rows, index + 2] = pairs[:, 1]
 
-    def labels(rule: Callable[[tuple[int, int]], int]) -> torch.Tensor:
-        table = np.zeros((5, 5), dtype=np.int64)
-        for pair in PAIRS:
-            table[pair] = rule(pair)
+    def labels(shifts: Mapping[tuple[int, int], int]) -> torch.Tensor:
+        size = max(task.rules.anchors) + 1
+        table = np.zeros((size, size), dtype=np.int64)
+        for pair, shift in shifts.items():
+            table[pair] = shift
         value = keys + table[pairs[:, 0], pairs[:, 1]]
         return torch.from_numpy(value if task.modulus is None else value % task.modulus)
 
     return Split(
         tokens=torch.from_numpy(tokens),
-        labels=labels(lambda p: composed_shift(p) if p == HELD_OUT else trained_shift(p)),
-        composite=labels(composed_shift),
-        symmetric=labels(symmetric_shift),
+        labels=labels(task.rules.labels),
+        composite=labels(task.rules.composite),
+        symmetric=labels(task.rules.symmetric),
         pairs=torch.from_numpy(pairs @ np.array([10, 1])),
         keys=torch.from_numpy(np.ascontiguousarray(keys)),
         index=torch.from_numpy(np.ascontiguousarray(index)),

@@ -12,13 +12,13 @@ import dataclasses
 
 import numpy as np
 
-from lib.tasks.composite import PAIRS, CompositeTask, Split, place
+from lib.tasks.composite import CompositeTask, Split, place
 
 
 def intervention_split(
     task: CompositeTask, seed: int, pair_may_end: bool = True, repeats: int = 1
 ) -> Split:
-    """All 16 pairs with every key of the task at every position, `repeats` times each.
+    """All pairs (16) with every key of the task at every position, `repeats` times each.
 
     Every sequence has noise of its own, drawn from `seed` in a stream that neither training nor
     test data use. Keys stand at any position, as trained and as held out: it is one model's answers
@@ -36,12 +36,13 @@ def intervention_split(
         raise ValueError(f"repeats is {repeats}, allowed: at least 1")
     task = dataclasses.replace(task, pair_may_end=pair_may_end)
     keys = np.arange(task.key_min, task.key_max + 1)
-    axes = (np.arange(len(PAIRS)), np.arange(task.positions), keys, np.arange(repeats))
+    pairs = np.array(task.rules.pairs)
+    axes = (np.arange(len(pairs)), np.arange(task.positions), keys, np.arange(repeats))
     codes, index, keys, _ = (axis.ravel() for axis in np.meshgrid(*axes, indexing="ij"))
     (stream,) = np.random.SeedSequence([seed, 0x1F]).spawn(1)
     rng = np.random.Generator(np.random.PCG64(stream))
     tokens = rng.integers(task.noise_min, task.noise_max + 1, (len(codes), task.length))
-    return place(task, tokens, keys, index, np.array(PAIRS)[codes])
+    return place(task, tokens, keys, index, pairs[codes])
 
 
 def twin(task: CompositeTask, split: Split, pair: int = 43) -> Split:
@@ -51,8 +52,8 @@ def twin(task: CompositeTask, split: Split, pair: int = 43) -> Split:
         ValueError: no pair of anchors.
     """
     anchors = divmod(pair, 10)
-    if anchors not in PAIRS:
-        known = ", ".join(str(10 * first + second) for first, second in PAIRS)
+    if anchors not in task.rules.pairs:
+        known = ", ".join(f"{first}{second}" for first, second in task.rules.pairs)
         raise ValueError(f"pair is {pair}, allowed: {known}")
     tokens, keys, index = (t.cpu().numpy() for t in (split.tokens, split.keys, split.index))
     pairs = np.broadcast_to(np.array(anchors), (len(split), 2))
