@@ -29,9 +29,9 @@ from typing import Any, Literal
 import yaml
 
 from lib.analysis.statistics import mean_interval
-from lib.config import flatten, from_dict, lookup
+from lib.config import flatten, from_dict, lookup, to_dict
 from lib.experiments import cells_of, find
-from lib.store import Record, Store, canonical
+from lib.store import Record, Store
 
 VERDICTS = ("reproduced", "partly", "not reproduced", "protocol unknown", "not run")
 
@@ -143,7 +143,7 @@ class Evidence:
         key = claim.experiment, claim.profile
         if key not in self._grids:
             cells = cells_of(find(claim.experiment), claim.profile)
-            self._grids[key] = [(cell, flatten(canonical(cell))) for cell in cells]
+            self._grids[key] = [(cell, flatten(to_dict(cell, complete=True))) for cell in cells]
         chosen = self._grids[key]
         for name, wanted in claim.select.items():
             values = [flat[self._path(flat, name)] for _, flat in chosen]

@@ -41,8 +41,12 @@ def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def to_dict(config: Any) -> dict[str, Any]:
+def to_dict(config: Any, complete: bool = False) -> dict[str, Any]:
     """Plain JSON values of a (nested) config dataclass.
+
+    Args:
+        complete: also the fields that were added later and hold their default. For choosing among
+            cells by any field; such a dict is not the canonical form.
 
     Raises:
         TypeError: `config` is not a dataclass instance, or holds a value JSON cannot carry.
@@ -57,22 +61,26 @@ def to_dict(config: Any) -> dict[str, Any]:
         out["kind"] = kind
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.metadata.get(_ADDED) and value == field.default:
+        if field.metadata.get(_ADDED) and value == field.default and not complete:
             continue
-        out[field.name] = _plain(value, hints[field.name], f"{type(config).__name__}.{field.name}")
+        where = f"{type(config).__name__}.{field.name}"
+        out[field.name] = _plain(value, hints[field.name], where, complete)
     return out
 
 
-def _plain(value: Any, hint: Any, where: str) -> Any:
+def _plain(value: Any, hint: Any, where: str, complete: bool) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return to_dict(value)
+        return to_dict(value, complete)
     if isinstance(value, (tuple, list)):
         return [
-            _plain(item, inner, where)
+            _plain(item, inner, where, complete)
             for item, inner in zip(value, _item_hints(hint, len(value)), strict=True)
         ]
     if isinstance(value, dict):
-        return {str(name): _plain(item, Any, f"{where}.{name}") for name, item in value.items()}
+        return {
+            str(name): _plain(item, Any, f"{where}.{name}", complete)
+            for name, item in value.items()
+        }
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return value
     if isinstance(value, int):

@@ -74,11 +74,11 @@ def select_cells(cells: Sequence[Any], conditions: Sequence[str]) -> list[Any]:
             raise ValueError(f"select is {condition!r}, allowed: NAME=VALUE, such as n_layers=7")
         kept = []
         for cell in chosen:
-            flat = flatten(to_dict(cell))
+            flat = flatten(to_dict(cell, complete=True))
             if _same(flat[lookup(flat, name.strip())], value.strip()):
                 kept.append(cell)
         if not kept:
-            flats = [flatten(to_dict(cell)) for cell in chosen]
+            flats = [flatten(to_dict(cell, complete=True)) for cell in chosen]
             values = {str(flat[lookup(flat, name.strip())]) for flat in flats}
             raise ValueError(
                 f"select {condition!r} fits no cell; values: {', '.join(sorted(values))}"

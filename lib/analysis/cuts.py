@@ -230,14 +230,14 @@ def _expect_same(name: str, own: Tensor, again: Tensor) -> None:
 
 
 def _conv_without(conv: CausalConv, x: Tensor, cut: Tensor) -> Tensor:
-    """SiLU of the convolution of x (b, l, d) without the taps from j to i that are cut."""
+    """What the convolution makes of x (b, l, d) without the taps from j to i that are cut."""
     wide = compute_dtype(x)
     length = x.shape[1]
-    weight = cast(Tensor, conv.weight).to(wide)
+    weight = conv.kernel().to(wide)
     out = torch.zeros_like(x, dtype=wide)
     for back in range(min(conv.taps, length)):
         kept = ~cut.diagonal(-back, 1, 2)[..., None]  # of the edges (i, i - back)
         out[:, back:] += x[:, : length - back].to(wide) * kept * weight[:, conv.taps - 1 - back]
     if conv.bias is not None:
         out = out + conv.bias.to(wide)
-    return F.silu(out).to(x.dtype)
+    return conv.activated(F.silu(out).to(x.dtype), x)

@@ -105,8 +105,8 @@ def kernel_cosines(model: LanguageModel, part: str | None = None) -> list[Tensor
 
 
 def _cosines(mixer: Any, number: int, part: str | None) -> Tensor:
-    weight = getattr(getattr(mixer, "conv", None), "weight", None)
-    if weight is None:
+    conv = getattr(mixer, "conv", None)
+    if conv is None or conv.kind == "none":
         raise ValueError(f"layer {number} has no kernel, allowed: layers with a convolution")
     c = mixer.config
     size = c.conv_dim - c.d_inner  # of B and C together
@@ -118,5 +118,5 @@ def _cosines(mixer: Any, number: int, part: str | None) -> Tensor:
         raise ValueError(
             f"part is {part!r}, allowed in layer {number}: {', '.join(map(str, parts))}"
         )
-    taps = F.normalize(weight.detach()[parts[part]].double(), dim=0)
+    taps = F.normalize(conv.kernel().detach()[parts[part]].double(), dim=0)
     return taps.T @ taps

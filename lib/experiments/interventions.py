@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,17 @@ THIRD_PARTY_SEEDS = (42, 1, 2)
 
 # ends: where the pair may stand. "end": the second anchor may be the last token; "inner": not
 ENDS = {"end": True, "inner": False}
+ENDS_TEXT = {"end": "pair may end", "inner": "pair never last"}
+CHOICES_TEXT = {
+    None: "as worded",
+    "after_pair": "only after the pair",
+    "conv_too": "convolution too",
+    "everything": "every path",
+    "with_pair": "anchors too",
+    "layer0": "layer 1 alone",
+    "layer1": "layer 2 alone",
+    "untrained": "control: untrained",
+}
 
 
 def cells(profile: str) -> list[CompositeCell]:
@@ -131,6 +143,7 @@ def _agreements(
     """(kind, choice) to agreement by pair; the choice "" is the paper's words read as widely as
     they go, each of the other `choices` differs from it in one thing."""
     from lib.analysis.composite import answers
+    from lib.analysis.cuts import PATHS
     from lib.analysis.interventions import (
         agreement_by_pair,
         blocked_answers,
@@ -154,6 +167,7 @@ def _agreements(
             ("blocking", "conv_too"): lambda: blocked_answers(
                 model, split, paths=("state", "conv")
             ),
+            ("blocking", "everything"): lambda: blocked_answers(model, split, paths=PATHS),
             ("substitution", "with_pair"): lambda: substituted_answers(
                 model, split, twins, include_pair=True
             ),
@@ -179,29 +193,102 @@ def _largest(cosines: torch.Tensor) -> float:
     return float(off.max())
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A model to look into.
+
+    Attributes:
+        model: on the processor, in eval mode.
+        title: which it is.
+        task: what it was trained on.
+        one: a single sequence with pair 43, the key in third place.
+    """
+
+    model: LanguageModel
+    title: str
+    task: CompositeTask
+    one: Split
+
+    def with_pair(self, pair: int) -> Split:
+        """The sequence with another pair, written as 43."""
+        from lib.tasks.interventions import twin
+
+        return twin(self.task, self.one, pair)
+
+
+def open_model(records: Sequence[Record], seed: int, wanted: str = "") -> Opened:
+    """The first of `records` that kept its weights and whose readable name holds `wanted`; if there
+    is none, an untrained model of the paper's kind, and its title says so."""
+    from lib.models.language_model import build_language_model
+    from lib.tasks.interventions import intervention_split
+
+    found = [r for r in records if r.weights and wanted in r.readable]
+    if found:
+        model, cell = load_model(found[0])
+        title = f"trained model {found[0].readable}"
+    else:
+        cell = CompositeCell(
+            CompositeTask(), mamba2_model(LAYERS, 1.0, tied=True), TrainingConfig(), seed
+        )
+        model = build_language_model(cell.model, seed=seed).eval()
+        title = "untrained model"
+    split = intervention_split(cell.task, seed, pair_may_end=False)
+    rows = (split.where(43) & (split.index == 2)).nonzero().flatten()
+    row = int(rows[len(rows) // 2])
+    return Opened(model, title, cell.task, split.take(slice(row, row + 1)))
+
+
 def reevaluate(record: Record) -> dict[str, float]:
     """Accuracies, agreements and cosines measured again from the record's weights."""
     model, cell = load_model(record)
     return {**reevaluate_composite(record), **inspect(model, cell)}
 
 
-def agreements(frame: pd.DataFrame, kind: str, end: str) -> pd.DataFrame:
-    """Agreement by pair in long form: columns of `frame` that tell runs apart, pair, agreement."""
-    pattern = re.compile(rf"{kind}_{end}_(\d\d)")
-    pairs = {c: m[1] for c in frame.columns if (m := pattern.fullmatch(c))}
-    ids = [c for c in ("block", "data", "n_layers", "gamma", "seed") if c in frame]
-    long = frame.melt(ids, list(pairs), var_name="pair", value_name="agreement")
-    return long.assign(pair=long["pair"].map(pairs))
+def by_pair(frame: pd.DataFrame, kind: str, end: str) -> list[dict[int, float]]:
+    """For each run, pair (43) to agreement.
+
+    Args:
+        kind: "blocking" or "substitution". end: a key of ENDS.
+    """
+    found = {c: m for c in frame.columns if (m := re.fullmatch(rf"{kind}_{end}_(\d\d)", c))}
+    return [{int(m[1]): float(row[c]) for c, m in found.items()} for _, row in frame.iterrows()]
 
 
-def choices(frame: pd.DataFrame, kind: str) -> Mapping[str, pd.Series]:
-    """Mean agreement of every run under each choice that the paper leaves open, by its name:
-    "end, after pair"."""
+def choices(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Mean agreement of every run under each choice that the paper leaves open, in long form:
+    model, seed, choice ("pair may end; after pair") and agreement."""
     pattern = re.compile(rf"{kind}_({'|'.join(ENDS)})_mean(?:_(\w+))?")
     found = {c: m for c in frame.columns if (m := pattern.fullmatch(c))}
-    return {
-        f"{m[1]}, {(m[2] or 'as worded').replace('_', ' ')}": frame[c] for c, m in found.items()
-    }
+    rows = [
+        {
+            "model": f"{row['block']}, γ {row['gamma']:g}",
+            "seed": row["seed"],
+            "choice": f"{ENDS_TEXT[m[1]]}; {CHOICES_TEXT.get(m[2], m[2])}",
+            "agreement": row[column],
+        }
+        for _, row in frame.iterrows()
+        for column, m in found.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def cosines(frame: pd.DataFrame) -> pd.DataFrame:
+    """Largest absolute cosine between two taps, in long form: model, seed, choice ("layer 2, at the
+    end") and cosine."""
+    times = {"start": "at the start", "final": "at the end"}
+    pattern = re.compile(r"cosine_(start|final)_layer(\d+)")
+    found = {c: m for c in frame.columns if (m := pattern.fullmatch(c))}
+    rows = [
+        {
+            "model": f"{row['block']}, γ {row['gamma']:g}",
+            "seed": row["seed"],
+            "choice": f"layer {int(m[2]) + 1}, {times[m[1]]}",
+            "cosine": row[column],
+        }
+        for _, row in frame.iterrows()
+        for column, m in found.items()
+    ]
+    return pd.DataFrame(rows)
 
 
 EXPERIMENTS = (
@@ -209,7 +296,7 @@ EXPERIMENTS = (
         name=NAME,
         title="Which tokens carry the answer: blocking, substitution, kernels",
         protocol=1,
-        notebook="notebooks/achilles/interventions.ipynb",
+        notebook="notebooks/achilles/blocking.ipynb",
         cells=cells,
         readable=composite_readable,
         run=run,

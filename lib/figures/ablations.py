@@ -12,6 +12,7 @@ from lib.figures import COLOURS, band
 
 LABELS = {"composite": "composite label", "symmetric": "symmetric label"}
 SYMBOLS = {"composite": "circle", "symmetric": "diamond"}
+MODELS = ("circle", "diamond", "square", "x", "triangle-up", "cross")
 PUBLISHED = {"color": "#000000", "symbol": "line-ns-open", "size": 16, "line": {"width": 2}}
 
 
@@ -134,4 +135,39 @@ def sensitivity(
         title="Which unstated choice turns which answer", height=220 + 30 * len(order),
         margin_l=200, legend_y=-0.22,
     )  # fmt: skip
+    return figure
+
+
+def choice_marks(
+    table: pd.DataFrame, value: str, title: str, x_title: str,
+    published: Mapping[str, float] | None = None,
+) -> go.Figure:  # fmt: skip
+    """One row a choice, one mark a run, a colour and a symbol for each model.
+
+    Args:
+        table: columns ``choice``, ``model``, ``seed`` and `value`; rows stand in the order in which
+            choices first occur.
+        published: text to value, drawn as vertical lines.
+    """
+    order = list(dict.fromkeys(table["choice"]))
+    figure = go.Figure()
+    for text, at in (published or {}).items():
+        figure.add_vline(
+            x=at, line={"width": 1, "dash": "dot", "color": "#888888"}, annotation_text=text,
+            annotation_font_size=11,
+        )  # fmt: skip
+    for index, (model, rows) in enumerate(table.groupby("model", sort=False)):
+        figure.add_scatter(
+            x=rows[value], y=rows["choice"], mode="markers", name=str(model),
+            text=[f"seed {seed}" for seed in rows["seed"]],
+            hovertemplate="%{y}, %{text}: %{x:.4f}<extra>" + str(model) + "</extra>",
+            marker={"color": COLOURS[index % len(COLOURS)], "size": 9, "opacity": 0.8,
+                    "symbol": MODELS[index % len(MODELS)]},
+        )  # fmt: skip
+    figure.update_yaxes(
+        categoryorder="array", categoryarray=order[::-1], type="category",
+        range=[-0.6, len(order) - 0.4],
+    )  # fmt: skip
+    figure.update_xaxes(title=x_title, range=[-0.03, 1.03])
+    figure.update_layout(title=title, height=190 + 26 * len(order), margin_l=230, legend_y=-0.25)
     return figure

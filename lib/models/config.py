@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal
 
 from lib.config import added_later, require
 
-CONV_KINDS = ("standard", "all_one", "none")
+CONV_KINDS = ("standard", "all_one", "palindromic", "none")
+BYPASSES = ("none", "residual", "gated")
 POSITIONAL_KINDS = ("none", "learned", "sinusoidal")
 FEED_FORWARD_ACTIVATIONS = ("silu", "gelu", "swiglu")
 SCOPES = ("embedding", "positional", "linear", "dt_proj", "conv", "head")
@@ -27,6 +28,12 @@ def _check_common(config: Mamba1Config | Mamba2Config) -> None:
     for name in ("d_model", "d_state", "d_conv", "expand"):
         require(config, name, _counts(getattr(config, name)), "at least 1, whole")
     require(config, "conv_kind", config.conv_kind in CONV_KINDS, ", ".join(CONV_KINDS))
+    fits = config.conv_frozen is None or config.conv_kind in ("standard", "all_one")
+    wanted = f"None with {config.conv_kind}; True or False with standard, all_one"
+    require(config, "conv_frozen", fits, wanted)
+    require(config, "conv_bypass", config.conv_bypass in BYPASSES, ", ".join(BYPASSES))
+    fits = config.conv_bypass == "none" or config.conv_kind != "none"
+    require(config, "conv_bypass", fits, "none where conv_kind is none")
     require(config, "dt_min", _positive(config.dt_min), "more than 0, finite")
     fits = config.dt_min <= config.dt_max < math.inf
     require(config, "dt_max", fits, f"at least dt_min {config.dt_min}, finite")
@@ -45,8 +52,12 @@ class Mamba1Config:
         dt_rank: rank of the map that makes dt; None means ceil(d_model / 16).
         dt_min, dt_max, dt_init_floor: range of dt at initialisation, log-uniform, and its floor.
         dt_scale: scale of the initial dt map.
-        conv_kind: "standard", "all_one" (kernel of ones, not trained) or "none".
+        conv_kind: "standard", "all_one" (kernel of ones, not trained), "palindromic" (trained, the
+            same read from both ends) or "none".
         conv_bias: whether the convolution has a bias.
+        conv_frozen: whether the kernel keeps the values that it starts with; None: only ones do.
+        conv_bypass: "residual" or "gated": what the convolution covers is added to its output, or
+            multiplied by it (arXiv 2509.17514, section 5.3); "none".
         bias: whether the projections in and out have one.
     """
 
@@ -60,9 +71,11 @@ class Mamba1Config:
     dt_max: float = 0.1
     dt_init_floor: float = 1e-4
     dt_scale: float = 1.0
-    conv_kind: Literal["standard", "all_one", "none"] = "standard"
+    conv_kind: Literal["standard", "all_one", "palindromic", "none"] = "standard"
     conv_bias: bool = True
     bias: bool = False
+    conv_frozen: bool | None = added_later(None)
+    conv_bypass: Literal["none", "residual", "gated"] = added_later("none")
 
     def __post_init__(self) -> None:
         _check_common(self)
@@ -109,10 +122,12 @@ class Mamba2Config:
     dt_min: float = 1e-3
     dt_max: float = 0.1
     dt_init_floor: float = 1e-4
-    conv_kind: Literal["standard", "all_one", "none"] = "standard"
+    conv_kind: Literal["standard", "all_one", "palindromic", "none"] = "standard"
     conv_bias: bool = True
     bias: bool = False
     chunk_size: int = 64
+    conv_frozen: bool | None = added_later(None)
+    conv_bypass: Literal["none", "residual", "gated"] = added_later("none")
 
     def __post_init__(self) -> None:
         _check_common(self)

@@ -90,9 +90,10 @@ def _conv(module: CausalConv, start: InitialisationConfig, generator: torch.Gene
     if module.kind == "none":
         return
     bound = module.taps**-0.5  # nn.Conv1d's, for a depthwise kernel
-    if isinstance(module.weight, nn.Parameter):
-        _uniform(module.weight, -bound, bound, generator)
-        _gamma(module.weight, "conv", module.taps, start, generator)
+    if module.kind != "all_one":
+        drawn = module.first_half if module.kind == "palindromic" else module.weight
+        _uniform(drawn, -bound, bound, generator)
+        _gamma(drawn, "conv", module.taps, start, generator)
     if module.bias is not None:
         _uniform(module.bias, -bound, bound, generator)
         if start.zero_biases:

@@ -53,39 +53,64 @@ class CausalConv(nn.Module):
 
     Args:
         channels: d. taps: k.
-        kind: "standard"; "all_one": a kernel of ones that is never trained; "none": SiLU alone.
+        kind: "standard"; "all_one": a kernel of ones; "palindromic": one that reads the same both
+            ways; "none": SiLU alone.
         bias: whether there is one (never for "none").
+        frozen: whether the kernel keeps the values that it starts with; None: only that of ones.
+        bypass: what is done with the input beside SiLU(conv(x)): "none"; "residual" adds it,
+            "gated" multiplies by it (arXiv 2509.17514, section 5.3, in words only).
     """
 
-    def __init__(self, channels: int, taps: int, kind: str, bias: bool, backend: str) -> None:
+    def __init__(
+        self, channels: int, taps: int, kind: str, bias: bool, backend: str,
+        frozen: bool | None = None, bypass: str = "none",
+    ) -> None:  # fmt: skip
         super().__init__()
         self.taps = taps if kind != "none" else 1
-        self.kind = kind
+        self.kind, self.bypass = kind, bypass
         # "auto" or a backend of the convolution; a scan's backend name means nothing here
         self.backend = backend
         self.bias = nn.Parameter(torch.zeros(channels)) if bias and kind != "none" else None
-        if kind == "standard":
-            self.weight = nn.Parameter(torch.zeros(channels, taps))
-        elif kind == "all_one":
-            self.register_buffer("weight", torch.ones(channels, taps))
+        if kind in ("standard", "all_one"):
+            start = torch.full((channels, taps), float(kind == "all_one"))
+            fixed = kind == "all_one" if frozen is None else frozen
+            if fixed:
+                self.register_buffer("weight", start)
+            else:
+                self.weight = nn.Parameter(start)
+        elif kind == "palindromic":
+            # its first half, the middle tap with it: the other half is no parameter of its own
+            self.first_half = nn.Parameter(torch.zeros(channels, -(-taps // 2)))
+
+    def kernel(self) -> Tensor:
+        """All taps (d, k); the first meets the oldest input, the last the token's own."""
+        if self.kind == "palindromic":
+            return torch.cat([self.first_half, self.first_half[:, : self.taps // 2].flip(1)], 1)
+        return self.weight
+
+    def activated(self, convolved: Tensor, x: Tensor) -> Tensor:
+        """What leaves the layer, of SiLU(conv(x)) and x, both of one shape."""
+        if self.bypass == "residual":
+            return convolved + x
+        return convolved * x if self.bypass == "gated" else convolved
 
     def forward(self, x: Tensor, state: Tensor | None, return_state: bool) -> tuple[Tensor, Tensor]:
-        """x (b, l, d) to SiLU(conv(x)) of the same shape, and the state (b, d, k - 1)."""
+        """x (b, l, d) to the output of the same shape, and the state (b, d, k - 1)."""
         if self.kind == "none":
             return F.silu(x), x.new_zeros(x.shape[0], x.shape[2], 0)
         out = causal_conv1d(
-            x.transpose(1, 2), self.weight, self.bias, "silu", return_state,
+            x.transpose(1, 2), self.kernel(), self.bias, "silu", return_state,
             initial_state=state, backend=self.backend,
         )  # fmt: skip
-        if return_state:
-            return out[0].transpose(1, 2), out[1]
-        return out.transpose(1, 2), x.new_zeros(0)
+        y, last = out if return_state else (out, x.new_zeros(0))
+        return self.activated(y.transpose(1, 2), x), last
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """x (b, d), state (b, d, k - 1) to the output (b, d) and the next state."""
         if self.kind == "none":
             return F.silu(x), state
-        return causal_conv1d_step(state, x, self.weight, self.bias, "silu")
+        y, state = causal_conv1d_step(state, x, self.kernel(), self.bias, "silu")
+        return self.activated(y, x), state
 
 
 class PositionalEncoding(nn.Module):

@@ -46,7 +46,10 @@ class Mamba1Mixer(nn.Module):
         self.config, self.backend = config, backend
         d, n, r = config.d_inner, config.d_state, config.rank
         self.in_proj = nn.Linear(config.d_model, 2 * d, bias=config.bias)
-        self.conv = CausalConv(d, config.d_conv, config.conv_kind, config.conv_bias, "auto")
+        self.conv = CausalConv(
+            d, config.d_conv, config.conv_kind, config.conv_bias, "auto", config.conv_frozen,
+            config.conv_bypass,
+        )  # fmt: skip
         self.x_proj = nn.Linear(d, r + 2 * n, bias=False)
         self.dt_proj = nn.Linear(r, d, bias=True)
         self.A_log = nn.Parameter(torch.zeros(d, n))

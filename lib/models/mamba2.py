@@ -38,8 +38,9 @@ class Mamba2Mixer(nn.Module):
         d, h = config.d_inner, config.n_heads
         self.in_proj = nn.Linear(config.d_model, d + config.conv_dim + h, bias=config.bias)
         self.conv = CausalConv(
-            config.conv_dim, config.d_conv, config.conv_kind, config.conv_bias, "auto"
-        )
+            config.conv_dim, config.d_conv, config.conv_kind, config.conv_bias, "auto",
+            config.conv_frozen, config.conv_bypass,
+        )  # fmt: skip
         self.dt_bias = nn.Parameter(torch.zeros(h))
         self.A_log = nn.Parameter(torch.zeros(h))
         self.D = nn.Parameter(torch.ones(h))
@@ -82,6 +83,8 @@ class Mamba2Mixer(nn.Module):
             reason = "activations are watched, and it has none; use auto"
         elif c.n_heads != 1 or c.n_groups != 1 or c.bias or c.conv_kind == "none":
             reason = "it has one head, no bias of projections and a convolution; use auto"
+        elif c.conv_bypass != "none":
+            reason = f"nothing passes its convolution by, conv_bypass is {c.conv_bypass}; use auto"
         if reason is not None:
             if self.backend == "fused":
                 raise backends.BackendError(f"backend 'fused' of {OP} cannot serve this: {reason}")
@@ -95,7 +98,7 @@ class Mamba2Mixer(nn.Module):
         """x + block(norm(x)) as one op; `norm` is an RMSNorm, or anything else for none."""
         return mamba2_block(
             x, norm.weight if isinstance(norm, RMSNorm) else None, self.in_proj.weight,
-            self.conv.weight, self.conv.bias, self.dt_bias, self.A_log, self.D, self.norm.weight,
+            self.conv.kernel(), self.conv.bias, self.dt_bias, self.A_log, self.D, self.norm.weight,
             self.out_proj.weight, eps=self.norm.eps, last_only=last_only, backend="fused",
         )  # fmt: skip
 
