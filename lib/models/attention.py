@@ -58,13 +58,13 @@ class AttentionMixer(nn.Module):
         self.config, self.backend = config, backend
         self.in_proj = nn.Linear(config.d_model, config.conv_dim, bias=config.bias)
         self.conv: CausalConv | None = None
-        names = ("q", "k", "v", "S", "y")
+        names = ["q", "k", "v", "S", "y"]
         if config.conv_kind != "none":  # CausalConv's "none" would still bend
             # a depthwise kernel over all three side by side is a kernel for each
             self.conv = CausalConv(
                 config.conv_dim, config.d_conv, config.conv_kind, config.conv_bias, "auto"
             )
-            names = ("pre_conv", "post_conv", *names)
+            names += ["pre_conv", "post_conv"]
         self.out_proj = nn.Linear(
             config.n_heads * config.headdim_v, config.d_model, bias=config.bias
         )

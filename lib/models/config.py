@@ -167,9 +167,9 @@ class AttentionConfig:
         d_v: width of values, all heads together; None means d_model.
         bias: whether the projections in and out have one.
         rope_theta: base of rotary positions (arXiv 2104.09864); None for none.
-        conv_kind: "none", or a convolution with SiLU on queries, keys and values, "standard" or
-            "all_one" (kernel of ones, not trained): the nonlinear convolution that arXiv
-            2509.17514, section 4.3, adds to a Transformer.
+        conv_kind: "none", or a convolution with SiLU on queries, keys and values: the nonlinear
+            convolution that arXiv 2509.17514, section 4.3, adds to a Transformer. "standard",
+            "all_one" (kernel of ones, not trained) or "palindromic" (reads the same both ways).
         d_conv: taps of that convolution (k).
         conv_bias: whether it has a bias.
     """
@@ -181,7 +181,7 @@ class AttentionConfig:
     d_v: int | None = None
     bias: bool = False
     rope_theta: float | None = None
-    conv_kind: Literal["standard", "all_one", "none"] = "none"
+    conv_kind: Literal["standard", "all_one", "palindromic", "none"] = "none"
     d_conv: int = 4
     conv_bias: bool = True
 

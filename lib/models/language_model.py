@@ -50,7 +50,8 @@ class Layer(nn.Module):
         `last_only` says that nobody will read but the last position; what is returned may then
         have length 1.
         """
-        if isinstance(self.mixer, Mamba2Mixer) and self.mixer.fuses(x, state, return_state):
+        own = cast("MixerState | None", state)
+        if isinstance(self.mixer, Mamba2Mixer) and self.mixer.fuses(x, own, return_state):
             norm = self.norm if self.norm_first else None
             return self.act_resid(self._after(self.mixer.fused(x, norm, last_only))), None
         out = self.mixer(self._before(x), state, return_state)
