@@ -124,7 +124,7 @@ def beyond_variants(start: Variant) -> dict[str, Variant]:
 def choices(start: Variant) -> dict[str, Variant]:
     """What the paper leaves open, one choice at a time; `start` itself is not among them."""
     scope = start.model.initialisation.scope
-    block = start.model.pattern[0]
+    block: Any = start.model.pattern[0]  # a Mamba block
     mamba1 = Mamba1Config(
         d_model=block.d_model, d_state=block.d_state, conv_kind=block.conv_kind
     )  # fmt: skip

@@ -129,7 +129,8 @@ def composite_readable(cell: CompositeCell) -> str:
 
 def model_parts(model: LanguageModelConfig) -> list[str]:
     """Parts of a readable name that say which model it is."""
-    start, block, plain = model.initialisation, model.pattern[0], InitialisationConfig()
+    start, plain = model.initialisation, InitialisationConfig()
+    block: Any = model.pattern[0]  # of whatever kind: fields that it lacks name nothing
     parts = [block.kind, f"L{model.n_layers}"]
     parts.append("official" if start.gamma is None else f"g{start.gamma}")
     if model.tie_embeddings:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -71,8 +71,8 @@ def cells(profile: str) -> list[CompositeCell]:
         training = TrainingConfig(epochs=8, warmup_epochs=1, batch_size=150, lr_peak=6e-3)
         theirs = dataclasses.replace(third_party(), key_max=31, train_total=4_500, test_per_pair=30)
         other = third_party_model(LAYERS, 1.0)
-        block = dataclasses.replace(other.pattern[0], d_state=16)
-        other = dataclasses.replace(other, pattern=(block,))
+        block: Any = other.pattern[0]  # a Mamba-1 block
+        other = dataclasses.replace(other, pattern=(dataclasses.replace(block, d_state=16),))
         model = mamba2_model(LAYERS, 1.0, d_state=16, tied=True)
         return [
             CompositeCell(task, model, training, 1),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from lib.analysis.phase import Diagram
 from lib.experiments import Context, Experiment, Outcome, find
@@ -80,7 +81,8 @@ def mamba1_cells(profile: str) -> list[CompositeCell]:
             epochs=3, warmup_epochs=1, batch_size=200, lr_peak=6e-3, lr_by="epoch", drop_last=False
         )
         models = [third_party_model(2, gamma) for gamma in (0.3, 1.0)]
-        block = dataclasses.replace(models[0].pattern[0], d_state=16)
+        theirs: Any = models[0].pattern[0]  # a Mamba-1 block
+        block = dataclasses.replace(theirs, d_state=16)
         small = [dataclasses.replace(model, pattern=(block,)) for model in models]
         return [CompositeCell(task, model, training, THIRD_PARTY_SEED) for model in small]
     if profile != "paper":

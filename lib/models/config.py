@@ -11,6 +11,7 @@ from lib.config import added_later, require
 CONV_KINDS = ("standard", "all_one", "palindromic", "none")
 BYPASSES = ("none", "residual", "gated")
 POSITIONAL_KINDS = ("none", "learned", "sinusoidal")
+FEED_FORWARD_ACTIVATIONS = ("silu", "gelu", "swiglu")
 SCOPES = ("embedding", "positional", "linear", "dt_proj", "conv", "head")
 
 
@@ -155,7 +156,92 @@ class Mamba2Config:
         return self.d_inner + 2 * self.n_groups * self.d_state
 
 
-BlockConfig = Mamba1Config | Mamba2Config
+@dataclass(frozen=True)
+class AttentionConfig:
+    """Causal softmax attention (arXiv 1706.03762, section 3.2); no norm, no residual.
+
+    Attributes:
+        d_model: width of the residual stream (m).
+        n_heads: heads (h).
+        d_qk: width of queries, and of keys, all heads together; None means d_model.
+        d_v: width of values, all heads together; None means d_model.
+        bias: whether the projections in and out have one.
+        rope_theta: base of rotary positions (arXiv 2104.09864); None for none.
+        conv_kind: "none", or a convolution with SiLU on queries, keys and values: the nonlinear
+            convolution that arXiv 2509.17514, section 4.3, adds to a Transformer. "standard",
+            "all_one" (kernel of ones, not trained) or "palindromic" (reads the same both ways).
+        d_conv: taps of that convolution (k).
+        conv_bias: whether it has a bias.
+    """
+
+    kind: ClassVar[str] = "attention"
+    d_model: int
+    n_heads: int = 1
+    d_qk: int | None = None
+    d_v: int | None = None
+    bias: bool = False
+    rope_theta: float | None = None
+    conv_kind: Literal["standard", "all_one", "palindromic", "none"] = "none"
+    d_conv: int = 4
+    conv_bias: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "n_heads", "d_conv"):
+            require(self, name, _counts(getattr(self, name)), "at least 1, whole")
+        for name in ("d_qk", "d_v"):
+            own = getattr(self, name)
+            width = self.d_model if own is None else own
+            fits = _counts(width) and width % self.n_heads == 0
+            wanted = f"None (d_model {self.d_model}) or whole, in multiples of n_heads"
+            require(self, name, fits, f"{wanted} {self.n_heads}")
+        require(self, "conv_kind", self.conv_kind in CONV_KINDS, ", ".join(CONV_KINDS))
+        if self.rope_theta is not None:
+            wanted = f"None, or more than 0 and finite with an even headdim_qk, {self.headdim_qk}"
+            fits = _positive(self.rope_theta) and self.headdim_qk % 2 == 0
+            require(self, "rope_theta", fits, wanted)
+
+    @property
+    def headdim_qk(self) -> int:
+        """Width of one head's query and key."""
+        return (self.d_model if self.d_qk is None else self.d_qk) // self.n_heads
+
+    @property
+    def headdim_v(self) -> int:
+        """Width of one head's value (p)."""
+        return (self.d_model if self.d_v is None else self.d_v) // self.n_heads
+
+    @property
+    def conv_dim(self) -> int:
+        """Channels that the convolution covers: queries, keys and values."""
+        return self.n_heads * (2 * self.headdim_qk + self.headdim_v)
+
+
+@dataclass(frozen=True)
+class FeedForwardConfig:
+    """Two maps with a nonlinearity between them, at each token alone; no norm, no residual.
+
+    Attributes:
+        d_model: width of the residual stream (m).
+        d_hidden: width between the maps.
+        activation: "silu", "gelu" (the exact one), or "swiglu": silu(gate) * up of two maps in
+            (arXiv 2002.05202).
+        bias: whether the maps have one.
+    """
+
+    kind: ClassVar[str] = "feedforward"
+    d_model: int
+    d_hidden: int
+    activation: Literal["silu", "gelu", "swiglu"] = "silu"
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "d_hidden"):
+            require(self, name, _counts(getattr(self, name)), "at least 1, whole")
+        fits = self.activation in FEED_FORWARD_ACTIVATIONS
+        require(self, "activation", fits, ", ".join(FEED_FORWARD_ACTIVATIONS))
+
+
+BlockConfig = Mamba1Config | Mamba2Config | AttentionConfig | FeedForwardConfig
 
 
 @dataclass(frozen=True)
@@ -166,8 +252,8 @@ class InitialisationConfig:
         gamma: None for the official initialisation. Else every tensor in `scope` is drawn from
             N(0, (width ** -gamma) ** 2), arXiv 2509.17514, section 3.
         scope: which tensors gamma covers, of "embedding", "positional", "linear" (in_proj,
-            out_proj, x_proj), "dt_proj", "conv", "head". The paper does not say. A_log, D, the dt
-            bias and norms are never covered.
+            out_proj, x_proj; of attention and feed-forward blocks too), "dt_proj", "conv", "head".
+            The paper does not say. A_log, D, the dt bias and norms are never covered.
         fan: width is the fan-in (in_features; d_model for embeddings; d_conv for the kernel),
             or, for "output", the first size of the tensor (the third party's reading).
         zero_biases: start every bias at zero, dt's included (third party); dt then leaves
@@ -195,15 +281,17 @@ class LanguageModelConfig:
 
     Attributes:
         vocab_size: tokens (v).
-        n_layers: blocks in the stack.
-        pattern: block configs, repeated over the layers (one for a plain stack, more for hybrids);
-            all of one d_model.
-        pre_norm: RMS norm before each block.
+        n_layers: blocks in the stack; of a Transformer, attention and feed-forward each count.
+        pattern: block configs, repeated over the layers (one for a plain stack, more for hybrids,
+            attention and feed-forward for a Transformer); all of one d_model.
+        pre_norm: each block has an RMS norm, where `norm_place` says; False for no norm at all.
         final_norm: RMS norm before the head.
         tie_embeddings: the head shares the embedding's weight.
         positional_encoding: "none", "learned" or "sinusoidal", added to the embeddings.
         max_length: positions that the encoding covers; needed unless it is "none".
         norm_eps: of all norms.
+        norm_place: a block's norm stands "before" it, x + block(norm(x)), or "after" the sum,
+            norm(x + block(x)), as arXiv 2509.17514, Fig. 1, draws its Transformer.
     """
 
     vocab_size: int
@@ -216,6 +304,7 @@ class LanguageModelConfig:
     max_length: int | None = None
     norm_eps: float = 1e-5
     initialisation: InitialisationConfig = field(default_factory=InitialisationConfig)
+    norm_place: Literal["before", "after"] = added_later("before")
 
     def __post_init__(self) -> None:
         require(self, "vocab_size", _counts(self.vocab_size), "at least 1, whole")
@@ -233,6 +322,10 @@ class LanguageModelConfig:
         wanted = f"at least 1, whole, with {self.positional_encoding} positions"
         require(self, "max_length", fits, wanted)
         require(self, "norm_eps", _positive(self.norm_eps), "more than 0, finite")
+        # without norms their place means nothing, and two names would be one model
+        places = ("before", "after") if self.pre_norm else ("before",)
+        wanted = f"{', '.join(places)}, with pre_norm {self.pre_norm}"
+        require(self, "norm_place", self.norm_place in places, wanted)
 
     @property
     def d_model(self) -> int:

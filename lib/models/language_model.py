@@ -7,42 +7,67 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lib.models.config import BlockConfig, LanguageModelConfig, Mamba1Config, Mamba2Config
+from lib.models.attention import AttentionMixer, AttentionState
+from lib.models.config import (
+    AttentionConfig,
+    BlockConfig,
+    FeedForwardConfig,
+    LanguageModelConfig,
+    Mamba1Config,
+    Mamba2Config,
+)
+from lib.models.feedforward import FeedForwardMixer, FeedForwardState
 from lib.models.initialisation import initialise
 from lib.models.layers import Activation, PositionalEncoding, RMSNorm
 from lib.models.mamba1 import Mamba1Mixer, MixerState
 from lib.models.mamba2 import Mamba2Mixer
 
-MIXERS: dict[type, type[nn.Module]] = {Mamba1Config: Mamba1Mixer, Mamba2Config: Mamba2Mixer}
+MIXERS: dict[type, type[nn.Module]] = {
+    Mamba1Config: Mamba1Mixer,
+    Mamba2Config: Mamba2Mixer,
+    AttentionConfig: AttentionMixer,
+    FeedForwardConfig: FeedForwardMixer,
+}
+# what a block keeps between tokens
+BlockState = MixerState | AttentionState | FeedForwardState
 
 
 class Layer(nn.Module):
-    """x + mixer(norm(x)); without pre-norm, x + mixer(x)."""
+    """x + mixer(norm(x)), or norm(x + mixer(x)); without a norm, x + mixer(x)."""
 
     def __init__(self, block: BlockConfig, config: LanguageModelConfig, backend: str) -> None:
         super().__init__()
         self.norm = RMSNorm(config.d_model, config.norm_eps) if config.pre_norm else nn.Identity()
+        self.norm_first = config.norm_place == "before"
         self.mixer: Any = MIXERS[type(block)](block, backend=backend, norm_eps=config.norm_eps)
         self.act_resid = Activation()
 
     def forward(
-        self, x: Tensor, state: MixerState | None, return_state: bool, last_only: bool = False
-    ) -> tuple[Tensor, MixerState | None]:
+        self, x: Tensor, state: BlockState | None, return_state: bool, last_only: bool = False
+    ) -> tuple[Tensor, BlockState | None]:
         """x (b, l, m) to the residual stream after this block, and the block's state.
 
         `last_only` says that nobody will read but the last position; what is returned may then
         have length 1.
         """
-        if isinstance(self.mixer, Mamba2Mixer) and self.mixer.fuses(x, state, return_state):
-            return self.act_resid(self.mixer.fused(x, self.norm, last_only)), None
-        out = self.mixer(self.norm(x), state, return_state)
+        own = cast("MixerState | None", state)
+        if isinstance(self.mixer, Mamba2Mixer) and self.mixer.fuses(x, own, return_state):
+            norm = self.norm if self.norm_first else None
+            return self.act_resid(self._after(self.mixer.fused(x, norm, last_only))), None
+        out = self.mixer(self._before(x), state, return_state)
         y, state = out if return_state else (out, None)
-        return self.act_resid(x + y), state
+        return self.act_resid(self._after(x + y)), state
 
-    def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
+    def step(self, x: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
         """One token: x (b, m)."""
-        y, state = self.mixer.step(self.norm(x), state)
-        return x + y, state
+        y, state = self.mixer.step(self._before(x), state)
+        return self._after(x + y), state
+
+    def _before(self, x: Tensor) -> Tensor:
+        return self.norm(x) if self.norm_first else x
+
+    def _after(self, x: Tensor) -> Tensor:
+        return x if self.norm_first else self.norm(x)
 
 
 class LanguageModel(nn.Module):
@@ -69,11 +94,11 @@ class LanguageModel(nn.Module):
     def hidden(
         self,
         tokens: Tensor,
-        states: list[MixerState] | None = None,
+        states: list[BlockState] | None = None,
         return_states: bool = False,
         start: int = 0,
         last_only: bool = False,
-    ) -> tuple[Tensor, list[MixerState]]:
+    ) -> tuple[Tensor, list[BlockState]]:
         """tokens (b, l) to the normed residual stream (b, l, m), and the blocks' states.
 
         With `last_only` nobody will read but the last position: the stream may have length 1.
@@ -93,7 +118,7 @@ class LanguageModel(nn.Module):
     def forward(
         self,
         tokens: Tensor,
-        states: list[MixerState] | None = None,
+        states: list[BlockState] | None = None,
         *,
         last_token_only: bool = False,
         return_states: bool = False,
@@ -119,8 +144,8 @@ class LanguageModel(nn.Module):
         return (logits, kept) if return_states else logits
 
     def step(
-        self, tokens: Tensor, states: list[MixerState], position: int = 0
-    ) -> tuple[Tensor, list[MixerState]]:
+        self, tokens: Tensor, states: list[BlockState], position: int = 0
+    ) -> tuple[Tensor, list[BlockState]]:
         """Decode one token: tokens (b,) at `position` to logits (b, v) and the next states.
 
         Raises:
@@ -136,12 +161,12 @@ class LanguageModel(nn.Module):
             kept.append(state)
         return self.head(self.final_norm(x)), kept
 
-    def _check_states(self, states: list[MixerState] | None) -> None:
+    def _check_states(self, states: list[BlockState] | None) -> None:
         if states is not None and len(states) != len(self.layers):
             raise ValueError(f"states has length {len(states)}, allowed: {len(self.layers)}")
 
-    def initial_states(self, batch: int) -> list[MixerState]:
-        """One zero state a layer, on the model's device."""
+    def initial_states(self, batch: int) -> list[BlockState]:
+        """One state a layer before the first token, on the model's device."""
         weight = self.embedding.weight
         return [
             cast(Layer, layer).mixer.initial_state(batch, weight.device, weight.dtype)

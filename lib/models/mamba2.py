@@ -94,7 +94,7 @@ class Mamba2Mixer(nn.Module):
             return False
         return backends.resolve(OP, "fused", device=x.device, **facts) == "fused"
 
-    def fused(self, x: Tensor, norm: nn.Module, last_only: bool) -> Tensor:
+    def fused(self, x: Tensor, norm: nn.Module | None, last_only: bool) -> Tensor:
         """x + block(norm(x)) as one op; `norm` is an RMSNorm, or anything else for none."""
         return mamba2_block(
             x, norm.weight if isinstance(norm, RMSNorm) else None, self.in_proj.weight,

@@ -1,0 +1,172 @@
+"""Causal softmax attention (Vaswani et al. 2017, arXiv 1706.03762, section 3.2) as a block.
+
+With rotary positions (arXiv 2104.09864) where asked, and with the nonlinear convolution on queries,
+keys and values that arXiv 2509.17514, section 4.3, adds to a Transformer.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lib.models.config import AttentionConfig
+from lib.models.layers import Activation, CausalConv
+from lib.ops.checks import compute_dtype
+
+
+class AttentionState(NamedTuple):
+    """What the block keeps between tokens: all that it has read, one entry longer a token.
+
+    Attributes:
+        k: (b, h, c, headdim_qk), keys of the c tokens so far, rotated where positions are rotary.
+        v: (b, h, c, headdim_v), their values.
+        conv: (b, channels, k - 1), the convolution's last inputs; of size 0 without one.
+    """
+
+    k: Tensor
+    v: Tensor
+    conv: Tensor
+
+
+class AttentionMixer(nn.Module):
+    """x (b, l, m) to y (b, l, m): one projection makes queries, keys and values; each token gathers
+    the values of itself and earlier ones, weighted by softmax(q k / sqrt(headdim_qk)); project.
+
+    The activations named act_* pass through in forward(), not in step(): q, k (before rotation), v
+    and y (b, l, h, headdim); pre_conv and post_conv (b, l, channels) where there is a convolution;
+    and S (b, h, l, c + l), the weights after the softmax, which are formed only while a hook on
+    act_S sees or edits them. What is zeroed there is lost: the other weights stay as they are.
+
+    `backend` is of scans and `norm_eps` of norms inside a block; this one has neither.
+    """
+
+    act_pre_conv: Activation
+    act_post_conv: Activation
+    act_q: Activation
+    act_k: Activation
+    act_v: Activation
+    act_S: Activation
+    act_y: Activation
+
+    def __init__(
+        self, config: AttentionConfig, backend: str = "auto", norm_eps: float = 1e-5
+    ) -> None:
+        super().__init__()
+        self.config, self.backend = config, backend
+        self.in_proj = nn.Linear(config.d_model, config.conv_dim, bias=config.bias)
+        self.conv: CausalConv | None = None
+        names = ["q", "k", "v", "S", "y"]
+        if config.conv_kind != "none":  # CausalConv's "none" would still bend
+            # a depthwise kernel over all three side by side is a kernel for each
+            self.conv = CausalConv(
+                config.conv_dim, config.d_conv, config.conv_kind, config.conv_bias, "auto"
+            )
+            names += ["pre_conv", "post_conv"]
+        self.out_proj = nn.Linear(
+            config.n_heads * config.headdim_v, config.d_model, bias=config.bias
+        )
+        for name in names:
+            setattr(self, f"act_{name}", Activation())
+
+    def _split(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(..., channels) to queries, keys and values (..., h, headdim)."""
+        c = self.config
+        size, h = c.n_heads * c.headdim_qk, c.n_heads
+        q, k, v = qkv.split([size, size, c.n_heads * c.headdim_v], dim=-1)
+        return q.unflatten(-1, (h, -1)), k.unflatten(-1, (h, -1)), v.unflatten(-1, (h, -1))
+
+    def _extend(
+        self, q: Tensor, k: Tensor, v: Tensor, state: AttentionState | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Heads before time, positions, then what was kept before what is new.
+
+        q, k, v (b, l, h, headdim) to q (b, h, l, headdim), k and v (b, h, c + l, headdim).
+        """
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if self.config.rope_theta is not None:
+            start = 0 if state is None else state.k.shape[2]
+            q, k = (rotate(part, start, self.config.rope_theta) for part in (q, k))
+        if state is not None:  # autocast may have kept it in another dtype
+            k = torch.cat([state.k.to(k.dtype), k], dim=2)
+            v = torch.cat([state.v.to(v.dtype), v], dim=2)
+        return q, k, v
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """q (b, h, l, headdim), k and v (b, h, c + l, headdim) to y (b, l, h, headdim_v)."""
+        length, kept = q.shape[2], k.shape[2] - q.shape[2]
+        # the library's own causal mask lets the first query see the first key alone
+        mask = _visible(length, kept, q.device) if kept and length > 1 else None
+        causal = not kept and length > 1
+        return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal).transpose(1, 2)
+
+    def _attend_openly(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The same as :meth:`_attend`, with S in the open, for whoever wants to see or edit it."""
+        wide = compute_dtype(q)
+        hidden = ~_visible(q.shape[2], k.shape[2] - q.shape[2], q.device)
+        with torch.autocast(q.device.type, enabled=False):
+            scores = q.to(wide) @ k.to(wide).transpose(2, 3) * self.config.headdim_qk**-0.5
+            S = self.act_S(scores.masked_fill(hidden, -torch.inf).softmax(-1))
+            return (S @ v.to(wide)).transpose(1, 2).to(v.dtype)
+
+    def forward(
+        self, x: Tensor, state: AttentionState | None = None, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, AttentionState]:
+        """The block over a sequence; with `return_state` also what the next tokens need."""
+        qkv = self.in_proj(x)
+        conv = qkv.new_zeros(x.shape[0], self.config.conv_dim, 0)
+        if self.conv is not None:
+            before = state.conv if state is not None else None
+            qkv, conv = self.conv(self.act_pre_conv(qkv), before, return_state)
+            qkv = self.act_post_conv(qkv)
+        q, k, v = self._split(qkv)
+        q, k, v = self._extend(self.act_q(q), self.act_k(k), self.act_v(v), state)
+        watched = len(self.act_S._forward_hooks) + len(self.act_S._forward_pre_hooks) > 0
+        y = self._attend_openly(q, k, v) if watched else self._attend(q, k, v)
+        out = self.out_proj(self.act_y(y).flatten(-2))
+        return (out, AttentionState(k, v, conv)) if return_state else out
+
+    def step(self, x: Tensor, state: AttentionState) -> tuple[Tensor, AttentionState]:
+        """One token: x (b, m) to y (b, m) and the next state."""
+        qkv, conv = self.in_proj(x), state.conv
+        if self.conv is not None:
+            qkv, conv = self.conv.step(qkv, conv)
+        q, k, v = self._extend(*self._split(qkv[:, None]), state)
+        y = self._attend(q, k, v)[:, 0]
+        return self.out_proj(y.flatten(-2)), AttentionState(k, v, conv)
+
+    def initial_state(self, batch: int, device: torch.device, dtype: torch.dtype) -> AttentionState:
+        """The state before the first token: no keys, no values, a convolution that read zeros."""
+        c, taps = self.config, 1 if self.conv is None else self.conv.taps
+        return AttentionState(
+            torch.zeros(batch, c.n_heads, 0, c.headdim_qk, device=device, dtype=dtype),
+            torch.zeros(batch, c.n_heads, 0, c.headdim_v, device=device, dtype=dtype),
+            torch.zeros(batch, c.conv_dim, taps - 1, device=device, dtype=dtype),
+        )
+
+
+def _visible(length: int, kept: int, device: torch.device) -> Tensor:
+    """(l, c + l) bool: the last l of c + l tokens see themselves and all before."""
+    return torch.ones(length, kept + length, dtype=torch.bool, device=device).tril(kept)
+
+
+def rotate(x: Tensor, start: int, theta: float) -> Tensor:
+    """Turn pairs of channels by angles that grow with position (arXiv 2104.09864, section 3.2.2).
+
+    Channel i is paired with i + e / 2, as in Llama, and turned by position * theta ** (-2 i / e).
+
+    Args:
+        x: (b, h, l, e), e even, at positions start .. start + l - 1.
+
+    Returns:
+        The same shape and dtype; angles and products are formed in float32 or wider.
+    """
+    wide, half = compute_dtype(x), x.shape[-1] // 2
+    rate = theta ** (-torch.arange(half, device=x.device, dtype=wide) / half)
+    place = torch.arange(start, start + x.shape[2], device=x.device, dtype=wide)
+    angle = place[:, None] * rate
+    cos, sin = angle.cos(), angle.sin()
+    a, b = x.to(wide).chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
