@@ -89,8 +89,9 @@ def load_counts(name: str, root: Path = provenance.ROOT) -> Counts:
 def load_reference(name: str, root: Path = provenance.ROOT) -> Reference:
     """Published numbers from ``book/reference/<name>.yml``, checked.
 
-    The file has `n_layers` and `gamma`, and either a grid for each label (``composite: {7: [...]}``
-    of the file's `kind`, best or final), or `columns` and `cells`, a row for each cell there is.
+    The file has `n_layers` and `gamma`, and either a grid for each label, or for one of them
+    (``composite: {7: [...]}`` of the file's `kind`, best or final), or `columns` and `cells`, a row
+    for each cell there is.
 
     Raises:
         ReferenceDataError: unreadable, a field missing, a grid of another shape, or a number
@@ -135,7 +136,8 @@ def _printed(data: dict[str, Any], file: str) -> dict[str, pd.DataFrame]:
     if kind not in KINDS:
         raise ReferenceDataError(f"{file}: kind is {kind!r}, allowed: {', '.join(KINDS)}")
     maps = {}
-    for label in LABELS:
+    given = [label for label in LABELS if label in data]
+    for label in given or LABELS:  # none at all is an error below
         grid, rows = _empty(data), data.get(label)
         if not isinstance(rows, dict) or set(rows) != set(grid.index):
             raise ReferenceDataError(f"{file}: {label} must have a row for {list(grid.index)}")

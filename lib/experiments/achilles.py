@@ -131,13 +131,14 @@ def model_parts(model: LanguageModelConfig) -> list[str]:
     """Parts of a readable name that say which model it is."""
     start, plain = model.initialisation, InitialisationConfig()
     block: Any = model.pattern[0]  # of whatever kind: fields that it lacks name nothing
-    parts = [block.kind, f"L{model.n_layers}"]
+    parts = [block.kind, f"L{depth(model)}"]
     parts.append("official" if start.gamma is None else f"g{start.gamma}")
     if model.tie_embeddings:
         parts.append("tied")
-    kernel = getattr(block, "conv_kind", "none")
-    if kernel != "standard" and hasattr(block, "conv_kind"):
-        parts.append(kernel.replace("_", ""))
+    usual = "none" if block.kind == "attention" else "standard"
+    kernel = getattr(block, "conv_kind", usual)
+    if kernel != usual:
+        parts.append("conv" if kernel == "standard" else kernel.replace("_", ""))
     if getattr(block, "conv_frozen", None) is not None:
         parts.append("frozen" if block.conv_frozen else "free")
     if not getattr(block, "conv_bias", True):
@@ -148,7 +149,7 @@ def model_parts(model: LanguageModelConfig) -> list[str]:
         parts.append(model.positional_encoding)
     if not model.pre_norm:
         parts.append("noprenorm")
-    if not model.final_norm:
+    if not model.final_norm and block.kind != "attention":
         parts.append("nofinalnorm")
     if block.kind == "mamba2":  # the third party's Mamba-1 has its own ways to start
         wider = [part for part in start.scope if part not in plain.scope]
@@ -279,6 +280,11 @@ def reevaluate_composite(record: Record) -> dict[str, float]:
     return {k if k.startswith("pair_") else f"final_{k}": v for k, v in found.items()}
 
 
+def depth(model: LanguageModelConfig) -> int:
+    """Layers as papers count them: attention and its feed-forward map are one."""
+    return sum(block.kind != "feedforward" for block in model.blocks)
+
+
 def composite_frame(records: Sequence[Record]) -> pd.DataFrame:
     """One row a finished record: block, data, n_layers, gamma, seed and every metric."""
     rows: list[dict[str, Any]] = []
@@ -288,7 +294,7 @@ def composite_frame(records: Sequence[Record]) -> pd.DataFrame:
             {
                 "block": cell.model.pattern[0].kind,
                 "data": "paper" if cell.task.modulus is None else "third party",
-                "n_layers": cell.model.n_layers,
+                "n_layers": depth(cell.model),
                 "gamma": cell.model.initialisation.gamma,
                 "head": "tied" if cell.model.tie_embeddings else "own",
                 "seed": cell.seed,
