@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import pytest
@@ -11,12 +12,15 @@ import torch
 
 from lib.experiments import Context
 from lib.experiments.achilles import CompositeCell, mamba2_model, run_composite
+from lib.models.config import AttentionConfig, FeedForwardConfig, LanguageModelConfig
+from lib.models.language_model import build_language_model
 from lib.ops import backends
 from lib.ops.conv import causal_conv1d
 from lib.ops.scan import selective_scan
 from lib.ops.ssd import ssd
 from lib.tasks.composite import CompositeTask
 from lib.training.config import TrainingConfig
+from lib.training.ensemble import Ensemble
 
 pytestmark = [
     pytest.mark.gpu,
@@ -136,3 +140,30 @@ def test_the_smaller_last_batch_runs_beside_the_graph() -> None:
         rows.append(outcome.curves)
     assert rows[0]["step"].tolist() == rows[1]["step"].tolist() == [19, 38, 57]
     assert rows[1]["train_loss"].tolist() == pytest.approx(rows[0]["train_loss"].tolist(), rel=2e-3)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("conv_kind", ["none", "standard"])
+@pytest.mark.parametrize("d_v", [32, 64])
+@pytest.mark.filterwarnings("error:There is a performance drop")  # vmap's, where it would loop
+def test_an_ensemble_of_transformers_equals_each_alone(
+    d_v: int, conv_kind: Literal["none", "standard"], compiled: bool
+) -> None:
+    """Through the library's attention kernels, which differ with the widths of keys and values."""
+    torch.compiler.reset()
+    pattern = (AttentionConfig(32, d_v=d_v, conv_kind=conv_kind), FeedForwardConfig(32, 64))
+    config = LanguageModelConfig(30, 4, pattern, norm_place="after")
+    models = [build_language_model(config, seed=seed) for seed in range(3)]
+    tokens = torch.randint(30, (3, 64, 29), generator=torch.Generator().manual_seed(0))
+    ensemble = Ensemble([model.to("cuda") for model in models])
+    run = torch.compile(ensemble, fullgraph=True) if compiled else ensemble
+    found = run(tokens.to("cuda"), last_token_only=True)
+    found.square().mean((1, 2)).sum().backward()
+    stacked = dict(ensemble.stacked.named_parameters())
+    for index, model in enumerate(models):
+        exact = model.cpu().double()
+        alone = exact(tokens[index], last_token_only=True)
+        alone.square().mean().backward()
+        assert relative(found[index], alone) < 1e-4
+        for name, parameter in exact.named_parameters():
+            assert relative(stacked[name].grad[index], parameter.grad) < 1e-3, name

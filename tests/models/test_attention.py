@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 from torch.nn.functional import silu
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
+from lib.models import attention
 from lib.models.attention import AttentionMixer, rotate
 from lib.models.config import AttentionConfig
 from lib.models.layers import Activation
@@ -45,6 +47,12 @@ def close(found: Any, expected: Any) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.fixture
+def fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's kernel for short sequences too, as on a GPU."""
+    monkeypatch.setattr(attention, "OPEN_LENGTH", 0)
+
+
 def watch(mixer: AttentionMixer, edit: Any = lambda S: None) -> list[Tensor]:
     """Hook S; gives the list in which it is kept."""
     seen: list[Tensor] = []
@@ -57,6 +65,7 @@ def watch(mixer: AttentionMixer, edit: Any = lambda S: None) -> list[Tensor]:
     return seen
 
 
+@pytest.mark.usefixtures("fused")
 @pytest.mark.parametrize("bias", [False, True])
 def test_equals_torchs_multihead_attention(bias: bool) -> None:
     mixer = make(AttentionConfig(M, n_heads=4, bias=bias))
@@ -138,6 +147,7 @@ def test_rotary_positions_are_relative() -> None:
     assert not torch.allclose(near, (rotate(q, 0, 100.0) * rotate(k, 4, 100.0)).sum(-1))
 
 
+@pytest.mark.usefixtures("fused")
 @pytest.mark.parametrize("name", list(CONFIGS))
 def test_the_open_path_equals_the_librarys(name: str) -> None:
     """Outputs, states and gradients, over a whole sequence and from a state."""
@@ -160,6 +170,7 @@ def test_the_open_path_equals_the_librarys(name: str) -> None:
     close(S.sum(-1), torch.ones_like(S[..., 0]))
 
 
+@pytest.mark.usefixtures("fused")
 def test_editing_S_edits_the_output() -> None:
     """A column set to zero takes that token's value away and nothing else."""
     mixer, x = make(CONFIGS["widths"]), inputs()
@@ -180,6 +191,7 @@ def test_editing_S_edits_the_output() -> None:
     close(before[:, 3:] - after[:, 3:], lost @ mixer.out_proj.weight.T)
 
 
+@pytest.mark.usefixtures("fused")
 @pytest.mark.parametrize("name", list(CONFIGS))
 def test_every_activation_can_be_replaced(name: str) -> None:
     mixer, x = make(CONFIGS[name]), inputs()
@@ -193,6 +205,22 @@ def test_every_activation_can_be_replaced(name: str) -> None:
         handle.remove()
         assert other.isfinite().all() and not torch.allclose(other, expected), hooked
         assert torch.equal(mixer(x), expected)
+
+
+@pytest.mark.parametrize(("length", "calls"), [(128, 0), (129, 1)])
+def test_the_librarys_kernel_runs_beyond_short_sequences(
+    length: int, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, kernel = 0, F.scaled_dot_product_attention
+
+    def counted(*args: Any, **options: Any) -> Tensor:
+        nonlocal made
+        made += 1
+        return kernel(*args, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
+    make(CONFIGS["plain"])(inputs(length, batch=1))
+    assert made == calls
 
 
 def test_no_activation_passes_through_in_step() -> None:
