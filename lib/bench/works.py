@@ -98,10 +98,16 @@ def mamba1_work(config: Mamba1Config, b: int, length: int, backward: bool) -> Wo
 
 
 def layer_work(config: BlockConfig, b: int, length: int, backward: bool, last_only: bool) -> Work:
-    """A layer of either kind."""
+    """A layer of either kind.
+
+    Raises:
+        TypeError: a block of another kind, whose work nobody has counted.
+    """
     if isinstance(config, Mamba2Config):
         return mamba2_work(config, b, length, backward, last_only)
-    return mamba1_work(config, b, length, backward)
+    if isinstance(config, Mamba1Config):
+        return mamba1_work(config, b, length, backward)
+    raise TypeError(f"the work of a {config.kind} block is not counted, allowed: mamba1, mamba2")
 
 
 def model_work(

@@ -128,8 +128,9 @@ def choices(start: Variant) -> dict[str, Variant]:
     """What the paper leaves open, one choice at a time; `start` itself is not among them."""
     scope = start.model.initialisation.scope
     block = start.model.pattern[0]
+    conv_kind = getattr(block, "conv_kind", "none")  # not every block has a convolution
     mamba1 = Mamba1Config(
-        d_model=block.d_model, d_state=block.d_state, conv_kind=block.conv_kind
+        d_model=block.d_model, d_state=block.d_state, conv_kind=conv_kind
     )  # fmt: skip
     found = {
         "own output weights": start.model_with(tie_embeddings=False),
@@ -149,7 +150,7 @@ def choices(start: Variant) -> dict[str, Variant]:
         ),
         "Mamba-1": start.model_with(pattern=(mamba1,)),
     }
-    if block.conv_kind == "all_one":
+    if conv_kind == "all_one":
         found["no bias of the kernel"] = start.block_with(conv_bias=False)
         found["kernel trained from ones"] = start.block_with(conv_frozen=False)
         del found["kernel starts with gamma too"]  # ones stay ones

@@ -26,6 +26,10 @@ def _check_common(config: Mamba1Config | Mamba2Config) -> None:
     for name in ("d_model", "d_state", "d_conv", "expand"):
         require(config, name, _counts(getattr(config, name)), "at least 1, whole")
     require(config, "conv_kind", config.conv_kind in CONV_KINDS, ", ".join(CONV_KINDS))
+    _check_dt(config)
+
+
+def _check_dt(config: BlockConfig) -> None:
     require(config, "dt_min", _positive(config.dt_min), "more than 0, finite")
     fits = config.dt_min <= config.dt_max < math.inf
     require(config, "dt_max", fits, f"at least dt_min {config.dt_min}, finite")
@@ -140,7 +144,76 @@ class Mamba2Config:
         return self.d_inner + 2 * self.n_groups * self.d_state
 
 
-BlockConfig = Mamba1Config | Mamba2Config
+@dataclass(frozen=True)
+class Mamba3Config:
+    """A Mamba-3 block with one input and output a head (arXiv 2603.15569); defaults as in
+    mamba_ssm's Mamba3. It has no convolution.
+
+    Attributes:
+        d_model: width of the residual stream (m).
+        d_state: state entries of a channel (n).
+        expand: d_inner / d_model.
+        headdim: channels of a head (p); divides d_inner.
+        n_groups: groups of heads that share B and C (g); divides n_heads.
+        rope_fraction: part of the state's entries that turn, 0.5 or 1.
+        dt_min, dt_max, dt_init_floor: range of dt at initialisation, log-uniform, and its floor.
+        A_floor: smallest -A; A is made from the input.
+        outproj_norm: RMS norm of each head of y, before the gate (mamba_ssm's is_outproj_norm).
+        chunk_size: length up to which one matrix is used, and the chunk of the other form.
+    """
+
+    kind: ClassVar[str] = "mamba3"
+    d_model: int
+    d_state: int = 128
+    expand: int = 2
+    headdim: int = 64
+    n_groups: int = 1
+    rope_fraction: float = 0.5
+    dt_min: float = 1e-3
+    dt_max: float = 0.1
+    dt_init_floor: float = 1e-4
+    A_floor: float = 1e-4
+    outproj_norm: bool = False
+    chunk_size: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "d_state", "expand", "chunk_size"):
+            require(self, name, _counts(getattr(self, name)), "at least 1, whole")
+        fits = _counts(self.headdim) and self.d_inner % self.headdim == 0
+        require(self, "headdim", fits, f"a divisor of d_inner {self.d_inner}")
+        fits = _counts(self.n_groups) and self.n_heads % self.n_groups == 0
+        require(self, "n_groups", fits, f"a divisor of n_heads {self.n_heads}")
+        require(self, "rope_fraction", self.rope_fraction in (0.5, 1.0), "0.5, 1.0")
+        fits = self.n_angles >= 1
+        require(
+            self, "d_state", fits, f"at least {2 / self.rope_fraction:g}, for a pair that turns"
+        )
+        _check_dt(self)
+        require(self, "A_floor", _positive(self.A_floor), "more than 0, finite")
+
+    @property
+    def d_inner(self) -> int:
+        """Channels of the scan (d = h p)."""
+        return self.expand * self.d_model
+
+    @property
+    def n_heads(self) -> int:
+        """Heads (h)."""
+        return self.d_inner // self.headdim
+
+    @property
+    def n_angles(self) -> int:
+        """Pairs of state entries that turn (a)."""
+        return int(self.d_state * self.rope_fraction) // 2
+
+    @property
+    def in_proj_sizes(self) -> tuple[int, ...]:
+        """What the projection in makes: z, x, B, C, dt, A, trap, angle."""
+        d, h, size = self.d_inner, self.n_heads, self.n_groups * self.d_state
+        return (d, d, size, size, h, h, h, self.n_angles)
+
+
+BlockConfig = Mamba1Config | Mamba2Config | Mamba3Config
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,24 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lib.models.config import BlockConfig, LanguageModelConfig, Mamba1Config, Mamba2Config
+from lib.models.config import (
+    BlockConfig,
+    LanguageModelConfig,
+    Mamba1Config,
+    Mamba2Config,
+    Mamba3Config,
+)
 from lib.models.initialisation import initialise
 from lib.models.layers import Activation, PositionalEncoding, RMSNorm
 from lib.models.mamba1 import Mamba1Mixer, MixerState
 from lib.models.mamba2 import Mamba2Mixer
+from lib.models.mamba3 import Mamba3Mixer
 
-MIXERS: dict[type, type[nn.Module]] = {Mamba1Config: Mamba1Mixer, Mamba2Config: Mamba2Mixer}
+MIXERS: dict[type, type[nn.Module]] = {
+    Mamba1Config: Mamba1Mixer,
+    Mamba2Config: Mamba2Mixer,
+    Mamba3Config: Mamba3Mixer,
+}
 
 
 class Layer(nn.Module):
