@@ -128,7 +128,7 @@ def choices(start: Variant) -> dict[str, Variant]:
     """What the paper leaves open, one choice at a time; `start` itself is not among them."""
     scope = start.model.initialisation.scope
     block = start.model.pattern[0]
-    conv_kind = getattr(block, "conv_kind", "none")  # not every block has a convolution
+    conv_kind: Any = getattr(block, "conv_kind", "none")  # not every block has a convolution
     mamba1 = Mamba1Config(
         d_model=block.d_model, d_state=block.d_state, conv_kind=conv_kind
     )  # fmt: skip
