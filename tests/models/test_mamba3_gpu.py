@@ -1,9 +1,9 @@
 """The Mamba-3 block against mamba_ssm's module with the same weights; without a GPU and that
 package these tests are skipped (see QUARANTINE.md).
 
-Its kernels round x, z, B, C, the trapezoid's weight and the angles to bfloat16 and use approximate
-sines, so nothing can be closer than that; they need d_state and headdim that are powers of two of
-at least 16, an even number of angles, and a GPU with tensor descriptors (Hopper or later).
+Its kernels round x, z, B, C, the trapezoid's weight and the angles to bfloat16, multiply in it and
+use approximate sines, so nothing can be closer than that; they need d_state, headdim and chunk_size
+that are powers of two of at least 16, and an even number of angles. They are written for Hopper.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ BLOCKS = {
     "normed": Mamba3Config(64, d_state=128, headdim=64, outproj_norm=True),
     "all turn": Mamba3Config(64, d_state=64, headdim=64, rope_fraction=1.0),
 }
-# of each quantity, norm of the difference over norm of float64's: 8 bits, summed with random signs
+# of each quantity, norm of the difference over norm of float64's. Rounding the inputs alone to
+# bfloat16 moves outputs and gradients by 0.3 %, those of a bias by up to 1 %
 ALLOWED = 2e-2
 
 
@@ -57,7 +58,8 @@ def randomise(module: nn.Module) -> None:
 
 def relative(found: Tensor, expected: Tensor) -> float:
     found, expected = found.detach().double().cpu(), expected.detach().double().cpu()
-    return float((found - expected).norm() / expected.norm().clamp(min=1e-3))
+    # after a norm of each head, gradients at length 1 are zero but for eps, sums of terms near 0.01
+    return float((found - expected).norm() / expected.norm().clamp(min=1e-2))
 
 
 def run(module: Any, x: Tensor, weight: Tensor) -> dict[str, Tensor]:
@@ -85,11 +87,10 @@ def test_equals_the_official_module(block: str, length: int) -> None:
     mine, other = run(ours, x.cuda(), weight.cuda()), run(theirs, x.cuda(), weight.cuda())
     for name, value in expected.items():
         allowed = 1e-5 if name == "y" else 1e-4
-        # matrix products on the GPU may round to TF32 where the user has allowed that; not here
         assert relative(mine[name], value) < allowed, f"ours: {name}"
     for name in ("y", "x"):
         assert relative(other[name], expected[name]) < ALLOWED, f"theirs: {name}"
         assert relative(mine[name], other[name]) < ALLOWED, name
-    # sums over all tokens of rounded terms: those of one number a head may nearly cancel
+    # not dt_bias and D, one number a head: their sums over all tokens may nearly cancel
     for name in ("in_proj.weight", "out_proj.weight", "B_bias", "C_bias", "B_norm.weight"):
         assert relative(other[name], expected[name]) < 2 * ALLOWED, f"theirs: {name}"
