@@ -15,11 +15,10 @@ from lib.ops.checks import compute_dtype
 from lib.ops.mamba3 import (
     OP,
     Mamba3State,
-    apply_mamba3_matrix,
-    mamba3_matrix,
     mamba3_scan,
     mamba3_step,
 )
+from lib.ops.mamba3_matrix import apply_mamba3_matrix, mamba3_matrix
 from lib.ops.ssd import finish
 
 

@@ -16,12 +16,11 @@ from torch import Tensor
 from lib.ops import backends
 from lib.ops.mamba3 import (
     Mamba3State,
-    apply_mamba3_matrix,
-    mamba3_matrix,
     mamba3_scan,
     mamba3_step,
     rotate,
 )
+from lib.ops.mamba3_matrix import apply_mamba3_matrix, mamba3_matrix
 from lib.ops.ssd import finish, ssd
 from tests.ops.compare import TOLERANCE, Inputs, assert_close, assert_same, draw
 
