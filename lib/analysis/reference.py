@@ -14,6 +14,7 @@ from lib import provenance
 
 LABELS = ("composite", "symmetric")
 KINDS = ("best", "final")
+PARTS = ("train", "test", "ood")
 TEXTS = ("source", "where", "taken", "meaning", "missing")
 
 
@@ -84,6 +85,28 @@ def load_counts(name: str, root: Path = provenance.ROOT) -> Counts:
         shares[kind] = {int(pair): count / total for pair, count in counts.items()}
     facts = {key: str(data[key]).strip() for key in TEXTS}
     return Counts(**facts, sequences=total, shares=shares)
+
+
+def load_parts(name: str, root: Path = provenance.ROOT) -> dict[str, dict[float, dict[str, float]]]:
+    """Published accuracies from ``book/reference/<name>.yml``, checked: model to gamma to part
+    (train, test, ood) to accuracy.
+
+    Raises:
+        ReferenceDataError: unreadable, a field missing, an unknown part, or no accuracy.
+    """
+    data = _read(name, root, ("models",))
+    for model, rows in data["models"].items():
+        for gamma, parts in rows.items():
+            for part, value in parts.items():
+                if part not in PARTS or not 0 <= value <= 1:
+                    raise ReferenceDataError(
+                        f"{name}.yml: {model}, gamma {gamma}, {part} is {value}, allowed: "
+                        f"{', '.join(PARTS)} in 0..1"
+                    )
+    return {
+        str(model): {float(gamma): dict(parts) for gamma, parts in rows.items()}
+        for model, rows in data["models"].items()
+    }
 
 
 def load_reference(name: str, root: Path = provenance.ROOT) -> Reference:

@@ -79,7 +79,7 @@ def cells(profile: str) -> list[MatchingCell]:
     """Cells of a profile: the two-layer models of Figs. 9 and 15 to 17 first, then deeper Mambas;
     six gammas, three seeds each. quick: each kind once, small. matched: none."""
     if profile == "quick":
-        task = InverseTask(n_layers=1, train_samples=600, test_samples=60, ood_samples=60)
+        task = InverseTask(layers=1, train_samples=600, test_samples=60, ood_samples=60)
         training = TrainingConfig(epochs=3, warmup_epochs=1, batch_size=100, lr_peak=6e-3)
         return [
             MatchingCell(task, model_of(kind, 1, 0.6, task.length, 32, 16), training, 1)
@@ -89,7 +89,7 @@ def cells(profile: str) -> list[MatchingCell]:
         return []
     grid = [(kind, MAMBA_LAYERS[0]) for kind in KINDS]
     grid += [("mamba", n_layers) for n_layers in MAMBA_LAYERS[1:]]
-    tasks = {n_layers: InverseTask(n_layers=n_layers) for n_layers in MAMBA_LAYERS}
+    tasks = {n_layers: InverseTask(layers=n_layers) for n_layers in MAMBA_LAYERS}
     return [
         MatchingCell(tasks[n], model_of(kind, n, gamma, tasks[n].length), TRAINING, seed)
         for kind, n in grid

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lib.figures import COLOURS, band
+from lib.figures import COLOURS, band, reference_line
 
 LABELS = {"composite": "composite label", "symmetric": "symmetric label"}
 SYMBOLS = {"composite": "circle", "symmetric": "diamond"}
@@ -170,4 +170,58 @@ def choice_marks(
     )  # fmt: skip
     figure.update_xaxes(title=x_title, range=[-0.03, 1.03])
     figure.update_layout(title=title, height=190 + 26 * len(order), margin_l=230, legend_y=-0.25)
+    return figure
+
+
+MIRROR = {"mirror": "pair 34, trained", "symmetric": "pair 43, its mirror"}
+
+
+def mirror_marks(
+    frame: pd.DataFrame, title: str, published: Mapping[str, float] | None = None
+) -> go.Figure:
+    """Full symmetry: accuracy on pair 34 and on its unseen mirror 43 at the last epoch, a mark a
+    run, by depth and by the shift that the paper leaves out.
+
+    Args:
+        frame: columns ``n_layers``, ``shift``, ``seed``, ``final_mirror``, ``final_symmetric``.
+        published: "34" and "43" to the published value, drawn as lines.
+    """
+    figure = go.Figure()
+    places = [f"{n} layers<br>shift {s:+g}" for n, s in zip(frame["n_layers"], frame["shift"],
+                                                         strict=True)]  # fmt: skip
+    for index, (name, text) in enumerate(MIRROR.items()):
+        figure.add_scatter(
+            x=places, y=frame[f"final_{name}"], mode="markers", name=text,
+            text=[f"seed {seed}" for seed in frame["seed"]],
+            hovertemplate="%{x}, %{text}: %{y:.3f}<extra>" + text + "</extra>",
+            marker={"color": COLOURS[index], "symbol": ("circle", "diamond")[index], "size": 10,
+                    "opacity": 0.75},
+        )  # fmt: skip
+    for pair, value in (published or {}).items():
+        reference_line(figure, value, f"paper, pair {pair}: {value:g}")
+    figure.update_xaxes(type="category", title="depth, and the second set's shift of anchor 4")
+    figure.update_yaxes(title="accuracy, last epoch, a mark a seed", range=[-0.03, 1.1])
+    figure.update_layout(title=title, height=400)
+    return figure
+
+
+def mirror_curves(curves: pd.DataFrame, title: str) -> go.Figure:
+    """Full symmetry by epoch, at the least depth and the first value of the open shift: pair 34 and
+    its unseen mirror, mean over seeds and their spread.
+
+    Args:
+        curves: columns ``epoch``, ``mirror``, ``symmetric``, ``seed``, ``n_layers``,
+            ``second_shift_of_4``.
+    """
+    first = curves.iloc[0]
+    rows = curves[
+        (curves["n_layers"] == curves["n_layers"].min())
+        & (curves["second_shift_of_4"] == first["second_shift_of_4"])
+    ]
+    figure = go.Figure()
+    for index, (name, text) in enumerate(MIRROR.items()):
+        band(figure, rows, "epoch", name, text, index, limits=(0, 1))
+    figure.update_xaxes(title="epoch")
+    figure.update_yaxes(title="accuracy", range=[-0.02, 1.05])
+    figure.update_layout(title=title, height=380)
     return figure

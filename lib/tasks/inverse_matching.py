@@ -36,7 +36,7 @@ class InverseTask:
     """Data of the task; the defaults are the paper's.
 
     Attributes:
-        n_layers: layers of the model, which decide the number of blanks.
+        layers: layers of the model, which decide the number of blanks.
         set_size: tokens in the generating set.
         listed: how many of its orders a sequence lists; labels are 1..listed.
         blanks_per_layer: blanks for each layer, d_conv - 1.
@@ -52,7 +52,7 @@ class InverseTask:
 
     kind: ClassVar[str] = "inverse_matching"
 
-    n_layers: int = 2
+    layers: int = 2
     set_size: int = 3
     listed: int = 5
     blanks_per_layer: int = 3
@@ -69,7 +69,7 @@ class InverseTask:
 
     def __post_init__(self) -> None:
         for name, low, high in (
-            ("n_layers", 1, None),
+            ("layers", 1, None),
             ("set_size", 2, 5),
             ("listed", 1, math.factorial(min(max(self.set_size, 0), 5))),
             ("blanks_per_layer", 0, None),
@@ -102,7 +102,7 @@ class InverseTask:
     @property
     def blanks(self) -> int:
         """Tokens between the last separator and the query."""
-        return self.blanks_per_layer * self.n_layers
+        return self.blanks_per_layer * self.layers
 
     @property
     def length(self) -> int:

@@ -16,7 +16,7 @@ from lib.models.language_model import build_language_model
 from lib.tasks.inverse_matching import InverseTask, Matching, build
 from lib.training.ensemble import Ensemble
 
-SMALL = InverseTask(n_layers=1, train_samples=10, test_samples=60, ood_samples=40)
+SMALL = InverseTask(layers=1, train_samples=10, test_samples=60, ood_samples=40)
 
 
 class Reads(torch.nn.Module):

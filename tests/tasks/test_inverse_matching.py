@@ -30,15 +30,15 @@ def read(task: InverseTask, tokens: list[int]) -> tuple[list[list[int]], list[in
     end = step * task.listed
     return (
         listed,
-        separators + tokens[end : end + 3 * task.n_layers],
-        tokens[end + 3 * task.n_layers :],
+        separators + tokens[end : end + 3 * task.layers],
+        tokens[end + 3 * task.layers :],
     )
 
 
 def test_the_paper_s_sizes(paper: tuple[Matching, MatchingTests]) -> None:
     train, tests = paper
     assert (len(train), len(tests.test), len(tests.ood)) == (80_000, 10_000, 10_000)
-    assert [InverseTask(n_layers=n).length for n in (1, 2, 5)] == [26, 29, 38]
+    assert [InverseTask(layers=n).length for n in (1, 2, 5)] == [26, 29, 38]
     assert train.tokens.shape == (80_000, 29) and train.tokens.dtype == torch.int64
     assert InverseTask().largest_token == 200
 
@@ -90,7 +90,7 @@ def test_any_variant_is_consistent(
     seed: int,
 ) -> None:  # fmt: skip
     task = InverseTask(
-        n_layers=layers, set_size=size, listed=min(listed, 2 if size == 2 else 6),
+        layers=layers, set_size=size, listed=min(listed, 2 if size == 2 else 6),
         token_max=top, ood_min=102, residue_modulus=residue, fillers_repeat=repeat,
         blanks_in_set=in_set, train_samples=25, test_samples=15, ood_samples=15,
     )  # fmt: skip
@@ -154,7 +154,7 @@ def test_parts_and_configs_travel() -> None:
         ({"set_size": 6}, r"InverseTask.set_size is 6, allowed: 2..5"),
         ({"listed": 7}, r"InverseTask.listed is 7, allowed: 1..6"),
         ({"listed": 0}, r"InverseTask.listed is 0"),
-        ({"n_layers": 0}, r"InverseTask.n_layers is 0"),
+        ({"layers": 0}, r"InverseTask.layers is 0"),
         ({"blanks_per_layer": -1}, r"blanks_per_layer is -1"),
         ({"token_min": 5}, r"token_min is 5, allowed: at least 6"),
         ({"token_max": 22}, r"token_max is 22, allowed: at least 23: sequences need 4 tokens"),
