@@ -21,6 +21,7 @@ g       n_groups                       heads or channels that share B and C (G)
 k       d_conv                         taps of the causal convolution
 c, q    chunks, position in a chunk    chunked algorithms only (Q is the chunk length)
 r       dt_rank                        Mamba-1: rank of the map that makes dt (R)
+a       n_angles                       Mamba-3: pairs of state entries that turn
 ======  =============================  =====================================================
 """
 

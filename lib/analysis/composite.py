@@ -65,6 +65,20 @@ def rates(model: nn.Module, test: Split) -> dict[str, torch.Tensor]:
     }
 
 
+def symmetry_rates(model: nn.Module, test: Split) -> dict[str, torch.Tensor]:
+    """:func:`rates` on the full symmetry task, where pair 43 has its mirror's label, and
+    ``mirror``: the accuracy on that mirror, pair 34, under held-out residues (Fig. 7a)."""
+    given = answers(model, test.tokens)
+    held_out = test.where(43)
+    right = given == test.labels
+    return {
+        "composite": _rate(given == test.composite, held_out),
+        "symmetric": _rate(right, held_out),
+        "seen": _rate(right, ~held_out),
+        "mirror": _rate(right, test.where(34)),
+    }
+
+
 def rates_by_pair(model: nn.Module, test: Split) -> dict[str, torch.Tensor]:
     """:func:`rates` on each pair under the labels of training: ``pair_11`` to ``pair_44``,
     or ``pair_01`` where 0 is an anchor."""

@@ -30,7 +30,7 @@ from lib.experiments.achilles import (
     run_composite,
     third_party_model,
 )
-from lib.models.config import LanguageModelConfig, Mamba1Config
+from lib.models.config import LanguageModelConfig, Mamba1Config, Mamba3Config
 from lib.store import Record, Store
 from lib.tasks.composite import CompositeTask, third_party
 from lib.training.config import TrainingConfig
@@ -114,10 +114,13 @@ def position_variants(start: Variant) -> dict[str, Variant]:
 
 def beyond_variants(start: Variant) -> dict[str, Variant]:
     """Kernels that cannot tell order within a full window, no kernel, and a model without one."""
+    width = start.model.d_model
+    mamba3 = Mamba3Config(d_model=width, d_state=128, headdim=2 * width)  # one head, as the others
     return {
         "standard": start,
         "palindromic": start.block_with(conv_kind="palindromic"),
         "no convolution": start.block_with(conv_kind="none"),
+        "Mamba-3": start.model_with(pattern=(mamba3,)),
     }
 
 

@@ -19,7 +19,9 @@ from lib.models.config import (
     Mamba2Config,
 )
 from lib.store import Record
+from lib.tasks import full_symmetry
 from lib.tasks.composite import CompositeTask, Split, build, third_party
+from lib.tasks.full_symmetry import SymmetryTask
 from lib.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -32,9 +34,9 @@ WATCHED = ("composite", "symmetric", "seen")
 
 @dataclass(frozen=True)
 class CompositeCell:
-    """One training run on the composite function task."""
+    """One training run on the composite function task, or on its relative of full symmetry."""
 
-    task: CompositeTask
+    task: CompositeTask | SymmetryTask
     model: LanguageModelConfig
     training: TrainingConfig
     seed: int
@@ -50,15 +52,15 @@ class CompositeCell:
 
 
 def mamba2_model(
-    n_layers: int, gamma: float | None, d_state: int = 128, tied: bool = False
+    n_layers: int, gamma: float | None, d_state: int = 128, tied: bool = False, d_model: int = 32
 ) -> LanguageModelConfig:
-    """The paper's model (App. B to D). Where it is silent we choose: RMS norms before each block
-    and at the end, gamma over the fan-in of embedding, projections and head, vocabulary 201, and a
-    head of its own or (`tied`) the embedding's weight, mamba_ssm's default."""
+    """The paper's model (App. B to D), one SSM head. Where it is silent we choose: RMS norms before
+    each block and at the end, gamma over the fan-in of embedding, projections and head, vocabulary
+    201, and a head of its own or (`tied`) the embedding's weight, mamba_ssm's default."""
     return LanguageModelConfig(
         vocab_size=201,
         n_layers=n_layers,
-        pattern=(Mamba2Config(d_model=32, d_state=d_state, headdim=64),),
+        pattern=(Mamba2Config(d_model=d_model, d_state=d_state, headdim=2 * d_model),),
         tie_embeddings=tied,
         initialisation=InitialisationConfig(gamma=gamma),
     )
@@ -135,6 +137,8 @@ def model_parts(model: LanguageModelConfig) -> list[str]:
     parts.append("official" if start.gamma is None else f"g{start.gamma}")
     if model.tie_embeddings:
         parts.append("tied")
+    if model.d_model != 32:
+        parts.append(f"m{model.d_model}")
     usual = "none" if block.kind == "attention" else "standard"
     kernel = getattr(block, "conv_kind", usual)
     if kernel != usual:
@@ -160,8 +164,9 @@ def model_parts(model: LanguageModelConfig) -> list[str]:
     return parts
 
 
-def _task_parts(task: CompositeTask) -> list[str]:
+def _task_parts(task: CompositeTask | SymmetryTask) -> list[str]:
     return [
+        *([f"shift{task.second_shift_of_4}"] if isinstance(task, SymmetryTask) else []),
         *([f"mod{task.modulus}"] if task.modulus else []),
         *([f"len{task.length}"] if task.length != 8 else []),
         *(["inner"] if not task.pair_may_end else []),
@@ -169,15 +174,19 @@ def _task_parts(task: CompositeTask) -> list[str]:
     ]
 
 
-def summarise(curves: pd.DataFrame) -> dict[str, float | None]:
+def summarise(curves: pd.DataFrame, watched: Sequence[str] = WATCHED) -> dict[str, float | None]:
     """Best and final accuracies. "Best" is over all epochs, separately for each label, as the
     paper's figure must be read (protocol section 0); "by tens" over every tenth, as the third
-    party logged them."""
+    party logged them.
+
+    Args:
+        watched: columns of `curves` that hold accuracies.
+    """
     out: dict[str, float | None] = {"epochs": float(len(curves))}
     if not len(curves):
         return out
     tens = curves[curves["epoch"] % 10 == 0]
-    for name in WATCHED:
+    for name in watched:
         best = curves[name].idxmax()
         out[f"best_{name}"] = float(curves.loc[best, name])
         out[f"best_{name}_epoch"] = float(curves.loc[best, "epoch"])
@@ -197,7 +206,10 @@ def composite_study(keep_weights: Callable[[Any], bool] = lambda cell: True) -> 
     from lib.analysis.composite import last_token_loss, rates, rates_by_pair, stacked
 
     def data(task: CompositeTask, seed: int) -> tuple[tuple[torch.Tensor, ...], Split]:
-        train, test = build(task, seed)
+        if isinstance(task, SymmetryTask):
+            train, test = full_symmetry.build(task, seed)
+        else:
+            train, test = build(task, seed)
         return (train.tokens, train.labels), test
 
     return Study(

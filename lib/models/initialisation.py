@@ -15,6 +15,7 @@ from lib.models.config import InitialisationConfig, LanguageModelConfig, Mamba2C
 from lib.models.layers import CausalConv, PositionalEncoding
 from lib.models.mamba1 import Mamba1Mixer
 from lib.models.mamba2 import Mamba2Mixer
+from lib.models.mamba3 import Mamba3Mixer
 
 EMBEDDING_STD = 0.02
 
@@ -45,6 +46,8 @@ def initialise(model: nn.Module, config: LanguageModelConfig, generator: torch.G
             _mamba1(module, start, generator)
         elif isinstance(module, Mamba2Mixer):
             _mamba2(module, start, generator)
+        elif isinstance(module, Mamba3Mixer):
+            _mamba3(module, start, generator)
 
 
 def _uniform(tensor: Tensor, low: float, high: float, generator: torch.Generator) -> None:
@@ -129,3 +132,13 @@ def _mamba2(mixer: Mamba2Mixer, start: InitialisationConfig, generator: torch.Ge
     mixer.D.fill_(1.0)
     if start.zero_biases:
         mixer.dt_bias.zero_()
+
+
+def _mamba3(mixer: Mamba3Mixer, start: InitialisationConfig, generator: torch.Generator) -> None:
+    c = mixer.config
+    _dt_bias(mixer.dt_bias, c.dt_min, c.dt_max, c.dt_init_floor, generator)
+    for parameter in (mixer.B_bias, mixer.C_bias, mixer.D):
+        parameter.fill_(1.0)
+    if start.zero_biases:
+        for parameter in (mixer.dt_bias, mixer.B_bias, mixer.C_bias):
+            parameter.zero_()

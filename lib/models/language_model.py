@@ -15,21 +15,25 @@ from lib.models.config import (
     LanguageModelConfig,
     Mamba1Config,
     Mamba2Config,
+    Mamba3Config,
 )
 from lib.models.feedforward import FeedForwardMixer, FeedForwardState
 from lib.models.initialisation import initialise
 from lib.models.layers import Activation, PositionalEncoding, RMSNorm
 from lib.models.mamba1 import Mamba1Mixer, MixerState
 from lib.models.mamba2 import Mamba2Mixer
+from lib.models.mamba3 import Mamba3Mixer
+from lib.ops.mamba3 import Mamba3State
 
 MIXERS: dict[type, type[nn.Module]] = {
     Mamba1Config: Mamba1Mixer,
     Mamba2Config: Mamba2Mixer,
+    Mamba3Config: Mamba3Mixer,
     AttentionConfig: AttentionMixer,
     FeedForwardConfig: FeedForwardMixer,
 }
 # what a block keeps between tokens
-BlockState = MixerState | AttentionState | FeedForwardState
+BlockState = MixerState | Mamba3State | AttentionState | FeedForwardState
 
 
 class Layer(nn.Module):

@@ -109,7 +109,7 @@ def ssd_matrix(
     _check(dt[..., None], dt, A, B, C, None, None, dt_bias, None, 1)
     kind = compute_dtype(B) if compute_dtype(B) == torch.float64 else compute_dtype(dt)
     step = step_size(dt.to(kind), dt_bias, dt_softplus)
-    return _matrix(_decay(step * A.to(kind)), B.to(kind), C.to(kind))
+    return _matrix(decay_matrix(step * A.to(kind)), B.to(kind), C.to(kind))
 
 
 def apply_ssd_matrix(S: Tensor, x: Tensor, dt: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ def ssd_step(
     return finish(y, u, D, z).to(x.dtype), state
 
 
-def _decay(log: Tensor) -> Tensor:
+def decay_matrix(log: Tensor) -> Tensor:
     """exp(sum_{k=j+1..i} log_k), lower triangular: (b, l, h) to (b, h, l, l)."""
     length = log.shape[1]
     # a difference of two long sums has the rounding error of the longest: after a step of -1000 a
@@ -218,7 +218,7 @@ def _quadratic(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor | None, chunk_size: int
 ) -> tuple[Tensor, Tensor]:
     """The whole sequence as one matrix, S = L o (C B^T) with the decays L (section 5.1)."""
-    decay = _decay(dt * A)
+    decay = decay_matrix(dt * A)
     y = apply_ssd_matrix(_matrix(decay, B, C), u, dt)
     left = decay[:, :, -1].transpose(1, 2)  # (b, l, h), from each step to the end
     last = _write((left * dt)[..., None] * u, B)

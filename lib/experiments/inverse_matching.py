@@ -1,0 +1,168 @@
+"""The inverse sequence matching task: Mamba, Mamba with a bypass, Transformer (arXiv 2509.17514,
+section 5, Figs. 9 and 13 to 17)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from lib.config import from_dict
+from lib.experiments import Context, Experiment, Outcome
+from lib.experiments._training import Study, train_cells
+from lib.experiments.achilles import depth, mamba2_model, model_parts, summarise
+from lib.experiments.transformer import transformer
+from lib.models.config import LanguageModelConfig
+from lib.store import Record
+from lib.tasks.inverse_matching import InverseTask, MatchingTests, build
+from lib.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    import torch
+
+NAME = "achilles.inverse_matching"
+D_MODEL = 128
+MAMBA_LAYERS = (2, 3, 4, 5)  # Figs. 13 and 14
+GAMMAS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+SEEDS = (1, 2, 3)
+TRAINING = TrainingConfig(batch_size=1024)
+WATCHED = ("test", "ood")
+KINDS = {
+    "mamba": "Mamba-2",
+    "residual": "Mamba-2, residual bypass and positions",
+    "gated": "Mamba-2, gated bypass and positions",
+    "transformer": "Transformer",
+}
+
+
+@dataclass(frozen=True)
+class MatchingCell:
+    """One training run on the inverse sequence matching task."""
+
+    task: InverseTask
+    model: LanguageModelConfig
+    training: TrainingConfig
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.model.vocab_size <= self.task.largest_token:
+            raise ValueError(
+                f"model.vocab_size is {self.model.vocab_size}, allowed: more than "
+                f"{self.task.largest_token}, the largest token or label of the task"
+            )
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}, allowed: 0 or more")
+
+
+def model_of(
+    kind: str, n_layers: int, gamma: float, length: int, d_model: int = D_MODEL, d_state: int = 128
+) -> LanguageModelConfig:
+    """The model called `kind` (see KINDS) for sequences of `length`. Bypasses stand beside the
+    convolution of x, B and C, and come with learned positions."""
+    if kind == "transformer":
+        return transformer(n_layers, gamma, d_model=d_model, max_length=length)
+    plain = mamba2_model(n_layers, gamma, d_state=d_state, tied=True, d_model=d_model)
+    if kind == "mamba":
+        return plain
+    mixer: Any = plain.pattern[0]
+    block = dataclasses.replace(mixer, conv_bypass=kind)
+    return dataclasses.replace(
+        plain, pattern=(block,), positional_encoding="learned", max_length=length
+    )
+
+
+def cells(profile: str) -> list[MatchingCell]:
+    """Cells of a profile: the two-layer models of Figs. 9 and 15 to 17 first, then deeper Mambas;
+    six gammas, three seeds each. quick: each kind once, small. matched: none."""
+    if profile == "quick":
+        task = InverseTask(n_layers=1, train_samples=600, test_samples=60, ood_samples=60)
+        training = TrainingConfig(epochs=3, warmup_epochs=1, batch_size=100, lr_peak=6e-3)
+        return [
+            MatchingCell(task, model_of(kind, 1, 0.6, task.length, 32, 16), training, 1)
+            for kind in KINDS
+        ]
+    if profile != "paper":
+        return []
+    grid = [(kind, MAMBA_LAYERS[0]) for kind in KINDS]
+    grid += [("mamba", n_layers) for n_layers in MAMBA_LAYERS[1:]]
+    tasks = {n_layers: InverseTask(n_layers=n_layers) for n_layers in MAMBA_LAYERS}
+    return [
+        MatchingCell(tasks[n], model_of(kind, n, gamma, tasks[n].length), TRAINING, seed)
+        for kind, n in grid
+        for seed in SEEDS
+        for gamma in GAMMAS
+    ]
+
+
+def readable(cell: MatchingCell) -> str:
+    """For example ``mamba2-L2-g0.6-tied-m128-residual-learned-s1``."""
+    return "-".join([*model_parts(cell.model), f"s{cell.seed}"])
+
+
+def run(cells: Sequence[MatchingCell], context: Context) -> Iterator[Outcome]:
+    """Train the cells."""
+    from lib.analysis.composite import last_token_loss
+    from lib.analysis.inverse_matching import rates, stacked
+
+    def data(task: InverseTask, seed: int) -> tuple[tuple[torch.Tensor, ...], MatchingTests]:
+        train, tests = build(task, seed)
+        return (train.tokens, train.labels), tests
+
+    study = Study(
+        data=data,
+        stacked=stacked,
+        loss=last_token_loss,
+        evaluate=rates,
+        summarise=partial(summarise, watched=WATCHED),
+        readable=readable,
+        keep_weights=lambda cell: False,
+    )
+    return train_cells(cells, context, study)
+
+
+def kind_of(model: LanguageModelConfig) -> str:
+    """Which of KINDS a model is."""
+    block: Any = model.pattern[0]
+    if block.kind == "attention":
+        return "transformer"
+    return "mamba" if block.conv_bypass == "none" else str(block.conv_bypass)
+
+
+def frame(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a record: model (as in KINDS, with its layers), n_layers, gamma, seed and every
+    metric; ``final_train`` is the accuracy over the last epoch's batches."""
+    rows: list[dict[str, Any]] = []
+    for record in records:
+        cell = from_dict(MatchingCell, record.config)
+        n_layers, kind = depth(cell.model), kind_of(cell.model)
+        rows.append(
+            {
+                "kind": kind,
+                "model": f"{KINDS[kind]}, {n_layers} layers",
+                "n_layers": n_layers,
+                "gamma": cell.model.initialisation.gamma,
+                "seed": cell.seed,
+                "status": record.status,
+                **record.metrics,
+                "final_train": record.metrics.get("final_train_accuracy"),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+EXPERIMENTS = (
+    Experiment(
+        name=NAME,
+        title="The inverse sequence matching task",
+        protocol=1,
+        notebook="notebooks/achilles/inverse_matching.ipynb",
+        cells=cells,
+        readable=readable,
+        run=run,
+        frame=frame,
+    ),
+)
