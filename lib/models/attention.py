@@ -129,7 +129,8 @@ class AttentionMixer(nn.Module):
         if self.conv is not None:
             before = state.conv if state is not None else None
             qkv, conv = self.conv(self.act_pre_conv(qkv), before, return_state)
-            qkv = self.act_post_conv(qkv)
+            # channels side by side again: the library's fast kernels refuse any other layout
+            qkv = self.act_post_conv(qkv.contiguous())
         q, k, v = self._split(qkv)
         q, k, v = self._extend(self.act_q(q), self.act_k(k), self.act_v(v), state)
         out = self.out_proj(self.act_y(self._attend(q, k, v)).flatten(-2))

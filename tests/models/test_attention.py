@@ -223,6 +223,23 @@ def test_the_librarys_kernel_runs_beyond_short_sequences(
     assert made == calls
 
 
+@pytest.mark.usefixtures("fused")
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_the_librarys_kernel_is_given_channels_side_by_side(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its fast forms refuse any other layout and, without a word, torch takes the slow one."""
+    strides, kernel = set(), F.scaled_dot_product_attention
+
+    def seen(q: Tensor, k: Tensor, v: Tensor, *args: Any, **options: Any) -> Tensor:
+        strides.update(part.stride(-1) for part in (q, k, v))
+        return kernel(q, k, v, *args, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", seen)
+    make(CONFIGS[name])(inputs())
+    assert strides == {1}
+
+
 def test_no_activation_passes_through_in_step() -> None:
     mixer = make(CONFIGS["conv"])
     for module in mixer.modules():

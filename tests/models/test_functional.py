@@ -23,6 +23,11 @@ MODELS: dict[str, LanguageModelConfig] = {
          Mamba1Config(16, d_state=4, conv_kind="none")),
         positional_encoding="sinusoidal", max_length=20,
     ),
+    "kernels": LanguageModelConfig(
+        30, 2,
+        (Mamba2Config(16, d_state=8, headdim=16, conv_kind="palindromic", conv_bypass="gated"),
+         Mamba1Config(16, d_state=4, conv_frozen=True, conv_bypass="residual")),
+    ),
 }  # fmt: skip
 # within one chunk of Mamba-2, and over several
 LENGTHS = [8, 19]
@@ -71,7 +76,9 @@ def test_stacked_models_under_vmap_equal_each_alone(name: str, length: int) -> N
             close(parameters[key].grad[run], parameter.grad, key)
 
 
-@pytest.mark.parametrize(("name", "length"), [("mamba1", 8), ("mamba2", 8), ("buffers", 19)])
+@pytest.mark.parametrize(
+    ("name", "length"), [("mamba1", 8), ("mamba2", 8), ("buffers", 19), ("kernels", 8)]
+)
 def test_compiles_whole_with_gradients(name: str, length: int) -> None:
     torch.compiler.reset()
     model, x = make(name), tokens(length)

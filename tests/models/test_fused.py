@@ -29,10 +29,19 @@ def tokens() -> Tensor:
     return torch.randint(30, (3, 5), generator=torch.Generator().manual_seed(0)).to(DEVICE)
 
 
-@pytest.mark.parametrize("last", [False, True], ids=["all", "last"])
-@pytest.mark.parametrize("pre_norm", [True, False])
-def test_equals_the_plain_layers(pre_norm: bool, last: bool) -> None:
-    found, expected = model("fused", pre_norm=pre_norm), model("quadratic", pre_norm=pre_norm)
+NORMS: dict[str, dict[str, Any]] = {
+    "before": {}, "none": {"pre_norm": False}, "after": {"norm_place": "after"},
+}  # fmt: skip
+KERNELS: dict[str, dict[str, Any]] = {
+    "standard": {}, "palindromic": {"conv_kind": "palindromic"}, "frozen": {"conv_frozen": True},
+}  # fmt: skip
+CASES = [(norm, "standard", last) for norm in NORMS for last in (False, True)]
+CASES += [("before", "palindromic", False), ("before", "frozen", True)]
+
+
+@pytest.mark.parametrize(("norm", "kernel", "last"), CASES)
+def test_equals_the_plain_layers(norm: str, kernel: str, last: bool) -> None:
+    found, expected = (model(b, KERNELS[kernel], **NORMS[norm]) for b in ("fused", "quadratic"))
     logits = [m(tokens(), last_token_only=last) for m in (found, expected)]
     torch.testing.assert_close(logits[0], logits[1], rtol=1e-4, atol=1e-5)
     for out in logits:
@@ -67,6 +76,12 @@ def test_watched_activations_are_refused() -> None:
 def test_states_are_refused() -> None:
     with pytest.raises(backends.BackendError, match="neither takes nor returns a state"):
         model("fused")(tokens(), return_states=True)
+
+
+@pytest.mark.parametrize("bypass", ["residual", "gated"])
+def test_what_passes_the_convolution_by_is_refused(bypass: str) -> None:
+    with pytest.raises(backends.BackendError, match=f"conv_bypass is {bypass}; use auto"):
+        model("fused", {"conv_bypass": bypass})(tokens())
 
 
 @pytest.mark.parametrize(

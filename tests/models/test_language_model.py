@@ -26,6 +26,10 @@ BLOCKS: dict[str, tuple[BlockConfig, ...]] = {
         Mamba1Config(d_model=16, d_state=4),
         Mamba2Config(d_model=16, d_state=8, headdim=16),
     ),
+    "kernels": (
+        Mamba1Config(d_model=16, d_state=4, conv_kind="palindromic", conv_bypass="residual"),
+        Mamba2Config(d_model=16, d_state=8, headdim=16, conv_frozen=True, conv_bypass="gated"),
+    ),
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -13,6 +13,8 @@ from lib.models.language_model import LanguageModel, build_language_model
 BLOCKS: dict[str, BlockConfig] = {
     "mamba1": Mamba1Config(32, d_state=8),
     "mamba2": Mamba2Config(32, d_state=16, headdim=16, n_groups=2, chunk_size=16),
+    "palindromic": Mamba1Config(32, d_state=8, conv_kind="palindromic", conv_bypass="residual"),
+    "gated": Mamba2Config(32, d_state=16, headdim=64, conv_bypass="gated", chunk_size=16),
 }
 # relative to the largest logit; bfloat16 has 8 bits, float16 has 11
 ALLOWED = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
@@ -98,10 +100,12 @@ def test_a_state_from_autocast_can_be_used_with_and_without_it(block: str, lengt
 def test_autocast_keeps_the_range_of_dt(block: str) -> None:
     """With no input dt is the softplus of its bias; in bfloat16 it would be off by a percent."""
     mixer = make(block).layers[0].mixer
-    bias = (mixer.dt_proj.bias if block == "mamba1" else mixer.dt_bias).detach().double()
+    bias = (
+        (mixer.dt_proj.bias if BLOCKS[block].kind == "mamba1" else mixer.dt_bias).detach().double()
+    )
     found: list[Tensor] = []
     mixer.act_dt.register_forward_hook(lambda module, inputs, output: found.append(output))
-    if block == "mamba1":
+    if BLOCKS[block].kind == "mamba1":
         mixer.conv.bias.data.zero_()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         mixer(torch.zeros(1, 3, 32))

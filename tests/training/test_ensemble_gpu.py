@@ -15,7 +15,7 @@ from lib.experiments.achilles import (
     run_composite,
     third_party_model,
 )
-from lib.models.config import InitialisationConfig, LanguageModelConfig
+from lib.models.config import InitialisationConfig, LanguageModelConfig, Mamba2Config
 from lib.tasks.composite import CompositeTask
 from lib.training.config import TrainingConfig
 
@@ -44,6 +44,11 @@ MODELS = {
     "mamba2": mamba2_model(2, 1.0),
     "mamba2 tied": mamba2_model(2, 1.0, tied=True),
     "mamba1 tied": dataclasses.replace(third_party_model(2, 1.0), vocab_size=201),
+    # a kernel that the fused block takes, and a bypass that it refuses
+    "kernels": dataclasses.replace(
+        mamba2_model(2, 1.0),
+        pattern=(Mamba2Config(32, conv_kind="palindromic"), Mamba2Config(32, conv_bypass="gated")),
+    ),
 }
 
 
