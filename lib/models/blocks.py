@@ -19,6 +19,7 @@ def counts(value: Any) -> bool:
 
 
 def positive(value: float) -> bool:
+    """More than zero and finite."""
     return 0 < value < math.inf
 
 
