@@ -50,9 +50,16 @@ def example_matching(task: InverseTask, split: Matching, row: int) -> go.Figure:
     figure = token_strip(
         split.tokens[row].tolist(), roles, MATCHING_COLOURS,
         f"answer {label}: the query {query} is number {label}, {answer}, reversed",
-        names=names, size=18 if task.length <= 14 else 12,
+        names=names, size=_text_size(task.length, int(split.tokens[row].max())),
     )  # fmt: skip
     return figure.update_xaxes(range=[0.4, task.length + 0.6])
+
+
+def _text_size(length: int, largest: int) -> int:
+    """Points at which the numbers of a sequence stand side by side."""
+    if length <= 14:
+        return 18
+    return 12 if largest < 100 else 9
 
 
 def example_symmetry(split: Split, row: int) -> go.Figure:
