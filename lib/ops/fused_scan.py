@@ -96,18 +96,26 @@ def _in_pairs(m: Tensor) -> bool:
     return all(at % 8 == 0 for at in (m.data_ptr(), *begins))
 
 
+def _neighbours(m: Tensor) -> Tensor:
+    """B or C (..., n, l) with state entries as neighbours in memory, as a model hands them over. In
+    mamba_ssm's layout, steps as neighbours, a warp would read a line of the cache for each entry:
+    a copy is cheaper."""
+    return m if m.stride(-2) == 1 else m.mT.contiguous().mT
+
+
 def _shape(
     u: Tensor, A: Tensor, B: Tensor, C: Tensor, start: Tensor | None, softplus: bool
 ) -> dict[str, Any]:  # fmt: skip
-    """The constants of both kernels. Time strides of B and C are constants where entries are
-    neighbours, as in a model's layout: their addresses then cost nothing."""
+    """The constants of both kernels. Time strides of B and C are among them: their addresses then
+    cost nothing."""
     chunks, steps = _chunks(u.shape[3])
+    more = u.shape[3] > 1  # the stride along an axis of one may be anything
     return {
         "CHANNELS": u.shape[2] // B.shape[2],
         "N": A.shape[2],
         "T": steps,
-        "BL": B.stride(4) if B.stride(3) == 1 else 0,
-        "CL": C.stride(4) if C.stride(3) == 1 else 0,
+        "BL": B.stride(4) if more else 0,
+        "CL": C.stride(4) if more else 0,
         "WHOLE": chunks * steps == u.shape[3],
         "ZERO": chunks == 1 and start is None,
         "PAIRS": _in_pairs(B) and _in_pairs(C),
@@ -122,8 +130,9 @@ def _forward(
     delta_bias: Tensor | None, start: Tensor | None, softplus: bool, want_last: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Arguments as in :func:`selective_scan`, each with a leading axis of runs, B and C (r, b, g,
-    n, l). Returns y, the last state (empty if not wanted), and for the backward pass the states
-    between chunks (r, b, chunks - 1, d, n) and y before its gate (r, b, l, d) (empty without z)."""
+    n, l) with entries as neighbours in memory. Returns y, the last state (empty if not wanted), and
+    for the backward pass the states between chunks (r, b, chunks - 1, d, n) and y before its gate
+    (r, b, l, d) (empty without z)."""
     from lib.ops.triton.selective_scan_forward import forward
 
     out = _empty_outputs(u, A, z, want_last)
@@ -304,7 +313,7 @@ def _fused(
     delta_bias: Tensor | None, delta_softplus: bool, initial_state: Tensor | None,
     want_last: bool = True,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    B, C = (m if m.dim() == 4 else m[:, None] for m in (B, C))
+    B, C = (_neighbours(m if m.dim() == 4 else m[:, None]) for m in (B, C))
     groups = max(B.shape[1], C.shape[1])
     B, C = (m.expand(-1, groups, -1, -1) for m in (B, C))
     one_run = [

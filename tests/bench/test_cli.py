@@ -115,5 +115,5 @@ def test_every_benchmark_has_full_cells_and_a_quick_one(kind: str) -> None:
     assert {cell.device for cell in full} == ({"cpu"} if kind == "cpu" else {"cuda"})
     names = [experiment.readable(cell) for cell in full + quick]
     assert len(set(names)) == len(names)
-    keys = {identity(experiment.name, 1, to_dict(cell)) for cell in full + quick}
+    keys = {identity(experiment.name, experiment.protocol, to_dict(cell)) for cell in full + quick}
     assert len(keys) == len(names)

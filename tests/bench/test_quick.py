@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lib import runner
-from lib.bench import cpu
-from lib.bench.config import CpuBench
+from lib.bench import cpu, scan
+from lib.bench.config import CpuBench, ScanBench
 from lib.bench.peers import renamed
 from lib.experiments import Context, cells_of, find
 from lib.experiments.foundations import PREFIX
@@ -26,7 +26,7 @@ def test_a_quick_benchmark_leaves_a_whole_record(kind: str, tmp_path: Path) -> N
     summary = runner.run(PREFIX + kind, "quick", store=store, device="cpu", say=lambda line: None)
     assert summary.failed == []
     experiment = find(PREFIX + kind)
-    (record,) = store.records(experiment.name, 1, cells_of(experiment, "quick"))
+    (record,) = store.records(experiment.name, experiment.protocol, cells_of(experiment, "quick"))
     assert record is not None and record.status == "done"
     facts, metrics = record.provenance, record.metrics
     curves = record.read_curves()
@@ -46,6 +46,22 @@ def test_a_quick_benchmark_leaves_a_whole_record(kind: str, tmp_path: Path) -> N
         assert 0 < metrics[f"{name}.floor_share"] < 1 and metrics[f"{name}.error"] < 1e-3
     assert all(reason for reason in facts["absent"].values())
     assert not names & set(facts["absent"])
+
+
+def test_the_scan_is_given_in_the_layout_of_each_ones_model() -> None:
+    bench = ScanBench(3, 5, 7, 4, device="cpu")
+    ours = scan.inputs(bench, 0)
+    theirs = scan.official_layout(bench, ours)
+    assert ours.keys() == theirs.keys() == {*scan.NAMES, "y_grad"}
+    for name in ("u", "delta", "y_grad"):
+        assert ours[name].stride() == (35, 1, 5)
+        assert theirs[name].is_contiguous()
+    for name in ("B", "C"):  # slices of a projection one column wider than both
+        assert ours[name].stride() == (63, 1, 9)
+        assert theirs[name].is_contiguous()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name])
+        assert value.is_leaf and value.requires_grad == theirs[name].requires_grad
 
 
 def test_the_models_on_the_processor_are_the_same_model() -> None:

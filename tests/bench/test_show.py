@@ -19,11 +19,21 @@ def store(tmp_path: Path) -> Store:
 def put(store: Store, target: targets.Target, status: str = "done", **metrics: float) -> Record:
     """A record of the target's benchmark."""
     name = f"foundations.bench_{target.kind}"
-    readable = find(name).readable(target.cell)
+    found = find(name)
+    readable = found.readable(target.cell)
     provenance = {"ours": "fused", "absent": {"mamba_ssm": "not built"}, "notes": {}}
     reason = None if status == "done" else "it broke"
     return store.save(
-        Record(name, 1, to_dict(target.cell), readable, status, metrics, provenance, reason)
+        Record(
+            name,
+            found.protocol,
+            to_dict(target.cell),
+            readable,
+            status,
+            metrics,
+            provenance,
+            reason,
+        )
     )
 
 

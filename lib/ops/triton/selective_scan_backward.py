@@ -255,18 +255,16 @@ def backward(
                 ok_n = everywhere()
                 if N % NB:
                     ok_n = n < N
-                b_step = BL if BL else B_s[4]
-                c_step = CL if CL else C_s[4]
-                B_n = B_b + n * B_s[3] + first * b_step
-                C_n = C_b + n * C_s[3] + first * c_step
+                B_n = B_b + n + first * BL
+                C_n = C_b + n + first * CL
                 bs = ()
                 cs = ()
                 dbs = ()
                 dcs = ()
                 for i in tl.static_range(T):
                     ok_i = until(ok_n, first + i, length, WHOLE)
-                    bs = bs + (read(B_n + i * b_step, ok_i),)
-                    cs = cs + (read(C_n + i * c_step, ok_i),)
+                    bs = bs + (read(B_n + i * BL, ok_i),)
+                    cs = cs + (read(C_n + i * CL, ok_i),)
                     dbs = dbs + (tl.zeros((DB, NB), tl.float32),)
                     dcs = dcs + (tl.zeros((DB, NB), tl.float32),)
                 if not HOLD:

@@ -65,7 +65,8 @@ def forward(
     u, delta, z, y (r, b, d, l), A (r, d, n), B, C (r, b, g, n, l), D, bias (r, d), start
     (r, b, d, n), each with its strides. `between` chunks' states go to states (r, b, chunks - 1,
     d, n), the last to last (r, b, d, n) if given, and y before its gate to pre (r, b, l, d) if
-    there is z. CHANNELS of each of the groups. ZERO: chunks start from no state, as the only chunk
+    there is z. Entries of B and C are neighbours, their steps BL and CL apart. CHANNELS of each of
+    the groups. ZERO: chunks start from no state, as the only chunk
     does without `start`. PAIRS: each sequence's B and C begin at a multiple of 8 bytes, so two
     entries can be read at once. Grid: (blocks of channels, batch, runs), flat, the blocks of
     channels next to each other because they share B and C.
@@ -96,8 +97,6 @@ def forward(
         z += run * z_s[0] + b * z_s[1] + d * z_s[2]
         pre += (seq * length) * d_inner + d
     states += (seq * (chunks - 1)) * d_inner * N + d * N
-    b_step = BL if BL else B_s[4]
-    c_step = CL if CL else C_s[4]
     chunk = 0
     while chunk < chunks:
         first = chunk * T
@@ -134,8 +133,8 @@ def forward(
             more = ()
             for t in tl.static_range(T):
                 ok_t = until(ok_n, first + t, length, WHOLE)
-                b_t = read(B + n * B_s[3] + first * b_step + t * b_step, ok_t)
-                c_t = read(C + n * C_s[3] + first * c_step + t * c_step, ok_t)
+                b_t = read(B + n + first * BL + t * BL, ok_t)
+                c_t = read(C + n + first * CL + t * CL, ok_t)
                 new = xs[t] * b_t
                 if t > 0 or not ZERO:
                     new += exp2(dts[t] * a, FAST) * h
