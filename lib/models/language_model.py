@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lib.models.config import BlockConfig, LanguageModelConfig, Mamba1Config, Mamba2Config
 from lib.models.initialisation import initialise
-from lib.models.layers import Activation, PositionalEncoding, RMSNorm
+from lib.models.layers import Activation, Linear, PositionalEncoding, RMSNorm
 from lib.models.mamba1 import Mamba1Mixer, MixerState
 from lib.models.mamba2 import Mamba2Mixer
 
@@ -61,7 +61,7 @@ class LanguageModel(nn.Module):
         self.layers = nn.ModuleList(Layer(block, config, backend) for block in config.blocks)
         final = RMSNorm(config.d_model, config.norm_eps) if config.final_norm else nn.Identity()
         self.final_norm = final
-        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.head = Linear(config.d_model, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
         self.act_embed = Activation()

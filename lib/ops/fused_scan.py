@@ -9,6 +9,7 @@ custom ops, no ``torch.func.grad``: ``torch.autograd.grad`` and ``backward()`` w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,10 +44,10 @@ class Sizes:
 
     steps: int = 8
     tile: int = 128
-    forward_entries: int = 16
+    forward_entries: int = 32
     forward_warps: int = 1
     backward_tile: int = 128
-    backward_entries: int = 128
+    backward_entries: int = 64
     backward_warps: int = 1
     hold: bool = True
     registers: int | None = None
@@ -89,11 +90,17 @@ def strided(*tensors: Tensor | None) -> list[Any]:
     return [x for t in tensors for x in (t, None if t is None else t.stride())]
 
 
-def _in_pairs(m: Tensor) -> bool:
-    """Whether each sequence of each group begins at a multiple of 8 bytes. Slices of a wider
-    tensor, which a model's B and C are, hardly ever begin at the 16 that Triton asks for."""
-    begins = (m.stride(i) * m.element_size() for i in range(3) if m.shape[i] > 1)
-    return all(at % 8 == 0 for at in (m.data_ptr(), *begins))
+def _alignment(*tensors: Tensor) -> int:
+    """The most of 16, 8 and 4 bytes at multiples of which each step of each sequence begins: so
+    many can be read at once. Triton itself asks for 16 or nothing, which slices of a wider tensor,
+    as a model's B and C are, often miss."""
+    begins = [
+        place
+        for m in tensors
+        for place in (m.data_ptr(), *(m.stride(i) * m.element_size() for i in (0, 1, 2, 4)
+                                      if m.shape[i] > 1))
+    ]  # fmt: skip
+    return math.gcd(16, *begins)
 
 
 def _neighbours(m: Tensor) -> Tensor:
@@ -118,7 +125,7 @@ def _shape(
         "CL": C.stride(4) if more else 0,
         "WHOLE": chunks * steps == u.shape[3],
         "ZERO": chunks == 1 and start is None,
-        "PAIRS": _in_pairs(B) and _in_pairs(C),
+        "ALIGNED": _alignment(B, C),
         "SOFTPLUS": softplus,
         "FAST": u.is_cuda,
     }
