@@ -60,13 +60,11 @@ class Mamba1Mixer(nn.Module):
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (..., d) after the convolution to dt (before bias and softplus), B and C."""
         c = self.config
-        weight = self.x_proj.weight
-        gap = -c.rank % 4 if x.is_cuda else 0  # so that kernels can read four numbers of B at once
-        if gap:
-            zeros = weight.new_zeros(gap, c.d_inner)
-            weight = torch.cat((weight[: c.rank], zeros, weight[c.rank :]))
-        parts = linear(x, weight).split([c.rank, gap, c.d_state, c.d_state], dim=-1)
-        dt, _, B, C = parts
+        sizes, weight = [c.rank, c.d_state, c.d_state], self.x_proj.weight
+        if 2 * c.d_state > c.d_inner:  # to join the gradients of B and C would cost more
+            dt, B, C = (linear(x, part) for part in weight.split(sizes))
+        else:
+            dt, B, C = linear(x, weight).split(sizes, dim=-1)
         # the bias comes later, in the scan's dtype: in bfloat16 it would move dt by a percent
         return linear(dt, self.dt_proj.weight), B, C
 

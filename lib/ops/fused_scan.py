@@ -44,8 +44,8 @@ class Sizes:
 
     steps: int = 8
     tile: int = 128
-    forward_entries: int = 32
-    forward_warps: int = 1
+    forward_entries: int = 8
+    forward_warps: int = 2
     backward_tile: int = 128
     backward_entries: int = 64
     backward_warps: int = 1
