@@ -43,7 +43,7 @@ class Sizes:
     """
 
     steps: int = 8
-    tile: int = 128
+    tile: int = 256
     forward_entries: int = 8
     forward_warps: int = 2
     backward_tile: int = 128
@@ -53,7 +53,7 @@ class Sizes:
     registers: int | None = None
     channels: int = 64
     fewest_channels: int = 16
-    programs: int = 1056
+    programs: int = 2112
 
 
 SIZES = Sizes()
