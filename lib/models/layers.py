@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.ops.conv import causal_conv1d, causal_conv1d_step
+from lib.ops.linear import linear
 
 
 class Activation(nn.Identity):
@@ -16,29 +17,8 @@ class Activation(nn.Identity):
     read or replace what flows through. Costs nothing."""
 
 
-SLICES, LEAST_ROWS, SMALL = 32, 4096, 2**16  # see linear()
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.linear`` of x (..., m) with weight (n, m), made for torch.vmap over runs.
-
-    F.linear there, if x is not contiguous (a convolution's output, transposed), copies the weight
-    for every sequence and multiplies each alone: half the time of a Mamba-1 training step. So x
-    becomes a matrix first. And cuBLAS makes the gradient of a small weight, a sum over all rows,
-    by a few of a GPU's processors alone: it is made of SLICES sums instead, of LEAST_ROWS or more
-    in all, if the weight has at most SMALL numbers.
-    """
-    rows = x.reshape(-1, x.shape[-1])
-    out_shape = (*x.shape[:-1], weight.shape[0])
-    few = rows.shape[0] < LEAST_ROWS or rows.shape[0] % SLICES or weight.numel() > SMALL
-    if not x.is_cuda or few:
-        return F.linear(rows, weight, bias).reshape(out_shape)
-    parts = rows.unflatten(0, (SLICES, -1)) @ weight.t().expand(SLICES, -1, -1)
-    return (parts if bias is None else parts + bias).reshape(out_shape)
-
-
 class Linear(nn.Linear):
-    """nn.Linear by :func:`linear`."""
+    """nn.Linear by :func:`lib.ops.linear.linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""

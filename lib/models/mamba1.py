@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lib.models.config import Mamba1Config
-from lib.models.layers import Activation, CausalConv, Linear, linear
+from lib.models.layers import Activation, CausalConv, Linear
 from lib.ops.checks import compute_dtype
+from lib.ops.linear import linear
 from lib.ops.scan import selective_scan, selective_state_step
 
 

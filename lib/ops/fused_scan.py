@@ -33,19 +33,25 @@ class Sizes:
         tile, backward_tile: state entries of a warp, four for each of its threads if 128.
         forward_entries, backward_entries: how many of a tile's belong to one channel.
         forward_warps, backward_warps: of a program.
+        small_tile, small_entries: of a forward program, of one warp, where there would be fewer
+            than `warps` in all otherwise: few sequences, however long.
+        warps: four for each of the 528 schedulers of an H100.
         hold: whether B and C stay in a backward thread's registers, which leaves room for 8 warps
             on a processor. If not, 168 registers, for 12 warps, are nearly enough.
         registers: most registers of a backward thread; None for as many as it likes.
         channels, fewest_channels: most channels of a backward program, and the fewest where there
             are few sequences.
         programs: that many backward programs should be there, but not many more: each has sums of
-            its own for A. 132 processors of an H100 hold 8 each.
+            its own for A. Twice what 132 processors of an H100 hold at once.
     """
 
     steps: int = 8
     tile: int = 256
     forward_entries: int = 8
     forward_warps: int = 2
+    small_tile: int = 64
+    small_entries: int = 16
+    warps: int = 2112
     backward_tile: int = 128
     backward_entries: int = 64
     backward_warps: int = 1
@@ -146,13 +152,16 @@ def _forward(
     y, last, states, pre = out
     r, b, _, length = u.shape
     groups = B.shape[2]
-    shape = _shape(u, A, B, C, start, softplus) | _tile(
-        A.shape[2], SIZES.tile, SIZES.forward_entries, SIZES.forward_warps
-    )
+    shape = _shape(u, A, B, C, start, softplus)
+    tile = _tile(A.shape[2], SIZES.tile, SIZES.forward_entries, SIZES.forward_warps)
+    programs = ceil_div(shape["CHANNELS"], tile["DB"]) * groups * b * r
+    if programs * tile["num_warps"] < SIZES.warps:
+        tile = _tile(A.shape[2], SIZES.small_tile, SIZES.small_entries, 1)
+        programs = ceil_div(shape["CHANNELS"], tile["DB"]) * groups * b * r
     _launch(
-        forward, ceil_div(shape["CHANNELS"], shape["DB"]) * groups * b * r,
+        forward, programs,
         *strided(u, delta, A, B, C, D, z, delta_bias, start, y), states,
-        last if want_last else None, pre, b, groups, length, _chunks(length)[0], **shape,
+        last if want_last else None, pre, b, groups, length, _chunks(length)[0], **shape, **tile,
     )  # fmt: skip
     return out
 
