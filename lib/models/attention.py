@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.models.config import AttentionConfig
-from lib.models.layers import Activation, CausalConv
+from lib.models.layers import Activation, CausalConv, Linear
 from lib.ops.checks import compute_dtype
 
 # on a processor the library's kernel gains nothing up to here (measured with gradients on two
@@ -62,7 +62,7 @@ class AttentionMixer(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.backend = config, backend
-        self.in_proj = nn.Linear(config.d_model, config.conv_dim, bias=config.bias)
+        self.in_proj = Linear(config.d_model, config.conv_dim, bias=config.bias)
         self.conv: CausalConv | None = None
         names = ["q", "k", "v", "S", "y"]
         if config.conv_kind != "none":  # CausalConv's "none" would still bend
@@ -71,9 +71,7 @@ class AttentionMixer(nn.Module):
                 config.conv_dim, config.d_conv, config.conv_kind, config.conv_bias, "auto"
             )
             names += ["pre_conv", "post_conv"]
-        self.out_proj = nn.Linear(
-            config.n_heads * config.headdim_v, config.d_model, bias=config.bias
-        )
+        self.out_proj = Linear(config.n_heads * config.headdim_v, config.d_model, bias=config.bias)
         for name in names:
             setattr(self, f"act_{name}", Activation())
 

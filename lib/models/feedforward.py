@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.models.config import FeedForwardConfig
-from lib.models.layers import Activation
+from lib.models.layers import Activation, Linear
 
 
 class FeedForwardState(NamedTuple):
@@ -31,8 +31,8 @@ class FeedForwardMixer(nn.Module):
         super().__init__()
         self.config, self.backend = config, backend
         wide = config.d_hidden * (2 if config.activation == "swiglu" else 1)
-        self.in_proj = nn.Linear(config.d_model, wide, bias=config.bias)
-        self.out_proj = nn.Linear(config.d_hidden, config.d_model, bias=config.bias)
+        self.in_proj = Linear(config.d_model, wide, bias=config.bias)
+        self.out_proj = Linear(config.d_hidden, config.d_model, bias=config.bias)
         self.act_hidden = Activation()
 
     def _hidden(self, x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from lib.models.config import (
 )
 from lib.models.feedforward import FeedForwardMixer, FeedForwardState
 from lib.models.initialisation import initialise
-from lib.models.layers import Activation, PositionalEncoding, RMSNorm
+from lib.models.layers import Activation, Linear, PositionalEncoding, RMSNorm
 from lib.models.mamba1 import Mamba1Mixer, MixerState
 from lib.models.mamba2 import Mamba2Mixer
 from lib.models.mamba3 import Mamba3Mixer
@@ -90,7 +90,7 @@ class LanguageModel(nn.Module):
         self.layers = nn.ModuleList(Layer(block, config, backend) for block in config.blocks)
         final = RMSNorm(config.d_model, config.norm_eps) if config.final_norm else nn.Identity()
         self.final_norm = final
-        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.head = Linear(config.d_model, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
         self.act_embed = Activation()

@@ -9,11 +9,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.ops.conv import causal_conv1d, causal_conv1d_step
+from lib.ops.linear import linear
 
 
 class Activation(nn.Identity):
     """A named activation: its module path is its name, and a plain PyTorch forward hook on it can
     read or replace what flows through. Costs nothing."""
+
+
+class Linear(nn.Linear):
+    """nn.Linear by :func:`lib.ops.linear.linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features)."""
+        return linear(x, self.weight, self.bias)
 
 
 class RMSNorm(nn.Module):

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lib.models.config import Mamba1Config
-from lib.models.layers import Activation, CausalConv
+from lib.models.layers import Activation, CausalConv, Linear
 from lib.ops.checks import compute_dtype
+from lib.ops.linear import linear
 from lib.ops.scan import selective_scan, selective_state_step
 
 
@@ -45,16 +46,16 @@ class Mamba1Mixer(nn.Module):
         super().__init__()
         self.config, self.backend = config, backend
         d, n, r = config.d_inner, config.d_state, config.rank
-        self.in_proj = nn.Linear(config.d_model, 2 * d, bias=config.bias)
+        self.in_proj = Linear(config.d_model, 2 * d, bias=config.bias)
         self.conv = CausalConv(
             d, config.d_conv, config.conv_kind, config.conv_bias, "auto", config.conv_frozen,
             config.conv_bypass,
         )  # fmt: skip
-        self.x_proj = nn.Linear(d, r + 2 * n, bias=False)
-        self.dt_proj = nn.Linear(r, d, bias=True)
+        self.x_proj = Linear(d, r + 2 * n, bias=False)
+        self.dt_proj = Linear(r, d, bias=True)
         self.A_log = nn.Parameter(torch.zeros(d, n))
         self.D = nn.Parameter(torch.ones(d))
-        self.out_proj = nn.Linear(d, config.d_model, bias=config.bias)
+        self.out_proj = Linear(d, config.d_model, bias=config.bias)
         for parameter in (self.A_log, self.D, self.dt_proj.bias):
             parameter._no_weight_decay = True  # type: ignore[attr-defined]
         for name in ("pre_conv", "post_conv", "dt", "B", "C", "y", "z"):
@@ -63,9 +64,13 @@ class Mamba1Mixer(nn.Module):
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (..., d) after the convolution to dt (before bias and softplus), B and C."""
         c = self.config
-        dt, B, C = self.x_proj(x).split([c.rank, c.d_state, c.d_state], dim=-1)
+        sizes, weight = [c.rank, c.d_state, c.d_state], self.x_proj.weight
+        if 2 * c.d_state > c.d_inner:  # to join the gradients of B and C would cost more
+            dt, B, C = (linear(x, part) for part in weight.split(sizes))
+        else:
+            dt, B, C = linear(x, weight).split(sizes, dim=-1)
         # the bias comes later, in the scan's dtype: in bfloat16 it would move dt by a percent
-        return nn.functional.linear(dt, self.dt_proj.weight), B, C
+        return linear(dt, self.dt_proj.weight), B, C
 
     def forward(
         self, x: Tensor, state: MixerState | None = None, return_state: bool = False

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.models.config import Mamba2Config
-from lib.models.layers import Activation, CausalConv, GatedRMSNorm, RMSNorm
+from lib.models.layers import Activation, CausalConv, GatedRMSNorm, Linear, RMSNorm
 from lib.models.mamba1 import MixerState
 from lib.ops import backends
 from lib.ops.block import OP, block_facts, mamba2_block
@@ -36,7 +36,7 @@ class Mamba2Mixer(nn.Module):
         super().__init__()
         self.config, self.backend = config, backend
         d, h = config.d_inner, config.n_heads
-        self.in_proj = nn.Linear(config.d_model, d + config.conv_dim + h, bias=config.bias)
+        self.in_proj = Linear(config.d_model, d + config.conv_dim + h, bias=config.bias)
         self.conv = CausalConv(
             config.conv_dim, config.d_conv, config.conv_kind, config.conv_bias, "auto",
             config.conv_frozen, config.conv_bypass,
@@ -45,7 +45,7 @@ class Mamba2Mixer(nn.Module):
         self.A_log = nn.Parameter(torch.zeros(h))
         self.D = nn.Parameter(torch.ones(h))
         self.norm = GatedRMSNorm(d, config.n_groups, norm_eps)
-        self.out_proj = nn.Linear(d, config.d_model, bias=config.bias)
+        self.out_proj = Linear(d, config.d_model, bias=config.bias)
         for parameter in (self.A_log, self.D, self.dt_bias):
             parameter._no_weight_decay = True  # type: ignore[attr-defined]
         for name in ("pre_conv", "post_conv", "dt", "x", "B", "C", "S", "y", "z"):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.models.config import Mamba3Config
-from lib.models.layers import Activation, RMSNorm
+from lib.models.layers import Activation, Linear, RMSNorm
 from lib.ops import backends
 from lib.ops.checks import compute_dtype
 from lib.ops.mamba3 import (
@@ -54,7 +54,7 @@ class Mamba3Mixer(nn.Module):
         super().__init__()
         self.config, self.backend = config, backend
         d, h, n = config.d_inner, config.n_heads, config.d_state
-        self.in_proj = nn.Linear(config.d_model, sum(config.in_proj_sizes), bias=False)
+        self.in_proj = Linear(config.d_model, sum(config.in_proj_sizes), bias=False)
         self.dt_bias = nn.Parameter(torch.zeros(h))
         # the axis of size 1 is the rank of the form with several inputs and outputs
         self.B_bias = nn.Parameter(torch.ones(h, 1, n))
@@ -63,7 +63,7 @@ class Mamba3Mixer(nn.Module):
         self.C_norm = RMSNorm(n, norm_eps)
         self.D = nn.Parameter(torch.ones(h))
         self.norm = HeadRMSNorm(d, norm_eps) if config.outproj_norm else None
-        self.out_proj = nn.Linear(d, config.d_model, bias=False)
+        self.out_proj = Linear(d, config.d_model, bias=False)
         for parameter in (self.D, self.dt_bias):
             parameter._no_weight_decay = True  # type: ignore[attr-defined]
         for name in ("dt", "x", "B", "C", "S", "y", "z"):

@@ -18,6 +18,7 @@ from torch import Tensor
 from lib.ops import backends
 from lib.ops.checks import compute_dtype, expect, expect_real
 from lib.ops.conv import causal_conv1d
+from lib.ops.linear import linear
 from lib.ops.ssd import ssd
 
 OP = "mamba2_block"
@@ -93,7 +94,7 @@ def _reference(
     u = x.to(kind)
     if norm_weight is not None:
         u = F.rms_norm(u, u.shape[-1:], norm_weight.to(kind), eps)
-    z, xBC, dt = F.linear(u, in_weight.to(kind)).split([d, d + 2 * n, 1], dim=-1)
+    z, xBC, dt = linear(u, in_weight.to(kind)).split([d, d + 2 * n, 1], dim=-1)
     bias = None if conv_bias is None else conv_bias.to(kind)
     xBC = causal_conv1d(xBC.transpose(1, 2), conv_weight.to(kind), bias, "silu").transpose(1, 2)
     X, B, C = (t[:, :, None] for t in xBC.split([d, n, n], dim=-1))
@@ -102,7 +103,7 @@ def _reference(
         backend="quadratic",
     )[:, :, 0]  # fmt: skip
     y = F.rms_norm(y * F.silu(z), (d,), gate_weight.to(kind), eps)
-    out = x.to(kind) + F.linear(y, out_weight.to(kind))
+    out = x.to(kind) + linear(y, out_weight.to(kind))
     return (out[:, -1:] if last_only else out).to(x.dtype)
 
 

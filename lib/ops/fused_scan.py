@@ -9,6 +9,7 @@ custom ops, no ``torch.func.grad``: ``torch.autograd.grad`` and ``backward()`` w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,27 +33,33 @@ class Sizes:
         tile, backward_tile: state entries of a warp, four for each of its threads if 128.
         forward_entries, backward_entries: how many of a tile's belong to one channel.
         forward_warps, backward_warps: of a program.
+        small_tile, small_entries: of a forward program, of one warp, where there would be fewer
+            than `warps` in all otherwise: few sequences, however long.
+        warps: four for each of the 528 schedulers of an H100.
         hold: whether B and C stay in a backward thread's registers, which leaves room for 8 warps
             on a processor. If not, 168 registers, for 12 warps, are nearly enough.
         registers: most registers of a backward thread; None for as many as it likes.
         channels, fewest_channels: most channels of a backward program, and the fewest where there
             are few sequences.
         programs: that many backward programs should be there, but not many more: each has sums of
-            its own for A. 132 processors of an H100 hold 8 each.
+            its own for A. Twice what 132 processors of an H100 hold at once.
     """
 
     steps: int = 8
-    tile: int = 128
-    forward_entries: int = 16
-    forward_warps: int = 1
+    tile: int = 256
+    forward_entries: int = 8
+    forward_warps: int = 2
+    small_tile: int = 64
+    small_entries: int = 16
+    warps: int = 2112
     backward_tile: int = 128
-    backward_entries: int = 128
+    backward_entries: int = 64
     backward_warps: int = 1
     hold: bool = True
     registers: int | None = None
     channels: int = 64
     fewest_channels: int = 16
-    programs: int = 1056
+    programs: int = 2112
 
 
 SIZES = Sizes()
@@ -89,11 +96,17 @@ def strided(*tensors: Tensor | None) -> list[Any]:
     return [x for t in tensors for x in (t, None if t is None else t.stride())]
 
 
-def _in_pairs(m: Tensor) -> bool:
-    """Whether each sequence of each group begins at a multiple of 8 bytes. Slices of a wider
-    tensor, which a model's B and C are, hardly ever begin at the 16 that Triton asks for."""
-    begins = (m.stride(i) * m.element_size() for i in range(3) if m.shape[i] > 1)
-    return all(at % 8 == 0 for at in (m.data_ptr(), *begins))
+def _alignment(*tensors: Tensor) -> int:
+    """The most of 16, 8 and 4 bytes at multiples of which each step of each sequence begins: so
+    many can be read at once. Triton itself asks for 16 or nothing, which slices of a wider tensor,
+    as a model's B and C are, often miss."""
+    begins = [
+        place
+        for m in tensors
+        for place in (m.data_ptr(), *(m.stride(i) * m.element_size() for i in (0, 1, 2, 4)
+                                      if m.shape[i] > 1))
+    ]  # fmt: skip
+    return math.gcd(16, *begins)
 
 
 def _neighbours(m: Tensor) -> Tensor:
@@ -118,7 +131,7 @@ def _shape(
         "CL": C.stride(4) if more else 0,
         "WHOLE": chunks * steps == u.shape[3],
         "ZERO": chunks == 1 and start is None,
-        "PAIRS": _in_pairs(B) and _in_pairs(C),
+        "ALIGNED": _alignment(B, C),
         "SOFTPLUS": softplus,
         "FAST": u.is_cuda,
     }
@@ -139,13 +152,16 @@ def _forward(
     y, last, states, pre = out
     r, b, _, length = u.shape
     groups = B.shape[2]
-    shape = _shape(u, A, B, C, start, softplus) | _tile(
-        A.shape[2], SIZES.tile, SIZES.forward_entries, SIZES.forward_warps
-    )
+    shape = _shape(u, A, B, C, start, softplus)
+    tile = _tile(A.shape[2], SIZES.tile, SIZES.forward_entries, SIZES.forward_warps)
+    programs = ceil_div(shape["CHANNELS"], tile["DB"]) * groups * b * r
+    if programs * tile["num_warps"] < SIZES.warps:
+        tile = _tile(A.shape[2], SIZES.small_tile, SIZES.small_entries, 1)
+        programs = ceil_div(shape["CHANNELS"], tile["DB"]) * groups * b * r
     _launch(
-        forward, ceil_div(shape["CHANNELS"], shape["DB"]) * groups * b * r,
+        forward, programs,
         *strided(u, delta, A, B, C, D, z, delta_bias, start, y), states,
-        last if want_last else None, pre, b, groups, length, _chunks(length)[0], **shape,
+        last if want_last else None, pre, b, groups, length, _chunks(length)[0], **shape, **tile,
     )  # fmt: skip
     return out
 

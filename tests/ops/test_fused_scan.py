@@ -118,8 +118,12 @@ def test_groups_of_one_of_B_and_C() -> None:
 
 @on_cpu
 @pytest.mark.parametrize(
-    "sizes", [{"channels": 8}, {"programs": 1}, {"steps": 3}, {"hold": False, "backward_tile": 64}]
-)
+    "sizes",
+    [
+        {"channels": 8}, {"programs": 1}, {"steps": 3}, {"hold": False, "backward_tile": 64},
+        {"warps": 0}, {"small_tile": 32, "small_entries": 4},
+    ],
+)  # fmt: skip
 def test_any_cut_into_programs_and_chunks(
     sizes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

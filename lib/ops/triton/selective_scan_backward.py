@@ -170,7 +170,7 @@ def backward(
     CHANNELS: tl.constexpr, PART: tl.constexpr, N: tl.constexpr, T: tl.constexpr,
     STEPS: tl.constexpr, DB: tl.constexpr, NB: tl.constexpr, THREADS: tl.constexpr,
     SCRATCH: tl.constexpr, HOLD: tl.constexpr, WIDE: tl.constexpr, BL: tl.constexpr,
-    CL: tl.constexpr, WHOLE: tl.constexpr, ZERO: tl.constexpr, PAIRS: tl.constexpr,
+    CL: tl.constexpr, WHOLE: tl.constexpr, ZERO: tl.constexpr, ALIGNED: tl.constexpr,
     SOFTPLUS: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """Gradients of all inputs of :func:`forward`.
@@ -219,9 +219,8 @@ def backward(
         seq = run * batch + b
         B_b = B + (run * B_s[0] + b * B_s[1] + group * B_s[2])
         C_b = C + (run * C_s[0] + b * C_s[1] + group * C_s[2])
-        if PAIRS:
-            B_b = tl.multiple_of(B_b, 8)
-            C_b = tl.multiple_of(C_b, 8)
+        B_b = tl.multiple_of(B_b, ALIGNED)
+        C_b = tl.multiple_of(C_b, ALIGNED)
         chunk = chunks - 1
         while chunk >= 0:
             first = chunk * T

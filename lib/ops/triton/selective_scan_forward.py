@@ -58,7 +58,7 @@ def forward(
     y, y_s, states, last, pre, batch, groups, length, chunks,
     CHANNELS: tl.constexpr, N: tl.constexpr, T: tl.constexpr, DB: tl.constexpr, NB: tl.constexpr,
     BL: tl.constexpr, CL: tl.constexpr, WHOLE: tl.constexpr, ZERO: tl.constexpr,
-    PAIRS: tl.constexpr, SOFTPLUS: tl.constexpr, FAST: tl.constexpr,
+    ALIGNED: tl.constexpr, SOFTPLUS: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """y, and the states that the backward pass starts chunks from.
 
@@ -67,8 +67,8 @@ def forward(
     d, n), the last to last (r, b, d, n) if given, and y before its gate to pre (r, b, l, d) if
     there is z. Entries of B and C are neighbours, their steps BL and CL apart. CHANNELS of each of
     the groups. ZERO: chunks start from no state, as the only chunk
-    does without `start`. PAIRS: each sequence's B and C begin at a multiple of 8 bytes, so two
-    entries can be read at once. Grid: (blocks of channels, batch, runs), flat, the blocks of
+    does without `start`. Each step of B and C begins at a multiple of ALIGNED bytes,
+    so many are read at once. Grid: (blocks of channels, batch, runs), flat, the blocks of
     channels next to each other because they share B and C.
     """
     BLOCKS: tl.constexpr = (CHANNELS + DB - 1) // DB
@@ -90,9 +90,8 @@ def forward(
     A += run * A_s[0] + d * A_s[1]
     B += run * B_s[0] + b * B_s[1] + group * B_s[2]
     C += run * C_s[0] + b * C_s[1] + group * C_s[2]
-    if PAIRS:
-        B = tl.multiple_of(B, 8)
-        C = tl.multiple_of(C, 8)
+    B = tl.multiple_of(B, ALIGNED)
+    C = tl.multiple_of(C, ALIGNED)
     if z is not None:
         z += run * z_s[0] + b * z_s[1] + d * z_s[2]
         pre += (seq * length) * d_inner + d
