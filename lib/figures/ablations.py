@@ -112,7 +112,6 @@ def sensitivity(
     )  # fmt: skip
     for column, question in enumerate(questions, 1):
         rows = frame[frame["question"] == question]
-        figure.add_vline(x=0, line={"width": 1, "color": "#888888"}, row=1, col=column)
         for index, (kind, symbol) in enumerate((("best", "circle-open"), ("final", "x"))):
             lead = rows[f"{kind}_composite"] - rows[f"{kind}_symmetric"]
             figure.add_scatter(
@@ -122,6 +121,8 @@ def sensitivity(
                 marker={"color": COLOURS[index], "symbol": symbol, "size": 9},
                 row=1, col=column,
             )  # fmt: skip
+    for column in range(1, len(questions) + 1):  # plotly draws none in a panel that is still empty
+        figure.add_vline(x=0, line={"width": 1, "color": "#888888"}, row=1, col=column)
     figure.update_yaxes(
         categoryorder="array", categoryarray=list(reversed(order)), type="category",
         range=[-0.6, len(order) - 0.4],

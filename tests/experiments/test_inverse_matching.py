@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib import claims
+from lib.config import to_dict
+from lib.experiments import Context, Outcome, cells_of, find
+from lib.experiments.inverse_matching import (
+    D_MODEL,
+    GAMMAS,
+    KINDS,
+    MAMBA_LAYERS,
+    NAME,
+    SEEDS,
+    MatchingCell,
+    depth,
+    kind_of,
+    model_of,
+    run,
+)
+from lib.models.language_model import build_language_model
+from lib.store import Record, identity
+from lib.tasks.inverse_matching import InverseTask
+
+
+def place(cell: MatchingCell) -> tuple[str, int, int, float | None]:
+    return kind_of(cell.model), depth(cell.model), cell.seed, cell.model.initialisation.gamma
+
+
+def test_the_cells_are_those_of_the_figures() -> None:
+    cells = cells_of(find(NAME), "paper")
+    grid = [(kind, 2) for kind in KINDS] + [("mamba", n) for n in MAMBA_LAYERS[1:]]
+    assert [place(cell) for cell in cells] == [
+        (kind, n, seed, gamma) for (kind, n), seed, gamma in itertools.product(grid, SEEDS, GAMMAS)
+    ]
+    assert len({identity(NAME, 1, to_dict(cell)) for cell in cells}) == len(cells) == 126
+    for cell in cells:
+        # the task grows with the depth, and the encoding reaches to its end
+        assert cell.task == InverseTask(layers=depth(cell.model))
+        assert cell.model.max_length in (None, cell.task.length)
+        assert cell.training.batch_size == 1024
+        assert cell.model.pattern[0].d_model == D_MODEL
+    assert cells_of(find(NAME), "matched") == []
+
+
+def test_the_kinds_are_what_they_are_called() -> None:
+    length = InverseTask(layers=1).length
+    models = {kind: model_of(kind, 1, 0.5, length, 32, 16) for kind in KINDS}
+    assert {kind: kind_of(model) for kind, model in models.items()} == {k: k for k in KINDS}
+    names = {
+        kind: {name for name, _ in build_language_model(model, seed=0).named_parameters()}
+        for kind, model in models.items()
+    }
+    # a bypass comes with positions, and has no weights of its own
+    positions = {name for name in names["residual"] if name.startswith("positions")}
+    assert positions and names["residual"] == names["mamba"] | positions
+    assert names["gated"] == names["residual"]
+    tokens = torch.arange(length)[None]
+    outs = [build_language_model(models[k], seed=0)(tokens) for k in ("gated", "residual")]
+    assert not torch.allclose(*outs)
+    assert any("conv" in name for name in names["mamba"])
+    assert not any("conv" in name for name in names["transformer"])
+    with pytest.raises(ValueError, match=r"conv_bypass is 'open', allowed: "):
+        model_of("open", 1, 0.5, length)
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[MatchingCell, Outcome]:
+    quick = cells_of(find(NAME), "quick")
+    assert [kind_of(cell.model) for cell in quick] == list(KINDS)
+    cells = [
+        dataclasses.replace(
+            cell,
+            task=dataclasses.replace(cell.task, train_samples=100, test_samples=20, ood_samples=20),
+            training=dataclasses.replace(cell.training, epochs=2, batch_size=50),
+        )
+        for cell in quick
+    ]
+    found = {outcome.cell: outcome for outcome in run(cells, Context())}
+    assert set(found) == set(cells)
+    return found
+
+
+def test_all_kinds_are_measured_on_all_three_parts(
+    outcomes: dict[MatchingCell, Outcome], root: Path
+) -> None:
+    records = []
+    for cell, outcome in outcomes.items():
+        assert outcome.status == "done" and outcome.curves is not None
+        assert outcome.metrics["steps"] == 4 and outcome.weights is None
+        for part in ("test", "ood"):
+            assert outcome.curves[part].between(0, 1).all()
+            assert outcome.metrics[f"final_{part}"] == outcome.curves[part].iloc[-1]
+        metrics = {k: v for k, v in outcome.metrics.items() if v is not None}
+        records.append(
+            Record(NAME, 1, to_dict(cell), find(NAME).readable(cell), "done", metrics, {})
+        )
+    frame = find(NAME).frame(records)
+    assert frame["kind"].tolist() == list(KINDS)
+    assert frame["model"].tolist() == [f"{text}, 1 layers" for text in KINDS.values()]
+    assert (frame["final_train"] == frame["final_train_accuracy"]).all()
+    wanted = [c for c in claims.load_claims(root) if c.experiment == NAME]
+    assert wanted
+    for claim in wanted:
+        assert claim.metric in records[0].metrics, claim.id
+
+
+def test_seeds_and_gammas_train_together_as_alone(outcomes: dict[MatchingCell, Outcome]) -> None:
+    first = next(iter(outcomes))
+    other = dataclasses.replace(first, seed=2)
+    together = {o.cell: o for o in run([first, other], Context(ensemble=2))}
+    assert together[first].facts["ensemble"]["runs"] == 2
+    for name in ("final_train_loss", "final_test", "final_ood"):
+        assert together[first].metrics[name] == pytest.approx(
+            outcomes[first].metrics[name], rel=1e-4
+        )
+    losses = [together[cell].metrics["final_train_loss"] for cell in (first, other)]
+    assert losses[0] != losses[1]
+
+
+def test_a_cell_that_cannot_be_says_so() -> None:
+    cell = cells_of(find(NAME), "quick")[0]
+    few = dataclasses.replace(cell.model, vocab_size=50)
+    with pytest.raises(ValueError, match=r"model\.vocab_size is 50, allowed: more than \d+"):
+        dataclasses.replace(cell, model=few)
+    with pytest.raises(ValueError, match="seed is -1, allowed: 0 or more"):
+        dataclasses.replace(cell, seed=-1)

@@ -1,0 +1,119 @@
+"""Figures of the ablations: each mark is a run, at its number, in its row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from lib.figures import ablations
+
+LABELS = ("composite", "symmetric")
+
+
+def runs(names: tuple[str, ...] = ("standard", "all-one")) -> pd.DataFrame:
+    """Three seeds of each; every number says which run it is of."""
+    return pd.DataFrame(
+        {"variant": name, "seed": seed, "n_layers": 2 + k, "shift": 2,
+         **{f"{when}_{label}": 0.1 * seed + 0.01 * k + (0.5 if when == "best" else 0.0)
+            + (0.003 if label == "symmetric" else 0.0)
+            for when in ("best", "final") for label in (*LABELS, "mirror")}}
+        for k, name in enumerate(names) for seed in (1, 2, 3)
+    )  # fmt: skip
+
+
+def axis(figure: Any, name: str) -> Any:
+    return figure.layout[name]
+
+
+def test_variants_draw_every_run_where_it_belongs() -> None:
+    frame, order = runs(), ["standard", "all-one", "not run yet"]
+    figure = ablations.variants(frame, order, "title", {"all-one": {"composite": 0.02}})
+    panels = {"x": "best", "x2": "final"}
+    ours = [t for t in figure.data if t.name in ablations.LABELS.values()]
+    assert [(t.xaxis, t.name) for t in ours] == [
+        (panel, ablations.LABELS[label]) for panel in panels for label in LABELS
+    ]
+    for trace in ours:
+        label = next(k for k, text in ablations.LABELS.items() if text == trace.name)
+        assert list(trace.x) == frame[f"{panels[trace.xaxis]}_{label}"].tolist()
+        assert list(trace.y) == frame["variant"].tolist()
+        assert list(trace.text) == [f"seed {s}" for s in frame["seed"]]
+    (published,) = [t for t in figure.data if t.name == "paper"]
+    assert (published.x, published.y, published.xaxis) == ((0.02,), ("all-one",), "x")
+    assert axis(figure, "yaxis").categoryarray == tuple(reversed(order))  # not run: an empty row
+    assert "accuracy on pair 43" in axis(figure, "xaxis").title.text
+    assert [t.showlegend for t in ours] == [True, True, False, False]
+    assert not [t for t in ablations.variants(frame, order, "t").data if t.name == "paper"]
+
+
+def curves() -> pd.DataFrame:
+    return pd.DataFrame(
+        {"epoch": epoch, "variant": name, "seed": seed,
+         "composite": 0.1 * epoch + 0.05 * seed, "symmetric": 0.02 * epoch}
+        for name in ("standard", "all-one") for seed in (1, 2, 3) for epoch in (1, 2, 3)
+    )  # fmt: skip
+
+
+def test_learning_has_a_panel_a_label_and_one_entry_a_variant() -> None:
+    figure = ablations.learning(curves(), ["standard", "all-one", "not run yet"], "title")
+    entries = [t.name for t in figure.data if t.showlegend is not False and t.name]
+    assert sorted(entries) == ["all-one (3 seeds)", "standard (3 seeds)"]
+    lines = [t for t in figure.data if t.name == "standard (3 seeds)"]
+    means = {t.xaxis: list(t.y) for t in lines}
+    assert means["x"] == pytest.approx([0.2, 0.3, 0.4])  # mean over seeds
+    assert means["x2"] == pytest.approx([0.02, 0.04, 0.06])
+    assert axis(figure, "xaxis").title.text == axis(figure, "xaxis2").title.text == "epoch"
+    assert axis(figure, "yaxis").title.text == "accuracy on pair 43"
+
+
+def test_sensitivity_draws_the_lead_of_composite_over_symmetric() -> None:
+    frame = runs(("as in the book", "no final norm")).rename(columns={"variant": "choice"})
+    frame = pd.concat([frame.assign(question=q) for q in ("one", "two")], ignore_index=True)
+    figure = ablations.sensitivity(frame, {"one": "Does it?", "two": "And this?"})
+    assert len(figure.data) == 4  # two questions, best and final
+    for trace in figure.data:
+        assert list(trace.x) == pytest.approx([-0.003] * 6)
+        assert list(trace.y) == ["as in the book"] * 3 + ["no final norm"] * 3
+    assert axis(figure, "yaxis").categoryarray[-1] == "as in the book"  # on top
+    notes = [note.text for note in figure.layout.annotations]
+    assert notes[:2] == ["Does it?", "And this?"]
+    assert sum(shape.x0 == 0 == shape.x1 for shape in figure.layout.shapes) == 2
+
+
+def test_choices_have_a_row_each_and_a_symbol_a_model() -> None:
+    table = pd.DataFrame(
+        {"model": m, "seed": s, "choice": c, "agreement": 0.1 * s}
+        for m in ("mamba2", "mamba1") for s in (1, 2) for c in ("as worded", "layer 1 alone")
+    )  # fmt: skip
+    figure = ablations.choice_marks(table, "agreement", "title", "agreement", {"paper": 0.99})
+    assert [t.name for t in figure.data] == ["mamba2", "mamba1"]
+    assert len({t.marker.symbol for t in figure.data}) == 2
+    assert list(figure.data[0].x) == [0.1, 0.1, 0.2, 0.2]
+    assert axis(figure, "yaxis").categoryarray == ("layer 1 alone", "as worded")
+    assert axis(figure, "xaxis").title.text == "agreement"
+    assert [(s.x0, s.x1) for s in figure.layout.shapes] == [(0.99, 0.99)]
+
+
+def test_mirror_marks_name_depth_and_shift() -> None:
+    figure = ablations.mirror_marks(runs(), "title", {"34": 1.0, "43": 0.05})
+    first, second = [t for t in figure.data if t.mode == "markers"]
+    assert (first.name, second.name) == tuple(ablations.MIRROR.values())
+    assert list(first.y) == runs()["final_mirror"].tolist()
+    assert list(second.y) == runs()["final_symmetric"].tolist()
+    assert set(first.x) == {"2 layers<br>shift +2", "3 layers<br>shift +2"}
+    assert {shape.y0 for shape in figure.layout.shapes} == {1.0, 0.05}
+
+
+def test_mirror_curves_are_those_of_the_least_depth_and_first_shift() -> None:
+    rows = [
+        {"epoch": e, "seed": s, "n_layers": n, "second_shift_of_4": shift,
+         "mirror": 0.1 * e if (n, shift) == (2, 2) else 0.9, "symmetric": 0.01}
+        for n, shift in ((2, 2), (2, -4), (3, 2)) for s in (1, 2, 3) for e in (1, 2)
+    ]  # fmt: skip
+    figure = ablations.mirror_curves(pd.DataFrame(rows), "title")
+    line = next(t for t in figure.data if t.name == f"{ablations.MIRROR['mirror']} (3 seeds)")
+    assert list(line.y) == pytest.approx([0.1, 0.2])
+    assert axis(figure, "xaxis").title.text == "epoch"
+    assert axis(figure, "yaxis").title.text == "accuracy"
