@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lib.analysis.activations import record_activations
+from lib.models.attention import AttentionMixer
+from lib.models.feedforward import FeedForwardMixer
 from lib.models.language_model import LanguageModel
 from lib.models.mamba1 import Mamba1Mixer
 from lib.models.mamba2 import Mamba2Mixer
@@ -53,8 +55,9 @@ def flow(model: LanguageModel, tokens: Tensor, head: int = 0) -> Tensor:
     """S of every layer (layers, l, l) for one sequence (l,): row i reads column j.
 
     Mamba-2: S_ij of one `head`, with its sign, at any length. Mamba-1 has an S for every channel:
-    their root mean square, so never negative. Any other block: its activation S, of one `head`.
-    dt_j, which scales what j gives, is no part of S in the paper and is none here.
+    their root mean square, so never negative. Feed-forward: the identity, since each token reads
+    itself alone. Any other block: its activation S, of one `head`. dt_j, which scales what j gives,
+    is no part of S in the paper and is none here.
 
     Raises:
         ValueError: a head that a block lacks.
@@ -76,6 +79,9 @@ def _matrix(mixer: Any, name: str, found: dict[str, Tensor], head: int) -> Tenso
     if isinstance(mixer, Mamba2Mixer):  # not the activation: long sequences never compute it
         dt, B, C = (found[f"{name}.{part}"] for part in ("dt", "B", "C"))
         S = ssd_matrix(dt, -torch.exp(mixer.A_log.to(dt.dtype)), B, C)
+    elif isinstance(mixer, FeedForwardMixer):
+        hidden = found[f"{name}.hidden"]
+        return torch.eye(hidden.shape[1], dtype=hidden.dtype, device=hidden.device)
     elif f"{name}.S" in found:
         S = found[f"{name}.S"]
     else:
@@ -86,21 +92,25 @@ def _matrix(mixer: Any, name: str, found: dict[str, Tensor], head: int) -> Tenso
 
 
 def kernel_cosines(model: LanguageModel, part: str | None = None) -> list[Tensor]:
-    """Cosines between the taps of each layer's convolution (k, k); 1 on the diagonal.
+    """Cosines between the taps of each layer's convolution (k, k); 1 on the diagonal. Feed-forward
+    layers, which mix no tokens, are left out.
 
     A tap is a vector over channels, a column of the kernel (d, k): c_1 meets the oldest input, c_k
     the token's own (arXiv 2509.17514, section 4.2 and Fig. 12, where "largely orthogonal" taps are
     what makes order matter). Equal taps, as in an all-one kernel, have cosine 1.
 
     Args:
-        part: channels of "x", "B" or "C" alone; None for all that the convolution covers, which
-            for Mamba-2 are mostly B and C (256 of 320 at d_model 32). The paper does not say which.
+        part: channels of "x", "B" or "C" alone ("q", "k" or "v" of attention); None for all that
+            the convolution covers, which for Mamba-2 are mostly B and C (256 of 320 at d_model 32).
+            The paper does not say which.
 
     Raises:
         ValueError: a layer without a kernel, or a part that it does not cover.
     """
     return [
-        _cosines(cast(Any, layer).mixer, number, part) for number, layer in enumerate(model.layers)
+        _cosines(mixer, number, part)
+        for number, layer in enumerate(model.layers)
+        if not isinstance(mixer := cast(Any, layer).mixer, FeedForwardMixer)
     ]
 
 
@@ -109,11 +119,16 @@ def _cosines(mixer: Any, number: int, part: str | None) -> Tensor:
     if conv is None or conv.kind == "none":
         raise ValueError(f"layer {number} has no kernel, allowed: layers with a convolution")
     c = mixer.config
-    size = c.conv_dim - c.d_inner  # of B and C together
-    parts = {None: slice(None), "x": slice(c.d_inner)}
-    if size:
-        parts["B"] = slice(c.d_inner, c.d_inner + size // 2)
-        parts["C"] = slice(c.d_inner + size // 2, None)
+    parts: dict[str | None, slice] = {None: slice(None)}
+    if isinstance(mixer, AttentionMixer):
+        size = c.n_heads * c.headdim_qk
+        parts |= {"q": slice(size), "k": slice(size, 2 * size), "v": slice(2 * size, None)}
+    else:
+        size = c.conv_dim - c.d_inner  # of B and C together
+        parts["x"] = slice(c.d_inner)
+        if size:
+            parts["B"] = slice(c.d_inner, c.d_inner + size // 2)
+            parts["C"] = slice(c.d_inner + size // 2, None)
     if part not in parts:
         raise ValueError(
             f"part is {part!r}, allowed in layer {number}: {', '.join(map(str, parts))}"

@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from lib.analysis.flow import flow, kernel_cosines, logit_lens
-from lib.models.config import LanguageModelConfig, Mamba1Config, Mamba2Config
+from lib.models.config import (
+    AttentionConfig,
+    FeedForwardConfig,
+    LanguageModelConfig,
+    Mamba1Config,
+    Mamba2Config,
+)
 from lib.models.language_model import LanguageModel, build_language_model
 from tests.analysis.test_cuts import Attention
 
@@ -19,8 +25,8 @@ MAMBA2 = Mamba2Config(8, d_state=3, headdim=8, n_groups=2, chunk_size=LENGTH)
 BLOCKS: dict[str, Any] = {"mamba1": Mamba1Config(8, d_state=3), "mamba2": MAMBA2}
 
 
-def make(block: Any, **changes: Any) -> LanguageModel:
-    config = LanguageModelConfig(9, 2, (block,), **changes)
+def make(*blocks: Any, **changes: Any) -> LanguageModel:
+    config = LanguageModelConfig(9, 2, blocks, **changes)
     return build_language_model(config, seed=3).double().requires_grad_(False)
 
 
@@ -122,3 +128,25 @@ def test_cosines_of_special_kernels() -> None:
         kernel_cosines(model, "B")
     with pytest.raises(ValueError, match=r"layer 0 has no kernel"):
         kernel_cosines(make(Mamba1Config(8, conv_kind="none")))
+
+
+def test_a_transformers_flow_and_kernels() -> None:
+    """Feed-forward layers hand nothing from token to token and have no kernel."""
+    mixer = AttentionConfig(d_model=8, n_heads=2, d_qk=8, d_v=16, conv_kind="standard")
+    model = make(mixer, FeedForwardConfig(d_model=8, d_hidden=8))
+    S = flow(model, TOKENS, head=1)
+    assert S.shape == (2, LENGTH, LENGTH)
+    torch.testing.assert_close(S[0].sum(-1), torch.ones(LENGTH).double())
+    assert torch.equal(S[0], S[0].tril()) and torch.equal(S[1], torch.eye(LENGTH).double())
+    weight = model.layers[0].mixer.conv.weight.detach()
+    places = {None: (0, 32), "q": (0, 8), "k": (8, 16), "v": (16, 32)}
+    for part, (first, end) in places.items():
+        (found,) = kernel_cosines(model, part)
+        taps = weight[first:end].double()
+        norms = taps.square().sum(0).sqrt()
+        expected = (taps.T @ taps) / (norms[:, None] * norms)
+        torch.testing.assert_close(found, expected)
+    with pytest.raises(ValueError, match=r"part is 'x', allowed in layer 0: None, q, k, v"):
+        kernel_cosines(model, "x")
+    with pytest.raises(ValueError, match=r"head is 2, allowed: 0..1"):
+        flow(model, TOKENS, head=2)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load
 
+from lib.claims import Claim, Evidence
 from lib.config import to_dict
 from lib.experiments import Context, cells_of, find
 from lib.experiments.ablations import (
@@ -214,3 +215,23 @@ def test_a_variant_that_cannot_be_says_so() -> None:
         base(2, 1.0).block_with(conv_kind="ones")
     with pytest.raises(ValueError, match=r"max_length"):
         base(2, 1.0).model_with(positional_encoding="learned")
+
+
+def test_claims_choose_cells_by_fields_that_were_added_later() -> None:
+    """A field left out of identities at its default is a name to select by all the same."""
+    left_open = {"conv_kind": "all_one", "modulus": None, "conv_bias": True}
+    about: dict[str, Any] = {
+        "id": "demo.best", "statement": "It is good.", "source": "key2025", "where": "Fig. 1",
+        "experiment": ALL_ONE, "profile": "paper", "metric": "best_composite", "value": 0.9,
+        "tolerance": 0.05, "tolerance_reason": "printed to two digits",
+    }  # fmt: skip
+    chosen = {
+        frozen: Evidence().cells(Claim(**about, select={**left_open, "conv_frozen": frozen}))
+        for frozen in (None, False)
+    }
+    for frozen, cells in chosen.items():
+        assert [cell.seed for cell in cells] == list(SEEDS)
+        assert {cell.model.pattern[0].conv_frozen for cell in cells} == {frozen}
+    # of the two, only what is not the default is part of a record's config
+    assert "conv_frozen" not in to_dict(chosen[None][0])["model"]["pattern"][0]
+    assert to_dict(chosen[False][0])["model"]["pattern"][0]["conv_frozen"] is False
