@@ -278,3 +278,23 @@ def test_verdicts_name_the_cells_of_a_region(root: Path) -> None:
     html = page.verdict_table("achilles", "achilles.phase_diagram", root).data
     assert "of 3 seeds, " in html and "of 216 cells" in html
     assert "of 3 seeds, 0 of 3 cells" not in html  # a single cell is told by its seeds alone
+
+
+def test_answers_are_counted_by_their_distance_from_the_key() -> None:
+    table = pd.DataFrame(
+        [(2, 0.5, 1, -10, 0.5), (2, 0.5, 1, -7, 0.3), (2, 0.5, 1, 90, 0.15), (2, 0.5, 1, 30, 0.05),
+         (2, 0.5, 2, -10, 1.0), (3, 1.0, 1, -6, 1.0)],
+        columns=["n_layers", "gamma", "seed", "offset", "share"],
+    )  # fmt: skip
+    figure = figures.answers_at(table, 0.5, (2, 3), {"composite": -10, "symmetric": -6})
+    assert [t.name for t in figure.data] == ["composite", "symmetric", "another answer"] * 2
+    first = {t.name: dict(zip(t.x, t.y, strict=True)) for t in figure.data[:3]}
+    assert first["composite"] == {-10: 0.75} and first["symmetric"] == {-6: 0.0}  # mean over seeds
+    others = {x: y for x, y in first["another answer"].items() if y}
+    assert others == {-7: 0.15, 20: 0.1}  # what lies beyond is at the end
+    assert sum(sum(values.values()) for values in first.values()) == pytest.approx(1)
+    assert all(y == 0 for t in figure.data[3:] for y in t.y)
+    titles = [note.text for note in figure.layout.annotations]
+    assert titles == ["2 layers", "3 layers: no weights kept"]
+    assert figure.layout.yaxis.title.text == "share of sequences"
+    assert figure.layout.xaxis.ticktext[-1] == "≥20"

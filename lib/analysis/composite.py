@@ -100,6 +100,22 @@ def accuracies(model: LanguageModel, test: Split, by_pair: bool = False) -> dict
     return {name: float(value) for name, value in found.items()}
 
 
+def answer_offsets(model: LanguageModel, test: Split, pair: int = 43) -> dict[int, float]:
+    """What is answered to a pair, as answer less key, to the share of its sequences: which wrong
+    answers are given where neither label is.
+
+    Raises:
+        ValueError: no sequence of `test` has that pair.
+    """
+    asked = test.take(test.where(pair))
+    if not len(asked):
+        raise ValueError(f"pair is {pair}, allowed: {test.pairs.unique().tolist()}")
+    offsets, counts = (answers(model, asked.tokens) - asked.keys).unique(return_counts=True)
+    total = len(asked)
+    pairs = zip(offsets.tolist(), counts.tolist(), strict=True)
+    return {offset: count / total for offset, count in pairs}
+
+
 def answer_probabilities(model: LanguageModel, tokens: torch.Tensor) -> list[float]:
     """Softmax over the vocabulary of the answer to one sequence (length,)."""
     with torch.no_grad():

@@ -12,6 +12,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import pandas as pd
+
 from lib.analysis.phase import Diagram
 from lib.experiments import Context, Experiment, Outcome, find
 from lib.experiments.achilles import (
@@ -19,13 +21,23 @@ from lib.experiments.achilles import (
     CompositeCell,
     composite_frame,
     composite_readable,
+    depth,
+    load_model,
     mamba2_model,
     reevaluate_composite,
     run_composite,
     third_party_model,
 )
 from lib.store import Record
-from lib.tasks.composite import CompositeTask, third_party
+from lib.tasks.composite import (
+    HELD_OUT,
+    CompositeTask,
+    build,
+    composed_shift,
+    symmetric_shift,
+    third_party,
+    trained_shift,
+)
 from lib.training.config import TrainingConfig
 
 # Fig. 4's axes
@@ -112,6 +124,39 @@ def diagram(name: str, profile: str, records: Sequence[Record]) -> Diagram:
     experiment = find(name)
     seeds = {cell.seed for cell in experiment.cells(profile)}
     return Diagram(experiment.frame(records), LAYERS, GAMMAS, len(seeds))
+
+
+def known_offsets() -> dict[str, int]:
+    """What an answer to pair 43 may be taken for, to its distance from the key: the two solutions,
+    then the trained pairs that begin as it does."""
+    found = {"composite": composed_shift(HELD_OUT), "symmetric": symmetric_shift(HELD_OUT)}
+    others = [(HELD_OUT[0], second) for second in (1, 2, 4)]
+    return found | {f"as pair {a}{b}": trained_shift((a, b)) for a, b in others}
+
+
+def answers_frame(records: Sequence[Record]) -> pd.DataFrame:
+    """What the models whose weights were kept answer to pair 43: n_layers, gamma, seed, offset
+    (answer less key) and share of the test sequences."""
+    from lib.analysis.composite import answer_offsets
+
+    rows = []
+    for record in records:
+        if record.weights is None:
+            continue
+        model, cell = load_model(record)
+        few = dataclasses.replace(cell.task, train_per_pair=1, train_total=None)
+        _, test = build(few, cell.seed)
+        rows += [
+            {
+                "n_layers": depth(cell.model),
+                "gamma": cell.model.initialisation.gamma,
+                "seed": cell.seed,
+                "offset": offset,
+                "share": share,
+            }
+            for offset, share in answer_offsets(model, test).items()
+        ]
+    return pd.DataFrame(rows, columns=["n_layers", "gamma", "seed", "offset", "share"])
 
 
 def _experiment(name: str, title: str, cells: Callable[[str], list[CompositeCell]]) -> Experiment:

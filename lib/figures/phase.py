@@ -293,3 +293,53 @@ def _add_curves(
             showlegend=legend, line={"color": COLOURS[index], "dash": DASHES[index], "width": 2},
             **place,
         )  # fmt: skip
+
+
+def answers_at(
+    table: pd.DataFrame, gamma: float, layers: Sequence[int], marks: Mapping[str, int],
+    reach: int = 20,
+) -> go.Figure:  # fmt: skip
+    """What models answer to the held-out pair at one gamma, a panel for each depth: shares of
+    answer less key, those of the known solutions in colour.
+
+    Args:
+        table: columns n_layers, gamma, seed, offset and share.
+        layers: depths to draw; one without weights at this gamma has an empty panel that says so.
+        marks: solution to its offset.
+        reach: offsets beyond are one bar at each end.
+    """
+    wide = min(3, len(layers))
+    high = -(-len(layers) // wide)
+    here = {n: table[(table["n_layers"] == n) & (table["gamma"] == gamma)] for n in layers}
+    titles = [f"{n} layers" + ("" if len(here[n]) else ": no weights kept") for n in layers]
+    figure = make_subplots(
+        high, wide, subplot_titles=titles, shared_xaxes=True, shared_yaxes=True,
+        horizontal_spacing=0.03, vertical_spacing=0.12,
+    )  # fmt: skip
+    offsets = list(range(-reach, reach + 1))
+    for index, rows in enumerate(here.values()):
+        place = {"row": index // wide + 1, "col": index % wide + 1}
+        shares = rows.assign(offset=rows["offset"].clip(-reach, reach)).groupby("offset")["share"]
+        total = (shares.sum() / max(1, rows["seed"].nunique())).reindex(offsets, fill_value=0.0)
+        groups = [*((name, [at]) for name, at in marks.items()),
+                  ("another answer", [o for o in offsets if o not in marks.values()])]  # fmt: skip
+        for number, (name, at) in enumerate(groups):
+            figure.add_bar(
+                x=at, y=total[at].round(4).tolist(), name=name, legendgroup=name,
+                showlegend=index == 0, width=0.9,
+                marker={"color": COLOURS[number] if number < len(marks) else "#777777"},
+                hovertemplate="answer less key %{x}: %{y:.3f}<extra>" + name + "</extra>", **place,
+            )  # fmt: skip
+    ticks = [-reach, *range(-reach + reach % 5, reach, 5), reach]
+    texts = [f"≤{-reach}", *map(str, ticks[1:-1]), f"≥{reach}"]
+    figure.update_xaxes(range=[-reach - 1, reach + 1], tickvals=ticks, ticktext=texts)
+    figure.update_xaxes(title="answer less key", row=high)
+    figure.update_yaxes(range=[0, 1.05])
+    figure.update_yaxes(title="share of sequences", col=1)
+    height = 170 + 200 * high
+    figure.update_layout(
+        title=f"gamma {gamma:g}: answers to pair 43, last epoch", barmode="overlay", height=height,
+        margin={"t": 100},
+        legend={"yref": "container", "y": 1 - 38 / height, "yanchor": "top", "x": 0},
+    )  # fmt: skip
+    return figure

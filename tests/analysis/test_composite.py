@@ -7,6 +7,7 @@ import torch
 
 from lib.analysis.composite import (
     accuracies,
+    answer_offsets,
     answer_probabilities,
     answers,
     expected_answers,
@@ -58,6 +59,30 @@ def test_accuracies_tell_the_solutions_apart(
     assert {k: found[k] for k in expected} == pytest.approx(expected)
     assert found["pair_43"] == expected["composite"]
     assert found["pair_34"] == (1.0 if shifts[34] == -6 else 0.0)
+
+
+def test_offsets_count_every_answer_to_a_pair() -> None:
+    _, test = build(TASK, seed=2)
+    assert answer_offsets(Knows({**COMPOSED, 34: -6}), test) == {-10: 1.0}  # type: ignore[arg-type]
+    assert answer_offsets(Knows({**COMPOSED, 43: -7}), test, 43) == {-7: 1.0}  # type: ignore[arg-type]
+    assert answer_offsets(Knows(COMPOSED), test, 12) == {6: 1.0}  # type: ignore[arg-type]
+
+    class Half(Knows):
+        """Composite for even keys, the key itself for odd ones."""
+
+        def forward(self, tokens: torch.Tensor, last_token_only: bool) -> torch.Tensor:
+            out = super().forward(tokens, last_token_only)
+            keys = out.argmax(-1) + 10
+            odd = keys % 2 == 1
+            out[odd] = torch.nn.functional.one_hot(keys[odd], 201).float()
+            return out
+
+    asked = test.where(43)
+    odd = float((test.keys[asked] % 2 == 1).double().mean())
+    found = answer_offsets(Half(COMPOSED), test)  # type: ignore[arg-type]
+    assert found == pytest.approx({-10: 1 - odd, 0: odd}) and 0 < odd < 1
+    with pytest.raises(ValueError, match=r"pair is 55, allowed: \[11, 12"):
+        answer_offsets(Knows(COMPOSED), test, 55)  # type: ignore[arg-type]
 
 
 def test_loss_looks_at_the_last_token_only() -> None:

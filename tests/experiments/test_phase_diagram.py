@@ -19,11 +19,13 @@ from lib.experiments.phase_diagram import (
     OWN,
     SEEDS,
     TIED,
+    answers_frame,
     diagram,
     keeps_weights,
+    known_offsets,
     run_diagram,
 )
-from lib.store import Record, identity
+from lib.store import Record, Store, identity
 from lib.tasks.composite import CompositeTask, third_party
 from lib.training.config import TrainingConfig
 
@@ -124,6 +126,32 @@ def test_a_row_runs_and_becomes_a_frame() -> None:
         [1, 0.5, 1], [1, 0.5, 2], [1, 0.7, 1],
     ]  # fmt: skip
     assert set(frame["head"]) == {"tied"} and frame["best_composite"].between(0, 1).all()
+
+
+def test_models_that_kept_their_weights_are_asked_again(tmp_path: Path) -> None:
+    task = CompositeTask(train_per_pair=20, test_per_pair=5)
+    training = TrainingConfig(epochs=1, warmup_epochs=1, batch_size=60, lr_peak=1e-3)
+    cells = [
+        CompositeCell(task, mamba2_model(1, gamma, d_state=8, tied=True), training, 1)
+        for gamma in (0.5, 0.7)
+    ]
+    store = Store(tmp_path, tmp_path / "published")
+    records = [
+        store.save(
+            Record(TIED, 1, to_dict(o.cell), find(TIED).readable(o.cell), "done", {}, {}),
+            o.curves, o.weights,
+        )
+        for o in run_diagram(cells, Context())
+    ]  # fmt: skip
+    frame = answers_frame(records)
+    assert set(frame["gamma"]) == {0.5}  # only this one keeps weights
+    assert frame["share"].sum() == pytest.approx(1) and frame["share"].between(0, 1).all()
+    assert set(frame[["n_layers", "seed"]].itertuples(index=False, name=None)) == {(1, 1)}
+    assert answers_frame([]).empty
+    # composite and symmetric of pair 43, and the trained pairs that begin with 4
+    assert known_offsets() == {
+        "composite": -10, "symmetric": -6, "as pair 41": -3, "as pair 42": -7, "as pair 44": -16,
+    }  # fmt: skip
 
 
 def our_claims(root: Path) -> list[claims.Claim]:
