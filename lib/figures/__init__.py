@@ -174,7 +174,7 @@ def with_slider(frames: Mapping[Any, go.Figure], name: str) -> go.Figure:
         sliders=[
             {
                 "currentvalue": {"prefix": f"{name}: "},
-                "pad": {"t": 40},
+                "pad": {"t": 64},  # below the title of the axis
                 "steps": [
                     {"label": str(key), "method": "animate", "args": [[str(key)], settings]}
                     for key in keys

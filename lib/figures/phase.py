@@ -330,16 +330,18 @@ def answers_at(
                 marker={"color": COLOURS[number] if number < len(marks) else "#777777"},
                 hovertemplate="answer less key %{x}: %{y:.3f}<extra>" + name + "</extra>", **place,
             )  # fmt: skip
-    ticks = [-reach, *range(-reach + reach % 5, reach, 5), reach]
+    ticks = [-reach, -reach // 2, 0, reach // 2, reach]
     texts = [f"≤{-reach}", *map(str, ticks[1:-1]), f"≥{reach}"]
-    figure.update_xaxes(range=[-reach - 1, reach + 1], tickvals=ticks, ticktext=texts)
+    figure.update_xaxes(
+        range=[-reach - 1, reach + 1], tickvals=ticks, ticktext=texts, tickangle=0
+    )  # fmt: skip
     figure.update_xaxes(title="answer less key", row=high)
     figure.update_yaxes(range=[0, 1.05])
     figure.update_yaxes(title="share of sequences", col=1)
-    height = 170 + 200 * high
+    height = 190 + 200 * high
     figure.update_layout(
         title=f"gamma {gamma:g}: answers to pair 43, last epoch", barmode="overlay", height=height,
-        margin={"t": 100},
+        margin={"t": 120},
         legend={"yref": "container", "y": 1 - 38 / height, "yanchor": "top", "x": 0},
     )  # fmt: skip
     return figure
