@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from lib.config import require
+from lib.config import added_later, require
+
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,9 @@ class TrainingConfig:
             the dt bias, as mamba_ssm's examples do; the paper does not say.
         clip_norm: largest norm of the whole gradient, None for no clipping.
         drop_last: leave out an epoch's last, smaller batch.
+        accumulate: a batch goes through the model in so many equal parts, whose gradients are
+            added: the same step in less memory.
+        precision: "bfloat16": products in it (autocast), weights and optimiser in float32.
     """
 
     epochs: int = 210
@@ -37,6 +42,8 @@ class TrainingConfig:
     spare_dynamics: bool = False
     clip_norm: float | None = 1.0
     drop_last: bool = True
+    accumulate: int = added_later(1)
+    precision: Literal["float32", "bfloat16"] = added_later("float32")
 
     def __post_init__(self) -> None:
         require(self, "epochs", self.epochs >= 1, "at least 1")
@@ -50,4 +57,10 @@ class TrainingConfig:
         require(
             self, "clip_norm", self.clip_norm is None or self.clip_norm > 0, "None or more than 0"
         )
+        parts = self.accumulate
+        require(
+            self, "accumulate", parts >= 1 and self.batch_size % parts == 0,
+            f"a divisor of batch_size {self.batch_size}",
+        )  # fmt: skip
+        require(self, "precision", self.precision in PRECISIONS, " or ".join(map(repr, PRECISIONS)))
         require(self, "lr_by", self.lr_by in ("batch", "epoch"), "'batch' or 'epoch'")

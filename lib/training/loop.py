@@ -26,6 +26,7 @@ from lib.training.batches import TensorBatches
 from lib.training.checkpoints import load_checkpoint, save_checkpoint
 from lib.training.config import TrainingConfig
 from lib.training.ensemble import Ensemble, clip_by_run, join_runs, losses_of, split_runs
+from lib.training.gradients import autocast, backward
 from lib.training.optimizer import adamw
 from lib.training.schedules import warmup_cosine
 
@@ -176,19 +177,17 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rates[self.step]
         batch = self.batches.gather(position)
-        loss, right = self.loss(*batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.sum().backward()
+        loss, right = backward(self.loss, batch, self.config, len(self.shape))
         if self.config.clip_norm is not None and self.shape:
             clip_by_run(self.parameters, self.config.clip_norm)
         elif self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
         self.optimizer.step()
         with torch.no_grad():
-            loss = loss.detach()
             count["loss_sum"] += loss
             count["right"] += right
-            count["seen"] += batch[0].shape[len(self.shape)]
+            count["seen"] += batch[-1].numel() // len(self.runs)  # answers: labels come last
             never = torch.full_like(count["bad_step"], NEVER)
             wrong = torch.where(torch.isfinite(loss), never, count["global_step"])
             torch.minimum(count["bad_step"], wrong, out=count["bad_step"])
@@ -201,7 +200,7 @@ class Trainer:
         values: dict[str, Any] = {f"counter.{name}": v for name, v in self.counters.items()}
         if self.evaluate is not None:
             self.model.eval()
-            with torch.no_grad():
+            with torch.no_grad(), autocast(self.config, self.device):
                 values.update(self.evaluate(self.model))
             self.model.train()
         self.names = list(values)
