@@ -159,6 +159,24 @@ def answers_frame(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["n_layers", "gamma", "seed", "offset", "share"])
 
 
+def answers_sentence(answered: pd.DataFrame) -> str:
+    """How often the commonest answer that is no solution is one of :func:`known_offsets`.
+
+    Args:
+        answered: of :func:`answers_frame`, not empty.
+    """
+    solutions = {known_offsets()[name] for name in ("composite", "symmetric")}
+    names = {offset: name for name, offset in known_offsets().items()}
+    others = answered[~answered["offset"].isin(solutions)]
+    models = others.groupby(["n_layers", "gamma", "seed"])
+    top = others.loc[models["share"].idxmax(), "offset"].map(names).fillna("none of these")
+    counts = [f"{name} in {count}" for name, count in top.value_counts().items()]
+    return (
+        f"Beside the two solutions, the commonest answer of the {len(top)} models is that of "
+        f"{', of '.join(counts)}.".replace("as pair", "pair").replace("of none", "none")
+    )
+
+
 def _experiment(name: str, title: str, cells: Callable[[str], list[CompositeCell]]) -> Experiment:
     return Experiment(
         name=name,

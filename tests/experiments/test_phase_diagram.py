@@ -5,6 +5,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from lib import claims
@@ -20,6 +21,7 @@ from lib.experiments.phase_diagram import (
     SEEDS,
     TIED,
     answers_frame,
+    answers_sentence,
     diagram,
     keeps_weights,
     known_offsets,
@@ -152,6 +154,15 @@ def test_models_that_kept_their_weights_are_asked_again(tmp_path: Path) -> None:
     assert known_offsets() == {
         "composite": -10, "symmetric": -6, "as pair 41": -3, "as pair 42": -7, "as pair 44": -16,
     }  # fmt: skip
+
+
+def test_the_commonest_other_answer_is_named() -> None:
+    rows = [(2, -10, 0.6), (2, -7, 0.3), (2, 5, 0.1), (3, -6, 0.9), (3, -7, 0.1), (4, 30, 1.0)]
+    table = pd.DataFrame(rows, columns=["n_layers", "offset", "share"]).assign(gamma=0.5, seed=1)
+    assert answers_sentence(table) == (
+        "Beside the two solutions, the commonest answer of the 3 models is that of pair 42 in 2, "
+        "none of these in 1."
+    )
 
 
 def our_claims(root: Path) -> list[claims.Claim]:
