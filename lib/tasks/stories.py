@@ -308,7 +308,8 @@ class StoryConfig:
         fits = self.beats_max >= self.beats_min
         require(self, "beats_max", fits, f"at least beats_min {self.beats_min}")
         whole = 1 / RATE + 1e-9
-        for name in CATEGORIES:
+        # the largest first: it is the one to blame if they do not fit together
+        for name in sorted(CATEGORIES, key=lambda name: -getattr(self, name)):
             rest = whole - sum(
                 max(getattr(self, other), 0) for other in CATEGORIES if other != name
             )
