@@ -169,7 +169,7 @@ class _Hub(Texts):
                 "On a machine with a connection run\n"
                 f"  python -c \"import datasets; datasets.load_dataset('{source.dataset}', "
                 f"split='{source.split}', revision='{source.revision}')\"\n"
-                "and copy its cache (HF_HOME, usually ~/.cache/huggingface) to the same place here; "
+                "and copy its cache (HF_HOME, usually ~/.cache/huggingface) to the same place; "
                 "or put the text as .txt or .jsonl files into a folder and use LocalText(folder)"
             ) from error
         if source.column not in data.column_names:
