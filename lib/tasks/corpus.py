@@ -1,0 +1,415 @@
+"""Text to train language models on: three sources, one interface.
+
+A source is a config: a data set of the hub at a pinned revision, text files on this machine, or the
+built-in stories. `Corpus` opens it and splits its documents in two::
+
+    corpus = Corpus(CorpusConfig(StoryText(), validation=0.02))
+    corpus.train[0]          # a document, as a string
+    corpus.train.fingerprint # what text this is, for records and caches
+
+Which side a document falls on is decided by the hash of its text alone. So no document stands on
+both sides, not even one that the source holds twice, and a document stays on its side whatever the
+seed, the order and the rest of the source are. Near-duplicates are not looked for.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from abc import ABC, abstractmethod
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar, cast, overload
+
+import numpy as np
+
+from lib.config import digest, require, to_dict
+from lib.tasks import stories
+from lib.tasks.stories import StoryConfig
+
+SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
+_CHUNK = 2**20
+
+
+class TextUnavailable(RuntimeError):
+    """Something of the hub that is not here; says what to fetch and where to put it."""
+
+
+@dataclass(frozen=True)
+class HubText:
+    """A data set of the Hugging Face hub.
+
+    Attributes:
+        dataset: its id, or a local folder that `datasets` can read.
+        revision: commit of the data set, 40 hex digits: a branch would change under a record.
+        split, column: what of it to read; the column must hold strings.
+    """
+
+    kind: ClassVar[str] = "hub"
+    dataset: str
+    revision: str
+    split: str = "train"
+    column: str = "text"
+
+    def __post_init__(self) -> None:
+        require(self, "dataset", bool(self.dataset), "the id of a data set")
+        pinned = len(self.revision) == 40 and set(self.revision) <= set("0123456789abcdef")
+        require(self, "revision", pinned, "a commit, 40 hex digits")
+
+
+@dataclass(frozen=True)
+class LocalText:
+    """Text files of this machine.
+
+    Attributes:
+        path: a file, or a folder that is searched for .txt and .jsonl files, .gz or not.
+        pattern: which files of a folder, by name or by the end of the path: ``train-*``.
+        column: field of a JSONL line that holds the text; lines that are strings need none.
+        separator: ends a document of a .txt file. A file without it is one document.
+        fingerprint: what :attr:`Corpus.source_fingerprint` must be; None takes any text.
+    """
+
+    kind: ClassVar[str] = "local"
+    path: str
+    pattern: str = "*"
+    column: str = "text"
+    separator: str = "<|endoftext|>"
+    fingerprint: str | None = None
+
+    def __post_init__(self) -> None:
+        require(self, "path", bool(self.path), "a file or folder")
+        require(self, "separator", bool(self.separator), "at least one character")
+
+
+@dataclass(frozen=True)
+class StoryText:
+    """The first `documents` stories of the built-in generator."""
+
+    kind: ClassVar[str] = "stories"
+    stories: StoryConfig = field(default_factory=stories.rich)
+    documents: int = 100_000
+
+    def __post_init__(self) -> None:
+        require(self, "documents", self.documents >= 1, "at least 1")
+
+
+Source = HubText | LocalText | StoryText
+TINY_STORIES = HubText("roneneldan/TinyStories", "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64")
+PILE_10K = HubText("NeelNanda/pile-10k", "127bfedcd5047750df5ccf3a12979a47bfa0bafa")
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """A source, put in order and split.
+
+    Attributes:
+        seed: decides the order of documents, and which ones a `limit` keeps.
+        validation: share of documents that are held out, on average.
+        limit: use only so many documents, both sides together.
+    """
+
+    source: HubText | LocalText | StoryText
+    seed: int = 0
+    validation: float = 0.02
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self, "seed", self.seed >= 0, "at least 0")
+        require(self, "validation", 0 <= self.validation < 1, "0 up to, but without, 1")
+        require(self, "limit", self.limit is None or self.limit >= 1, "at least 1, or None")
+
+
+# -- sources --------------------------------------------------------------------------------
+
+
+class Texts(ABC):
+    """All documents of a source, in the order of the source; `fingerprint` is 64 hex digits."""
+
+    fingerprint: str
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> str: ...
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))
+
+
+class _Stories(Texts):
+    def __init__(self, source: StoryText) -> None:
+        self.source = source
+        self.fingerprint = digest({**to_dict(source), "version": stories.VERSION})
+
+    def __len__(self) -> int:
+        return self.source.documents
+
+    def __getitem__(self, index: int) -> str:
+        return stories.story(self.source.stories, index)
+
+
+class _Hub(Texts):
+    def __init__(self, source: HubText) -> None:
+        import datasets
+
+        self.fingerprint = digest(to_dict(source))
+        try:
+            data = datasets.load_dataset(
+                source.dataset, split=source.split, revision=source.revision
+            )
+        except OSError as error:
+            raise TextUnavailable(
+                f"cannot get the data set {source.dataset} at revision {source.revision}: {error}. "
+                "On a machine with a connection run\n"
+                f"  python -c \"import datasets; datasets.load_dataset('{source.dataset}', "
+                f"split='{source.split}', revision='{source.revision}')\"\n"
+                "and copy its cache (HF_HOME, usually ~/.cache/huggingface) to the same place; "
+                "or put the text as .txt or .jsonl files into a folder and use LocalText(folder)"
+            ) from error
+        if source.column not in data.column_names:
+            raise ValueError(
+                f"column is {source.column!r}, allowed: {data.column_names}, the columns of "
+                f"{source.dataset}"
+            )
+        self.data, self.column = data.select_columns([source.column]), source.column
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> str:
+        return cast(str, self.data[index][self.column])
+
+    def __iter__(self) -> Iterator[str]:
+        for batch in self.data.iter(batch_size=1000):  # far faster than one row at a time
+            yield from batch[self.column]
+
+
+class _Local(Texts):
+    """Files read into one buffer of UTF-8, since compressed ones cannot be entered midway."""
+
+    def __init__(self, source: LocalText) -> None:
+        total = hashlib.sha256()
+        self.buffer, self.ends = bytearray(), array("q", [0])
+        for path in _files(source):
+            before = len(self.ends)
+            for text in _read(path, source):
+                # the length in front: else two documents and both in one would hash alike
+                total.update(len(text).to_bytes(8, "big") + text)
+                self.buffer += text
+                self.ends.append(len(self.buffer))
+            if len(self.ends) == before:
+                raise ValueError(f"{path} is empty: no document with any text in it")
+        self.fingerprint = total.hexdigest()
+        if source.fingerprint not in (None, self.fingerprint):
+            raise ValueError(
+                f"the text in {source.path} has the fingerprint {self.fingerprint}, expected: "
+                f"{source.fingerprint}; it is not the text that this config was made for"
+            )
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        if not 0 <= index < len(self):
+            raise IndexError(f"document {index} of {len(self)}")
+        return self.buffer[self.ends[index] : self.ends[index + 1]].decode()
+
+
+def _files(source: LocalText) -> list[Path]:
+    root = Path(source.path).expanduser()
+    if root.is_file():
+        return [root]
+    if not root.exists():
+        raise ValueError(f"path is {source.path!r}: there is no such file or folder")
+    found = [
+        path
+        for path in root.rglob("*")
+        if path.is_file() and path.name.endswith(SUFFIXES) and path.match(source.pattern)
+    ]
+    if not found:
+        raise ValueError(
+            f"path is {source.path!r}: the folder has no file {source.pattern!r} that ends in one "
+            f"of {', '.join(SUFFIXES)}"
+        )
+    # by name, since the order in which a folder lists its files differs between machines
+    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+
+
+def _read(path: Path, source: LocalText) -> Iterator[bytes]:
+    """Documents of one file as UTF-8; blank ones are left out."""
+    zipped = path.suffix == ".gz"
+    lines = path.name.removesuffix(".gz").endswith(".jsonl")
+    with gzip.open(path) if zipped else path.open("rb") as file:
+        stream = cast(BinaryIO, file)
+        found = _entries(stream, path, source.column) if lines else _pieces(stream, path, source)
+        try:
+            for text in found:
+                if text.strip():
+                    yield text
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise ValueError(f"{path} is no whole gzip file: {error}") from error
+
+
+def _pieces(file: BinaryIO, path: Path, source: LocalText) -> Iterator[bytes]:
+    """What stands between separators, without the line ends next to them."""
+    mark, rest, offset, cut = source.separator.encode(), bytearray(), 0, False
+    while chunk := file.read(_CHUNK):
+        if b"\0" in chunk:
+            raise ValueError(f"{path} is binary: a zero byte at offset {offset + chunk.index(0)}")
+        start = max(0, len(rest) - len(mark) + 1)
+        # without the mark that some editors put in front of UTF-8
+        rest += chunk if offset else chunk.removeprefix(b"\xef\xbb\xbf")
+        offset += len(chunk)
+        if rest.find(mark, start) >= 0:  # only the new end is searched: a document may be huge
+            *whole, rest = rest.split(mark)
+            cut = True
+            for piece in whole:
+                yield _checked(piece, path).strip(b"\r\n")
+    # only what separators cut is trimmed: a file that is one document is kept to the letter
+    yield _checked(rest, path).strip(b"\r\n") if cut else _checked(rest, path)
+
+
+def _checked(text: bytearray, path: Path) -> bytes:
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is binary, or not UTF-8: {error}") from error
+    return bytes(text)
+
+
+def _entries(file: BinaryIO, path: Path, column: str) -> Iterator[bytes]:
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        where = f"{path} line {number}"
+        if b"\0" in line:
+            raise ValueError(f"{where} is binary: it holds a zero byte")
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{where} is no JSON: {error}") from error
+        text = entry.get(column) if isinstance(entry, dict) else entry
+        if not isinstance(text, str):
+            names = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
+            raise ValueError(f"{where} has no text under {column!r}; it has: {names}")
+        try:
+            yield text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{where} holds half of a surrogate pair: {error}") from error
+
+
+def open_source(source: Source) -> Texts:
+    """The documents of a source.
+
+    Raises:
+        TextUnavailable: a data set that is neither in reach nor in the cache.
+        ValueError: files that are absent, empty, binary or not what the config expects.
+    """
+    if isinstance(source, HubText):
+        return _Hub(source)
+    return _Local(source) if isinstance(source, LocalText) else _Stories(source)
+
+
+# -- split ----------------------------------------------------------------------------------
+
+
+def place(text: str) -> float:
+    """Where a document stands in 0..1, fixed by its text; space around it does not count.
+
+    Documents below the share of validation are held out, so a larger share keeps those of a
+    smaller one.
+    """
+    value = hashlib.blake2b(text.strip().encode(), digest_size=8).digest()
+    # 53 bits, the most that a float holds exactly: 1.0 itself cannot come out
+    return (int.from_bytes(value, "big") >> 11) / 2**53
+
+
+class Part(Sequence[str]):
+    """One side of a corpus: documents in the order of the seed.
+
+    Attributes:
+        rows: (documents,) int64, number of each document in the source.
+        fingerprint: 64 hex digits; equal for equal documents in equal order.
+    """
+
+    def __init__(self, texts: Texts, rows: np.ndarray, fingerprint: str) -> None:
+        self.texts, self.rows, self.fingerprint = texts, rows, fingerprint
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Part: ...
+    def __getitem__(self, index: int | slice) -> str | Part:
+        if isinstance(index, slice):
+            rows = self.rows[index]
+            return Part(self.texts, rows, digest([self.fingerprint, *index.indices(len(self))]))
+        return self.texts[int(self.rows[index])]
+
+
+class Corpus:
+    """Documents of a source, split into `train` and `validation`.
+
+    Blank documents are left out.
+
+    Raises:
+        TextUnavailable, ValueError: as :func:`open_source`; or a side that ends up without any
+            document.
+    """
+
+    def __init__(self, config: CorpusConfig) -> None:
+        self.config = config
+        self.texts = open_source(config.source)
+        # -1 for blank documents, which belong nowhere
+        self.places = np.array([place(text) if text.strip() else -1.0 for text in self.texts])
+        order = np.random.Generator(np.random.PCG64([config.seed, 0xD0C])).permutation(
+            len(self.places)
+        )
+        self.order = order[self.places[order] >= 0][: config.limit]
+        if not len(self.train):
+            raise ValueError(
+                f"no document of {len(self.order)} is left to train on: validation is "
+                f"{config.validation}, allowed: less, or a larger corpus"
+            )
+        if config.validation and not len(self.validation):
+            raise ValueError(
+                f"no document of {len(self.order)} is held out: validation is "
+                f"{config.validation}, allowed: more, or a larger corpus, or 0"
+            )
+
+    @property
+    def source_fingerprint(self) -> str:
+        """SHA-256 of the source's text, where it is on this machine, else of what decides it."""
+        return self.texts.fingerprint
+
+    def _part(self, name: str, rows: np.ndarray) -> Part:
+        config = self.config
+        identity = [self.source_fingerprint, config.seed, config.validation, config.limit, name]
+        return Part(self.texts, rows, digest(identity))
+
+    @cached_property
+    def train(self) -> Part:
+        """Documents to train on."""
+        return self._part("train", self.order[self.places[self.order] >= self.config.validation])
+
+    @cached_property
+    def validation(self) -> Part:
+        """Documents held out; none if the config's `validation` is 0."""
+        return self._part("valid", self.order[self.places[self.order] < self.config.validation])
+
+    def describe(self) -> dict[str, Any]:
+        """What a record says of the text: source, fingerprint and numbers of documents."""
+        return {
+            **to_dict(self.config),
+            "fingerprint": self.source_fingerprint,
+            "train_documents": len(self.train),
+            "validation_documents": len(self.validation),
+        }
