@@ -33,7 +33,7 @@ from torch import Tensor
 from lib.config import digest
 from lib.tasks.corpus import Part
 from lib.tasks.tokenizers import Tokenizer, write_whole
-from lib.training.batches import TensorBatches
+from lib.training.batches import TensorBatches, draw_order
 
 VERSION = 1  # of the layout of a stream: to be raised with any change to it
 _AT_ONCE = 1000  # documents that are encoded together
@@ -174,12 +174,45 @@ class Packed:
         return torch.from_numpy(self.tokenizer.token_bytes[targets].sum(1))
 
 
+class _Stretches:
+    """Row numbers of epochs that are stretches of one long order: pass after pass over the data,
+    each pass in an order of its own."""
+
+    def __init__(self, seed: int, rows: int, epoch_rows: int) -> None:
+        self.seed, self.rows, self.epoch_rows = seed, rows, epoch_rows
+        self.drawn: tuple[int, Tensor] | None = None
+
+    def _pass(self, number: int) -> Tensor:
+        if self.drawn is None or self.drawn[0] != number:
+            self.drawn = number, draw_order(self.seed, number, self.rows)
+        return self.drawn[1]
+
+    def take(self, epoch: int) -> Tensor:
+        """(1, epoch_rows) of `epoch`."""
+        at, end = epoch * self.epoch_rows, (epoch + 1) * self.epoch_rows
+        parts = []
+        while at < end:
+            number, start = divmod(at, self.rows)
+            stop = min(self.rows, start + end - at)
+            parts.append(self._pass(number)[start:stop])
+            at += stop - start
+        return torch.cat(parts)[None]
+
+
 class PackedBatches(TensorBatches):
-    """Shuffled batches of packed rows: the same as of `TensorBatches([packed.tensor()], ...)`.
+    """Shuffled batches of packed rows: inputs and targets of ``TensorBatches([packed.tensor()])``.
 
     The rows are never laid out: on the processor they are read from the file, on a GPU from a copy
     of the stream there (2 or 4 bytes a token), and a step can be captured as a CUDA graph. The
     order is fixed by seed and epoch, so a run goes on at any step without stored state.
+
+    Args:
+        epoch_rows: rows of what counts as an epoch, after which a model is measured; None for all.
+            Fewer than all: epochs are stretches of one pass. More: an epoch has several passes. No
+            row comes twice before every row came once.
+
+    Raises:
+        ValueError: a batch larger than an epoch.
     """
 
     def __init__(
@@ -189,10 +222,19 @@ class PackedBatches(TensorBatches):
         seed: int,
         drop_last: bool = True,
         device: torch.device | str = "cpu",
+        epoch_rows: int | None = None,
     ) -> None:
-        super().__init__(
-            [torch.arange(packed.rows, device=device)], batch_size, seed, drop_last=drop_last
-        )
+        numbers = torch.arange(packed.rows, device=device)
+        # a batch is cut from an epoch, which may be longer than the data
+        super().__init__([numbers], min(batch_size, packed.rows), seed, drop_last=drop_last)
+        self.rows = packed.rows if epoch_rows is None else epoch_rows
+        if not 1 <= batch_size <= self.rows:
+            raise ValueError(
+                f"batch_size is {batch_size}, allowed: 1..{self.rows} (rows of an epoch)"
+            )
+        self.batch_size = batch_size
+        self.order = torch.zeros(self.rows, dtype=torch.int64, device=device)
+        self._orders = _Stretches(seed, packed.rows, self.rows)  # type: ignore[assignment]
         self.length, self.epoch = packed.length, -1
         self.offsets = torch.arange(packed.length + 1, device=device)
         tokens = np.asarray(packed.stream.tokens)
@@ -207,11 +249,12 @@ class PackedBatches(TensorBatches):
         self.epoch = epoch
 
     def gather(self, position: Tensor | int) -> tuple[Tensor, ...]:
-        """Batch number `position` of the epoch: one tensor (rows, length + 1) int64."""
+        """Batch number `position` of the epoch: inputs and targets, (rows, length) int64 each."""
         (rows,) = super().gather(position)
         places = rows[:, None] * self.length + self.offsets
         found = self.stream.index_select(0, places.flatten()).view(places.shape)
-        return (found.to(torch.int64) & self.mask,)
+        tokens = found.to(torch.int64) & self.mask
+        return tokens[:, :-1], tokens[:, 1:]
 
     def at(self, step: int) -> tuple[Tensor, ...]:
         """The batch of training step `step`, counted from 0 over all epochs."""
