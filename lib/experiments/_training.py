@@ -20,9 +20,11 @@ from lib.experiments import Context, Outcome
 from lib.models.config import InitialisationConfig
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from lib.models.language_model import LanguageModel
+    from lib.training.batches import TensorBatches
     from lib.training.loop import TrainingResult
 
 Numbers = Mapping[str, "Tensor"]
@@ -32,14 +34,26 @@ def _none(*_: Any) -> dict[str, Any]:
     return {}
 
 
+def _laid_out(train: tuple[Tensor, ...], cell: Any, device: torch.device) -> TensorBatches:
+    """Batches of tensors that lie on the device whole."""
+    from lib.training.batches import TensorBatches
+
+    training = cell.training
+    return TensorBatches(
+        tuple(t.to(device) for t in train), training.batch_size, cell.seed, training.drop_last
+    )
+
+
 @dataclass(frozen=True)
 class Study:
     """How cells of one kind are trained and measured.
 
     Attributes:
-        data: ``data(task, seed)`` to the training tensors (tokens and labels first) and whatever
-            `evaluate` measures on, which has a method ``to(device)``.
-        stacked: the latter of several runs as one, for an ensemble.
+        data: ``data(task, seed)`` to the training data and whatever `evaluate` measures on, which
+            has a method ``to(device)``.
+        batches: ``batches(training data, cell, device)``; by default the training data are tensors.
+        stacked: the test data of several runs as one, for an ensemble; None for models so large
+            that each trains alone.
         loss: ``loss(model, *batch)`` to the mean loss and the number of right answers.
         evaluate: ``evaluate(model, test)`` after each epoch, name to number; see ``Trainer``.
         summarise: the curves of a run to its metrics.
@@ -50,8 +64,8 @@ class Study:
         keep_weights: whether the final weights of a cell are part of its outcome.
     """
 
-    data: Callable[[Any, int], tuple[tuple[Tensor, ...], Any]]
-    stacked: Callable[[Sequence[Any]], Any]
+    data: Callable[[Any, int], tuple[Any, Any]]
+    stacked: Callable[[Sequence[Any]], Any] | None
     loss: Callable[..., tuple[Tensor, Tensor]]
     evaluate: Callable[[nn.Module, Any], Numbers]
     summarise: Callable[[pd.DataFrame], dict[str, float | None]]
@@ -59,6 +73,7 @@ class Study:
     final: Callable[[nn.Module, Any], Numbers] = _none
     inspect: Callable[[LanguageModel, Any], dict[str, float]] = _none
     keep_weights: Callable[[Any], bool] = lambda cell: True
+    batches: Callable[[Any, Any, torch.device], TensorBatches] = _laid_out
 
 
 def train_cells(cells: Sequence[Any], context: Context, study: Study) -> Iterator[Outcome]:
@@ -76,6 +91,8 @@ def train_cells(cells: Sequence[Any], context: Context, study: Study) -> Iterato
     from lib.training.checkpoints import checkpoint_step
 
     def room(cell: Any) -> int:
+        if study.stacked is None:
+            return 1
         model = build_language_model(
             cell.model, seed=0, device=context.device, backend=context.backend
         )
@@ -101,8 +118,9 @@ def _train_group(cells: Sequence[Any], context: Context, study: Study) -> list[O
 
     from lib.models.language_model import build_language_model
     from lib.ops import backends
-    from lib.training.batches import StackedBatches, TensorBatches
+    from lib.training.batches import StackedBatches
     from lib.training.ensemble import Ensemble
+    from lib.training.gradients import autocast
     from lib.training.loop import Run, Trainer, pays_to_compile
 
     started, clock = provenance.now(), time.perf_counter()
@@ -113,11 +131,9 @@ def _train_group(cells: Sequence[Any], context: Context, study: Study) -> list[O
     seeds = list(dict.fromkeys(cell.seed for cell in cells))
     which = [seeds.index(cell.seed) for cell in cells]  # runs of one seed share its data
     data = [study.data(cells[0].task, seed) for seed in seeds]
+    firsts = [cells[which.index(k)] for k in range(len(seeds))]
     sets = [
-        TensorBatches(
-            tuple(t.to(device) for t in train), training.batch_size, seed, training.drop_last
-        )
-        for (train, _), seed in zip(data, seeds, strict=True)
+        study.batches(train, cell, device) for (train, _), cell in zip(data, firsts, strict=True)
     ]
     tests = [test.to(device) for _, test in data]
     models = [
@@ -126,10 +142,12 @@ def _train_group(cells: Sequence[Any], context: Context, study: Study) -> list[O
     ]
     alone = len(cells) == 1
     model = models[0] if alone else Ensemble(models)
-    test = tests[0] if alone else study.stacked([tests[k] for k in which])
-    with torch.no_grad(), backends.recording() as used:
-        rows = torch.stack([data[k][0][0][:2] for k in which]).long().to(device)
-        model(rows[0] if alone else rows, last_token_only=True)
+    batches = sets[0] if alone else StackedBatches(sets, which)
+    test = tests[0] if alone or study.stacked is None else study.stacked([tests[k] for k in which])
+    batches.begin_epoch(0)
+    with torch.no_grad(), backends.recording() as used, autocast(training, device):
+        tokens = batches.gather(0)[0]
+        model(tokens[:2] if alone else tokens[:, :2], last_token_only=True)
     compiles = pays_to_compile(device, used) if context.compile is None else context.compile
     if compiles:
         # what was compiled for earlier groups counts towards a limit beyond which nothing would be
@@ -137,7 +155,7 @@ def _train_group(cells: Sequence[Any], context: Context, study: Study) -> list[O
     trainer = Trainer(
         model,
         study.loss,
-        sets[0] if alone else StackedBatches(sets, which),
+        batches,
         training,
         evaluate=lambda model: study.evaluate(model, test),
         runs=[
@@ -159,7 +177,7 @@ def _train_group(cells: Sequence[Any], context: Context, study: Study) -> list[O
     facts = {
         "backends": {op: list(served) for op, served in used.items()},
         "compile": compiles,
-        "dtype": "float32",
+        "dtype": training.precision,
         "training_seconds": round(seconds / len(cells), 3),
         "ensemble": {"runs": len(cells), "training_seconds": round(seconds, 3)},
         "peak_memory_bytes": (

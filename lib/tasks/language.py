@@ -8,7 +8,7 @@ from pathlib import Path
 from lib.config import require
 from lib.tasks.corpus import Corpus, CorpusConfig
 from lib.tasks.packing import Packed, build_stream
-from lib.tasks.tokenizers import BPEConfig, BytesConfig, PretrainedConfig, Tokenizer, build_tokenizer
+from lib.tasks.tokenizers import BPEConfig, BytesConfig, PretrainedConfig, Tokenizer, open_tokenizer
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ def build(task: LanguageTask, cache: Path | str | None = None) -> LanguageData:
         cache: folder for tokenizer and token streams, so that the next call is quick.
 
     Raises:
-        TextUnavailable, ValueError: see :class:`Corpus`, `build_tokenizer` and `Packed`.
+        TextUnavailable, ValueError: see :class:`Corpus`, `open_tokenizer` and `Packed`.
     """
     corpus = Corpus(task.corpus)
-    tokenizer = build_tokenizer(task.tokenizer, corpus.train, cache)
+    tokenizer = open_tokenizer(task.tokenizer, corpus.train, cache)
     train, valid = (
         Packed(build_stream(part, tokenizer, cache), tokenizer, task.length)
         for part in (corpus.train, corpus.validation)

@@ -182,6 +182,13 @@ def test_documents_beyond_one_batch_of_encoding(corpus: Part, tmp_path: Path) ->
     assert stream.tokens.tolist() == by_hand(corpus)
 
 
+def whole_rows(batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Inputs and targets as the rows that they are cut from, (rows, length + 1)."""
+    inputs, targets = batch
+    assert torch.equal(inputs[:, 1:], targets[:, :-1])
+    return torch.cat([inputs, targets[:, -1:]], 1)
+
+
 @pytest.mark.parametrize(
     ("largest", "dtype"), [(2**16 - 2, "<u2"), (2**16 - 1, "<u2"), (2**16, "<u4")]
 )
@@ -192,7 +199,7 @@ def test_the_smallest_type_that_holds_every_token(largest: int, dtype: str) -> N
     assert packed.stream.facts.dtype == dtype
     expected = [token + largest - EOS for token in by_hand(["aé", "b"])[:4]]
     assert packed.tensor()[0].tolist() == expected
-    (batch,) = PackedBatches(packed, len(packed), seed=0).at(0)
+    batch = whole_rows(PackedBatches(packed, len(packed), seed=0).at(0))
     assert sorted(batch.tolist()) == sorted(packed.tensor().tolist())
 
 
@@ -278,9 +285,10 @@ def test_batches_are_those_of_rows_laid_out(
     view.begin_epoch(epoch)
     whole.begin_epoch(epoch)
     for position in range(whole.steps):
-        (found,), (expected,) = view.gather(position), whole.gather(position)
+        found, (expected,) = whole_rows(view.gather(position)), whole.gather(position)
         assert found.dtype == torch.int64 and torch.equal(found, expected)
-    (found,), (expected,) = view.gather(torch.tensor(0)), whole.gather(torch.tensor(0))
+    at = torch.tensor(0)
+    found, (expected,) = whole_rows(view.gather(at)), whole.gather(at)
     assert torch.equal(found, expected)
 
 
@@ -291,7 +299,7 @@ def test_an_epoch_has_every_row_once_and_orders_differ() -> None:
     epochs = []
     for epoch in range(3):
         steps = range(epoch * batches.steps, (epoch + 1) * batches.steps)
-        epochs.append([row for step in steps for row in batches.at(step)[0].tolist()])
+        epochs.append([row for step in steps for row in whole_rows(batches.at(step)).tolist()])
     assert all(sorted(epoch) == rows for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
     other = PackedBatches(packed, 7, seed=2, drop_last=False)
@@ -313,14 +321,41 @@ def test_a_run_goes_on_at_any_step() -> None:
 def test_batches_of_a_mapped_file(corpus: Part, bpe: BPETokenizer, tmp_path: Path) -> None:
     mapped, memory = build_stream(corpus, bpe, tmp_path), build_stream(corpus, bpe)
     found, expected = (
-        PackedBatches(Packed(stream, bpe, 32), 16, seed=3).at(5)[0] for stream in (mapped, memory)
+        whole_rows(PackedBatches(Packed(stream, bpe, 32), 16, seed=3).at(5))
+        for stream in (mapped, memory)
     )
     assert torch.equal(found, expected) and found.shape == (16, 33)
     text = bpe.decode(found.flatten().tolist())
     assert any(word in text for word in ("Once upon a time", "In the end"))
 
 
+@pytest.mark.parametrize("epoch_rows", [7, 20, 23, 50])
+def test_epochs_may_be_stretches_of_one_long_order(epoch_rows: int) -> None:
+    """Each pass has every row once, wherever epochs begin; and any epoch can be entered at once."""
+    packed = packed_of([f"document {number}" for number in range(20)], 11)
+    count, laid_out = len(packed), packed.tensor().tolist()
+    batches = PackedBatches(packed, 5, seed=1, drop_last=False, epoch_rows=epoch_rows)
+    assert (batches.rows, batches.steps) == (epoch_rows, -(-epoch_rows // 5))
+    epochs = range(4 * count // epoch_rows + 1)
+    steps = [batches.at(step) for step in range(len(epochs) * batches.steps)]
+    seen = [row for batch in steps for row in whole_rows(batch).tolist()]
+    passes = [seen[at : at + count] for at in range(0, len(seen) - count + 1, count)]
+    assert len(passes) >= 3 and all(sorted(one) == sorted(laid_out) for one in passes)
+    assert passes[0] != passes[1]
+    late = PackedBatches(packed, 5, seed=1, drop_last=False, epoch_rows=epoch_rows)
+    assert torch.equal(late.at(len(steps) - 1)[0], steps[-1][0])
+
+
+def test_without_stretches_an_epoch_is_the_pass_of_other_batches() -> None:
+    packed = packed_of([f"document {number}" for number in range(20)], 11)
+    one, other = (PackedBatches(packed, 5, seed=1, epoch_rows=rows) for rows in (None, len(packed)))
+    assert all(torch.equal(one.at(step)[0], other.at(step)[0]) for step in range(2 * one.steps))
+
+
 def test_too_large_a_batch_is_refused() -> None:
     packed = packed_of(["aaa", "b", "cccc"], 4)
     with pytest.raises(ValueError, match=r"batch_size is 3, allowed: 1..2"):
         PackedBatches(packed, 3, seed=0)
+    with pytest.raises(ValueError, match=r"batch_size is 3, allowed: 1..2 \(rows of an epoch\)"):
+        PackedBatches(packed, 3, seed=0, epoch_rows=2)
+    assert PackedBatches(packed, 3, seed=0, epoch_rows=6).steps == 2  # three passes an epoch
