@@ -51,6 +51,7 @@ class Study:
     Attributes:
         data: ``data(task, seed)`` to the training data and whatever `evaluate` measures on, which
             has a method ``to(device)``.
+        describe: training data to facts for the record's provenance.
         batches: ``batches(training data, cell, device)``; by default the training data are tensors.
         stacked: the test data of several runs as one, for an ensemble; None for models so large
             that each trains alone.
@@ -73,6 +74,7 @@ class Study:
     final: Callable[[nn.Module, Any], Numbers] = _none
     inspect: Callable[[LanguageModel, Any], dict[str, float]] = _none
     keep_weights: Callable[[Any], bool] = lambda cell: True
+    describe: Callable[[Any], dict[str, Any]] = _none
     batches: Callable[[Any, Any, torch.device], TensorBatches] = _laid_out
 
 
@@ -136,6 +138,7 @@ def _train_group(cells: Sequence[Any], context: Context, study: Study) -> list[O
         study.batches(train, cell, device) for (train, _), cell in zip(data, firsts, strict=True)
     ]
     tests = [test.to(device) for _, test in data]
+    described = [study.describe(train) for train, _ in data]
     models = [
         build_language_model(cell.model, seed=cell.seed, device=device, backend=context.backend)
         for cell in cells
@@ -197,7 +200,7 @@ def _train_group(cells: Sequence[Any], context: Context, study: Study) -> list[O
         outcomes.append(
             Outcome(
                 cell, result.status, result.reason, metrics, result.curves, weights,
-                {**facts, "sessions": trainer.sessions(run)}, started,
+                {**facts, **described[which[run]], "sessions": trainer.sessions(run)}, started,
                 (time.perf_counter() - clock) / len(cells),
             )
         )  # fmt: skip

@@ -41,7 +41,9 @@ def test_a_task_that_cannot_be_says_so() -> None:
         dataclasses.replace(TASK, length=0)
     with pytest.raises(ValueError, match="epoch_tokens is 31, allowed: None, or length 32"):
         dataclasses.replace(TASK, epoch_tokens=31)
-    with pytest.raises(ValueError, match=r"corpus is .* allowed: a corpus that holds documents out"):
+    with pytest.raises(
+        ValueError, match=r"corpus is .* allowed: a corpus that holds documents out"
+    ):
         dataclasses.replace(TASK, corpus=dataclasses.replace(TEXT, validation=0.0))
     with pytest.raises(ValueError, match="valid_rows is 0"):
         dataclasses.replace(TASK, valid_rows=0)

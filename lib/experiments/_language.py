@@ -1,0 +1,156 @@
+"""Training language models as cells: what the chapters stories, noise and memory share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from lib import provenance
+from lib.experiments import Context, Outcome
+from lib.experiments._training import Study, train_cells
+from lib.experiments.achilles import model_parts
+from lib.models.config import LanguageModelConfig
+from lib.store import Store
+from lib.tasks.language import LanguageTask
+from lib.tasks.tokenizers import BPEConfig, BytesConfig
+from lib.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from lib.analysis.language import HeldOut
+    from lib.tasks.language import LanguageData
+    from lib.tasks.packing import PackedBatches
+
+WATCHED = ("valid_loss", "valid_bits_per_byte")
+_VOCABULARY = {BytesConfig: 257}  # with the end of text
+
+
+@dataclass(frozen=True)
+class LanguageCell:
+    """One training run of a language model.
+
+    An "epoch" of `training` is `task.epoch_tokens` tokens, after which held-out text is measured;
+    the whole run sees ``epochs * epoch_tokens``.
+    """
+
+    task: LanguageTask
+    model: LanguageModelConfig
+    training: TrainingConfig
+    seed: int
+
+    def __post_init__(self) -> None:
+        least = self._tokens()
+        if least is not None and self.model.vocab_size < least:
+            raise ValueError(
+                f"model.vocab_size is {self.model.vocab_size}, allowed: {least} or more, the "
+                "tokens of the tokenizer"
+            )
+        most = self.model.max_length
+        if most is not None and self.task.length > most:
+            raise ValueError(f"task.length is {self.task.length}, allowed: up to max_length {most}")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}, allowed: 0 or more")
+
+    def _tokens(self) -> int | None:
+        """Tokens of the tokenizer, where the config says how many."""
+        tokenizer = self.task.tokenizer
+        if isinstance(tokenizer, BPEConfig):
+            return tokenizer.vocab_size
+        return _VOCABULARY.get(type(tokenizer))  # type: ignore[arg-type]
+
+
+def language_readable(cell: LanguageCell) -> str:
+    """For example ``mamba1-L4-tied-m128-stories-s1``."""
+    return "-".join([*model_parts(cell.model), cell.task.corpus.source.kind, f"s{cell.seed}"])
+
+
+@lru_cache(maxsize=2)  # the cells of a study mostly share one text
+def open_data(task: LanguageTask) -> LanguageData:
+    """The task's text; tokenizer and token streams are kept beside the local runs."""
+    from lib.tasks.language import build
+
+    # how often and on how much a model is measured changes nothing of the text
+    plain = dataclasses.replace(task, epoch_tokens=None, valid_rows=1)
+    if plain != task:
+        return open_data(plain)
+    return build(task, Store.at(provenance.ROOT).local / "text")
+
+
+def language_study() -> Study:
+    """How language models are trained and measured."""
+    from lib.analysis.language import held_out, next_token_loss, prediction
+
+    def data(task: LanguageTask, seed: int) -> tuple[LanguageData, HeldOut]:
+        opened = open_data(task)
+        return opened, held_out(opened.valid, task.valid_rows, 32)
+
+    return Study(
+        data=data,
+        batches=_batches,
+        stacked=None,
+        loss=next_token_loss,
+        evaluate=prediction,
+        summarise=summarise,
+        readable=language_readable,
+        describe=lambda opened: {
+            "text": opened.corpus.describe(),
+            "tokenizer": opened.tokenizer.fingerprint,
+            "train_tokens": opened.train.stream.facts.tokens,
+        },
+    )
+
+
+def _batches(opened: LanguageData, cell: LanguageCell, device: torch.device) -> PackedBatches:
+    from lib.tasks.packing import PackedBatches
+
+    wanted = cell.task.epoch_tokens
+    return PackedBatches(
+        opened.train, cell.training.batch_size, cell.seed, cell.training.drop_last, device,
+        epoch_rows=None if wanted is None else wanted // cell.task.length,
+    )  # fmt: skip
+
+
+def summarise(curves: pd.DataFrame) -> dict[str, float | None]:
+    """Least and final loss and bits per byte on held-out text, and the final loss in training."""
+    out: dict[str, float | None] = {"epochs": float(len(curves))}
+    if not len(curves):
+        return out
+    for name in WATCHED:
+        best = curves[name].idxmin()
+        out[f"best_{name}"] = float(curves.loc[best, name])
+        out[f"best_{name}_epoch"] = float(curves.loc[best, "epoch"])
+        out[f"final_{name}"] = float(curves[name].iloc[-1])
+    out["final_train_loss"] = float(curves["train_loss"].iloc[-1])
+    return out
+
+
+def train_language(cells: Sequence[LanguageCell], context: Context) -> Iterator[Outcome]:
+    """Train the cells, each alone.
+
+    Raises:
+        TextUnavailable: text or tokenizer that is not on this machine.
+        ValueError: a model with fewer tokens than the tokenizer.
+    """
+    for cell in cells:  # before any work
+        tokens = open_data(cell.task).tokenizer.vocab_size
+        if tokens > cell.model.vocab_size:
+            raise ValueError(
+                f"model.vocab_size is {cell.model.vocab_size}, allowed: {tokens} or more, the "
+                "tokens of the tokenizer"
+            )
+    yield from train_cells(cells, context, language_study())
+
+
+def tokens_per_second(config: dict[str, Any], facts: dict[str, Any]) -> float | None:
+    """Training tokens a second in a record's last session, measurements included."""
+    seconds = facts.get("training_seconds")
+    if not seconds:
+        return None
+    steps = facts["sessions"][-1]["steps"]
+    return float(steps * config["training"]["batch_size"] * config["task"]["length"] / seconds)
