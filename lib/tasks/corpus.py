@@ -83,6 +83,7 @@ class LocalText:
 
     def __post_init__(self) -> None:
         require(self, "path", bool(self.path), "a file or folder")
+        require(self, "pattern", bool(self.pattern), "a name, or * for all")
         require(self, "separator", bool(self.separator), "at least one character")
 
 
@@ -159,24 +160,20 @@ class _Hub(Texts):
         import datasets
 
         self.fingerprint = digest(to_dict(source))
+        options = {"path": source.dataset, "split": source.split, "revision": source.revision}
         try:
-            data = datasets.load_dataset(
-                source.dataset, split=source.split, revision=source.revision
-            )
+            data = datasets.load_dataset(**options)
         except OSError as error:
             raise TextUnavailable(
                 f"cannot get the data set {source.dataset} at revision {source.revision}: {error}. "
                 "On a machine with a connection run\n"
-                f"  python -c \"import datasets; datasets.load_dataset('{source.dataset}', "
-                f"split='{source.split}', revision='{source.revision}')\"\n"
+                f'  python -c "import datasets; datasets.load_dataset(**{options})"\n'
                 "and copy its cache (HF_HOME, usually ~/.cache/huggingface) to the same place; "
                 "or put the text as .txt or .jsonl files into a folder and use LocalText(folder)"
             ) from error
         if source.column not in data.column_names:
-            raise ValueError(
-                f"column is {source.column!r}, allowed: {data.column_names}, the columns of "
-                f"{source.dataset}"
-            )
+            columns = f"{data.column_names}, those of {source.dataset}"
+            raise ValueError(f"HubText.column is {source.column!r}, allowed: {columns}")
         self.data, self.column = data.select_columns([source.column]), source.column
 
     def __len__(self) -> int:
@@ -207,10 +204,8 @@ class _Local(Texts):
                 raise ValueError(f"{path} is empty: no document with any text in it")
         self.fingerprint = total.hexdigest()
         if source.fingerprint not in (None, self.fingerprint):
-            raise ValueError(
-                f"the text in {source.path} has the fingerprint {self.fingerprint}, expected: "
-                f"{source.fingerprint}; it is not the text that this config was made for"
-            )
+            found = f"the text in {source.path} has the fingerprint {self.fingerprint}"
+            raise ValueError(f"{found}, expected: {source.fingerprint}, that of the config")
 
     def __len__(self) -> int:
         return len(self.ends) - 1
@@ -227,16 +222,10 @@ def _files(source: LocalText) -> list[Path]:
         return [root]
     if not root.exists():
         raise ValueError(f"path is {source.path!r}: there is no such file or folder")
-    found = [
-        path
-        for path in root.rglob("*")
-        if path.is_file() and path.name.endswith(SUFFIXES) and path.match(source.pattern)
-    ]
+    found = [p for p in root.rglob(source.pattern) if p.is_file() and p.name.endswith(SUFFIXES)]
     if not found:
-        raise ValueError(
-            f"path is {source.path!r}: the folder has no file {source.pattern!r} that ends in one "
-            f"of {', '.join(SUFFIXES)}"
-        )
+        wanted = f"{source.pattern!r} that ends in one of {', '.join(SUFFIXES)}"
+        raise ValueError(f"path is {source.path!r}: the folder has no file {wanted}")
     # by name, since the order in which a folder lists its files differs between machines
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
@@ -322,8 +311,7 @@ def open_source(source: Source) -> Texts:
 def place(text: str) -> float:
     """Where a document stands in 0..1, fixed by its text; space around it does not count.
 
-    Documents below the share of validation are held out, so a larger share keeps those of a
-    smaller one.
+    Documents below the share of validation are held out: a larger share keeps a smaller one's.
     """
     value = hashlib.blake2b(text.strip().encode(), digest_size=8).digest()
     # 53 bits, the most that a float holds exactly: 1.0 itself cannot come out
@@ -360,6 +348,10 @@ class Corpus:
 
     Blank documents are left out.
 
+    Attributes:
+        source_fingerprint: SHA-256 of the text of local files; for other sources of what decides
+            their text.
+
     Raises:
         TextUnavailable, ValueError: as :func:`open_source`; or a side that ends up without any
             document.
@@ -368,27 +360,20 @@ class Corpus:
     def __init__(self, config: CorpusConfig) -> None:
         self.config = config
         self.texts = open_source(config.source)
+        self.source_fingerprint = self.texts.fingerprint
         # -1 for blank documents, which belong nowhere
         self.places = np.array([place(text) if text.strip() else -1.0 for text in self.texts])
-        order = np.random.Generator(np.random.PCG64([config.seed, 0xD0C])).permutation(
-            len(self.places)
-        )
+        rng = np.random.Generator(np.random.PCG64([config.seed, 0xD0C]))
+        order = rng.permutation(len(self.places))
         self.order = order[self.places[order] >= 0][: config.limit]
-        if not len(self.train):
-            raise ValueError(
-                f"no document of {len(self.order)} is left to train on: validation is "
-                f"{config.validation}, allowed: less, or a larger corpus"
-            )
+        missing = "to train on" if not len(self.train) else ""
         if config.validation and not len(self.validation):
+            missing = "to hold out"
+        if missing:
             raise ValueError(
-                f"no document of {len(self.order)} is held out: validation is "
-                f"{config.validation}, allowed: more, or a larger corpus, or 0"
+                f"no document of {len(self.order)} is left {missing}: CorpusConfig.validation is "
+                f"{config.validation}, allowed: another share, or a larger corpus"
             )
-
-    @property
-    def source_fingerprint(self) -> str:
-        """SHA-256 of the source's text, where it is on this machine, else of what decides it."""
-        return self.texts.fingerprint
 
     def _part(self, name: str, rows: np.ndarray) -> Part:
         config = self.config

@@ -318,6 +318,15 @@ def test_a_run_goes_on_at_any_step() -> None:
         assert torch.equal(through.at(step)[0], expected[step])
 
 
+def test_an_order_is_laid_out_once_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = PackedBatches(packed_of(["x" * 100], 11), 2, seed=1)
+    begun = []
+    monkeypatch.setattr(TensorBatches, "begin_epoch", lambda self, epoch: begun.append(epoch))
+    for step in range(3 * batches.steps):
+        batches.at(step)
+    assert begun == [0, 1, 2] and batches.steps > 1
+
+
 def test_batches_of_a_mapped_file(corpus: Part, bpe: BPETokenizer, tmp_path: Path) -> None:
     mapped, memory = build_stream(corpus, bpe, tmp_path), build_stream(corpus, bpe)
     found, expected = (

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.config import digest, from_dict, to_dict
-from lib.tasks import stories
+from lib.tasks import stories, story_words
 from lib.tasks.stories import CATEGORIES, StoryConfig, endless, parts, rich, story
 
 SPELT = (
@@ -19,7 +19,7 @@ SPELT = (
     "fifteen sixteen seventeen eighteen nineteen twenty"
 )
 VALUES = {word: value for value, word in enumerate(SPELT.split())}
-NAMES = set(stories.GIRLS) | set(stories.BOYS)
+NAMES = set(story_words.GIRLS) | set(story_words.BOYS)
 ONE_UP = {name: StoryConfig(**{name: 10.0}) for name in CATEGORIES}  # type: ignore[arg-type]
 
 
@@ -208,7 +208,7 @@ def test_pronouns_fit_names() -> None:
         for part in told:
             named = re.match(rf"The {hero[1]}(?: was called|'s name was) (\w+)", part.text)
             if named:
-                assert (named[1] in stories.GIRLS) == (pronoun == "she")
+                assert (named[1] in story_words.GIRLS) == (pronoun == "she")
                 checked += 1
     assert checked > 50
 

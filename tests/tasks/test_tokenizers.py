@@ -235,9 +235,11 @@ def test_a_local_folder_or_file_instead_of_an_id(tmp_path: Path) -> None:
 
 def test_special_tokens_padding_and_cuts_of_a_published_tokenizer_do_not_act() -> None:
     backend = like_neox()
-    backend.enable_padding(length=50)
+    backend.enable_padding(length=3000)
     backend.enable_truncation(max_length=3)
+    cut = backend.encode(TEXTS[0]).ids
     assert BPETokenizer(backend, "<|endoftext|>").encode(TEXTS[0]) == NEOX.encode(TEXTS[0])
+    assert cut[:3] == NEOX.encode(TEXTS[0])[:3] and len(cut) == 3000
     assert len(NEOX.encode("<|endoftext|>")) > 1
 
 
