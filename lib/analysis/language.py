@@ -9,19 +9,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lib.models.moe import balance_loss
 from lib.tasks.packing import Packed
 
 
 def next_token_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy over all targets, in nats, and the number of tokens that are most likely
-    to the model and right.
+    to the model and right. While a model with experts trains, its balance is part of the loss.
 
     Args:
         inputs, targets: (b, l) int64; every target counts, so rows must hold no padding.
     """
     logits = model(inputs).flatten(0, 1).float()  # the softmax of bfloat16 loses small odds
     flat = targets.flatten()
-    return F.cross_entropy(logits, flat), (logits.argmax(-1) == flat).sum()
+    loss, right = F.cross_entropy(logits, flat), (logits.argmax(-1) == flat).sum()
+    balance = balance_loss(model) if model.training else None
+    return (loss if balance is None else loss + balance), right
 
 
 @dataclass(frozen=True)

@@ -313,4 +313,37 @@ class FeedForwardConfig:
         require(self, "activation", fits, ", ".join(FEED_FORWARD_ACTIVATIONS))
 
 
-BlockConfig = Mamba1Config | Mamba2Config | Mamba3Config | AttentionConfig | FeedForwardConfig
+@dataclass(frozen=True)
+class MoEConfig:
+    """Feed-forward experts of which each token uses a few; no norm, no residual.
+
+    Attributes:
+        d_model: width of the residual stream (m).
+        d_hidden: width between an expert's maps.
+        n_experts: how many there are; top_k: how many a token uses.
+        activation: as of :class:`FeedForwardConfig`.
+        balance: weight in the training loss of how unevenly experts are used; 0.01 as in arXiv
+            2101.03961.
+    """
+
+    kind: ClassVar[str] = "moe"
+    d_model: int
+    d_hidden: int
+    n_experts: int = 8
+    top_k: int = 2
+    activation: Literal["silu", "gelu", "swiglu"] = "swiglu"
+    balance: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "d_hidden", "n_experts"):
+            require(self, name, counts(getattr(self, name)), "at least 1, whole")
+        fits = counts(self.top_k) and self.top_k <= self.n_experts
+        require(self, "top_k", fits, f"1..{self.n_experts} (n_experts), whole")
+        fits = self.activation in FEED_FORWARD_ACTIVATIONS
+        require(self, "activation", fits, ", ".join(FEED_FORWARD_ACTIVATIONS))
+        require(self, "balance", self.balance >= 0, "0 or more")
+
+
+BlockConfig = (
+    Mamba1Config | Mamba2Config | Mamba3Config | AttentionConfig | FeedForwardConfig | MoEConfig
+)

@@ -14,6 +14,7 @@ from lib.models.blocks import (
     Mamba1Config,
     Mamba2Config,
     Mamba3Config,
+    MoEConfig,
     counts,
     positive,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "Mamba1Config",
     "Mamba2Config",
     "Mamba3Config",
+    "MoEConfig",
 ]
 
 POSITIONAL_KINDS = ("none", "learned", "sinusoidal")

@@ -37,11 +37,7 @@ class FeedForwardMixer(nn.Module):
 
     def _hidden(self, x: Tensor) -> Tensor:
         """x (..., m) to the hidden layer after its nonlinearity (..., d_hidden)."""
-        hidden = self.in_proj(x)
-        if self.config.activation == "swiglu":
-            gate, up = hidden.chunk(2, dim=-1)
-            return F.silu(gate) * up
-        return F.silu(hidden) if self.config.activation == "silu" else F.gelu(hidden)
+        return bend(self.in_proj(x), self.config.activation)
 
     def forward(
         self, x: Tensor, state: FeedForwardState | None = None, return_state: bool = False
@@ -59,3 +55,11 @@ class FeedForwardMixer(nn.Module):
     ) -> FeedForwardState:
         """The state before the first token: as empty as any other."""
         return FeedForwardState()
+
+
+def bend(hidden: Tensor, activation: str) -> Tensor:
+    """The nonlinearity of a feed-forward block; "swiglu" halves the last axis."""
+    if activation == "swiglu":
+        gate, up = hidden.chunk(2, dim=-1)
+        return F.silu(gate) * up
+    return F.silu(hidden) if activation == "silu" else F.gelu(hidden)

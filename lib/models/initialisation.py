@@ -16,6 +16,7 @@ from lib.models.layers import CausalConv, PositionalEncoding
 from lib.models.mamba1 import Mamba1Mixer
 from lib.models.mamba2 import Mamba2Mixer
 from lib.models.mamba3 import Mamba3Mixer
+from lib.models.moe import MoEMixer
 
 EMBEDDING_STD = 0.02
 
@@ -41,6 +42,8 @@ def initialise(model: nn.Module, config: LanguageModelConfig, generator: torch.G
             _linear(name, module, config, generator)
         elif isinstance(module, CausalConv):
             _conv(module, start, generator)
+        elif isinstance(module, MoEMixer):
+            _experts(module, config, generator)
     for module in model.modules():
         if isinstance(module, Mamba1Mixer):
             _mamba1(module, start, generator)
@@ -87,6 +90,18 @@ def _linear(
         module.bias.zero_()
     if part != "dt_proj":  # its official draw depends on the block's config: see _mamba1
         _gamma(module.weight, part, module.in_features, config.initialisation, generator)
+
+
+def _experts(module: MoEMixer, config: LanguageModelConfig, generator: torch.Generator) -> None:
+    """Each expert as the maps of a feed-forward block are drawn. The fan-in is of one expert: that
+    of the stacked tensor would start them too small by the root of their number."""
+    for weight in (module.in_weight, module.out_weight):
+        fan_in = weight.shape[2]
+        _uniform(weight, -(fan_in**-0.5), fan_in**-0.5, generator)
+        if weight is module.out_weight:
+            weight.div_(math.sqrt(config.n_layers))
+        for expert in weight:
+            _gamma(expert, "linear", fan_in, config.initialisation, generator)
 
 
 def _conv(module: CausalConv, start: InitialisationConfig, generator: torch.Generator) -> None:

@@ -16,6 +16,7 @@ from lib.models.config import (
     Mamba1Config,
     Mamba2Config,
     Mamba3Config,
+    MoEConfig,
 )
 from lib.models.feedforward import FeedForwardMixer, FeedForwardState
 from lib.models.initialisation import initialise
@@ -23,6 +24,7 @@ from lib.models.layers import Activation, Linear, PositionalEncoding, RMSNorm
 from lib.models.mamba1 import Mamba1Mixer, MixerState
 from lib.models.mamba2 import Mamba2Mixer
 from lib.models.mamba3 import Mamba3Mixer
+from lib.models.moe import MoEMixer
 from lib.ops.mamba3 import Mamba3State
 
 MIXERS: dict[type, type[nn.Module]] = {
@@ -31,6 +33,7 @@ MIXERS: dict[type, type[nn.Module]] = {
     Mamba3Config: Mamba3Mixer,
     AttentionConfig: AttentionMixer,
     FeedForwardConfig: FeedForwardMixer,
+    MoEConfig: MoEMixer,
 }
 # what a block keeps between tokens
 BlockState = MixerState | Mamba3State | AttentionState | FeedForwardState
