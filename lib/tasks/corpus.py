@@ -14,26 +14,21 @@ seed, the order and the rest of the source are. Near-duplicates are not looked f
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
-import zlib
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, cast, overload
+from functools import cached_property, partial
+from typing import Any, ClassVar, cast, overload
 
 import numpy as np
 
 from lib.config import digest, require, to_dict
+from lib.parallel import ordered_map
 from lib.tasks import stories
 from lib.tasks.stories import StoryConfig
-
-SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
-_CHUNK = 2**20
+from lib.tasks.text_files import read_documents, text_files
 
 
 class TextUnavailable(RuntimeError):
@@ -67,7 +62,8 @@ class LocalText:
     """Text files of this machine.
 
     Attributes:
-        path: a file, or a folder that is searched for .txt and .jsonl files, .gz or not.
+        path: a file, or a folder that is searched for .txt and .jsonl files, .gz or not; absolute,
+            or from the repository's root.
         pattern: which files of a folder, by name or by the end of the path: ``train-*``.
         column: field of a JSONL line that holds the text; lines that are strings need none.
         separator: ends a document of a .txt file. A file without it is one document.
@@ -125,9 +121,6 @@ class CorpusConfig:
         require(self, "limit", self.limit is None or self.limit >= 1, "at least 1, or None")
 
 
-# -- sources --------------------------------------------------------------------------------
-
-
 class Texts(ABC):
     """All documents of a source, in the order of the source; `fingerprint` is 64 hex digits."""
 
@@ -140,7 +133,11 @@ class Texts(ABC):
     def __getitem__(self, index: int) -> str: ...
 
     def __iter__(self) -> Iterator[str]:
-        return (self[index] for index in range(len(self)))
+        return self.at(range(len(self)))
+
+    def at(self, rows: Sequence[int]) -> Iterator[str]:
+        """Documents by number, in the order of `rows`."""
+        return (self[int(row)] for row in rows)
 
 
 class _Stories(Texts):
@@ -153,6 +150,9 @@ class _Stories(Texts):
 
     def __getitem__(self, index: int) -> str:
         return stories.story(self.source.stories, index)
+
+    def at(self, rows: Sequence[int]) -> Iterator[str]:
+        return ordered_map(partial(stories.story, self.source.stories), list(map(int, rows)))
 
 
 class _Hub(Texts):
@@ -193,9 +193,9 @@ class _Local(Texts):
     def __init__(self, source: LocalText) -> None:
         total = hashlib.sha256()
         self.buffer, self.ends = bytearray(), array("q", [0])
-        for path in _files(source):
+        for path in text_files(source):
             before = len(self.ends)
-            for text in _read(path, source):
+            for text in read_documents(path, source):
                 # the length in front: else two documents and both in one would hash alike
                 total.update(len(text).to_bytes(8, "big") + text)
                 self.buffer += text
@@ -216,83 +216,6 @@ class _Local(Texts):
         return self.buffer[self.ends[index] : self.ends[index + 1]].decode()
 
 
-def _files(source: LocalText) -> list[Path]:
-    root = Path(source.path).expanduser()
-    if root.is_file():
-        return [root]
-    if not root.exists():
-        raise ValueError(f"path is {source.path!r}: there is no such file or folder")
-    found = [p for p in root.rglob(source.pattern) if p.is_file() and p.name.endswith(SUFFIXES)]
-    if not found:
-        wanted = f"{source.pattern!r} that ends in one of {', '.join(SUFFIXES)}"
-        raise ValueError(f"path is {source.path!r}: the folder has no file {wanted}")
-    # by name, since the order in which a folder lists its files differs between machines
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
-
-
-def _read(path: Path, source: LocalText) -> Iterator[bytes]:
-    """Documents of one file as UTF-8; blank ones are left out."""
-    zipped = path.suffix == ".gz"
-    lines = path.name.removesuffix(".gz").endswith(".jsonl")
-    with gzip.open(path) if zipped else path.open("rb") as file:
-        stream = cast(BinaryIO, file)
-        found = _entries(stream, path, source.column) if lines else _pieces(stream, path, source)
-        try:
-            for text in found:
-                if text.strip():
-                    yield text
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} is no whole gzip file: {error}") from error
-
-
-def _pieces(file: BinaryIO, path: Path, source: LocalText) -> Iterator[bytes]:
-    """What stands between separators, without the line ends next to them."""
-    mark, rest, offset, cut = source.separator.encode(), bytearray(), 0, False
-    while chunk := file.read(_CHUNK):
-        if b"\0" in chunk:
-            raise ValueError(f"{path} is binary: a zero byte at offset {offset + chunk.index(0)}")
-        start = max(0, len(rest) - len(mark) + 1)
-        # without the mark that some editors put in front of UTF-8
-        rest += chunk if offset else chunk.removeprefix(b"\xef\xbb\xbf")
-        offset += len(chunk)
-        if rest.find(mark, start) >= 0:  # only the new end is searched: a document may be huge
-            *whole, rest = rest.split(mark)
-            cut = True
-            for piece in whole:
-                yield _checked(piece, path).strip(b"\r\n")
-    # only what separators cut is trimmed: a file that is one document is kept to the letter
-    yield _checked(rest, path).strip(b"\r\n") if cut else _checked(rest, path)
-
-
-def _checked(text: bytearray, path: Path) -> bytes:
-    try:
-        text.decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is binary, or not UTF-8: {error}") from error
-    return bytes(text)
-
-
-def _entries(file: BinaryIO, path: Path, column: str) -> Iterator[bytes]:
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        where = f"{path} line {number}"
-        if b"\0" in line:
-            raise ValueError(f"{where} is binary: it holds a zero byte")
-        try:
-            entry = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{where} is no JSON: {error}") from error
-        text = entry.get(column) if isinstance(entry, dict) else entry
-        if not isinstance(text, str):
-            names = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
-            raise ValueError(f"{where} has no text under {column!r}; it has: {names}")
-        try:
-            yield text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{where} holds half of a surrogate pair: {error}") from error
-
-
 def open_source(source: Source) -> Texts:
     """The documents of a source.
 
@@ -303,9 +226,6 @@ def open_source(source: Source) -> Texts:
     if isinstance(source, HubText):
         return _Hub(source)
     return _Local(source) if isinstance(source, LocalText) else _Stories(source)
-
-
-# -- split ----------------------------------------------------------------------------------
 
 
 def place(text: str) -> float:
@@ -341,6 +261,9 @@ class Part(Sequence[str]):
             rows = self.rows[index]
             return Part(self.texts, rows, digest([self.fingerprint, *index.indices(len(self))]))
         return self.texts[int(self.rows[index])]
+
+    def __iter__(self) -> Iterator[str]:
+        return self.texts.at(cast(Sequence[int], self.rows))
 
 
 class Corpus:

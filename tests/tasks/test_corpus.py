@@ -348,3 +348,18 @@ def test_configs_survive_their_records(config: CorpusConfig) -> None:
 def test_bad_settings_are_named(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_relative_path_is_from_the_repository(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notebook's working folder is not the repository's, and a record's config has no machine."""
+    monkeypatch.chdir(tmp_path)
+    texts = open_source(LocalText("README.md"))
+    assert list(texts) == [(root / "README.md").read_text()]
+
+
+def test_a_part_is_read_in_its_order() -> None:
+    corpus = Corpus(CorpusConfig(StoryText(documents=60), validation=0.2))
+    for part in (corpus.train, corpus.validation, corpus.train[3:9]):
+        assert list(part) == [part[index] for index in range(len(part))]
