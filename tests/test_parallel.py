@@ -31,7 +31,7 @@ def test_few_items_start_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_error_of_the_function_is_seen() -> None:
-    with pytest.raises(ValueError, match="math domain error|expected a nonnegative"):
+    with pytest.raises(ValueError, match=r"math domain error|expected a nonnegative"):
         list(ordered_map(math.sqrt, [1.0, 4.0, -1.0], 1, workers=2))
 
 

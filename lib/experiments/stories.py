@@ -1,0 +1,164 @@
+"""Small language models from scratch, at equal size, text, tokens and schedule.
+
+A public repository compares a Mamba, a Transformer and a sparse mixture of experts on TinyStories;
+its losses count padding, and one of its baselines has no causal mask. Here four architectures train
+on the same tokens in the same order, without padding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from lib.config import from_dict
+from lib.experiments import Experiment
+from lib.experiments._language import (
+    LanguageCell,
+    language_readable,
+    tokens_per_second,
+    train_language,
+)
+from lib.models.presets import ARCHITECTURES, SIZES, non_embedding, preset
+from lib.store import Record
+from lib.tasks.corpus import CorpusConfig, LocalText, StoryText
+from lib.tasks.language import LanguageTask
+from lib.tasks.tokenizers import BPEConfig
+from lib.training.config import TrainingConfig
+
+NAME = "stories.from_scratch"
+NAMES = {
+    "mamba1": "Mamba-1", "mamba2": "Mamba-2", "transformer": "Transformer",
+    "moe": "mixture of experts",
+}  # fmt: skip
+# real text: English and code of Debian packages, put into data/text; see the README there
+DEBIAN = LocalText(
+    "data/text", "train-*.jsonl.gz",
+    fingerprint="3285ce0451a903ef8bff4d8649b743d5be8fdbe4f5300ab9194868668e87adfe",
+)  # fmt: skip
+TEXTS = {
+    "stories": (CorpusConfig(StoryText(documents=150_000), validation=0.01), 2048),
+    "debian": (CorpusConfig(DEBIAN, validation=0.02), 8192),
+}
+LENGTH, BATCH, MEASUREMENTS = 512, 64, 20
+TOKENS = {"5M": 32_768_000, "16M": 65_536_000}  # of training
+SEEDS = {"5M": (1, 2, 3), "16M": (1,)}
+TRAINING = TrainingConfig(
+    epochs=MEASUREMENTS, warmup_epochs=1, batch_size=BATCH, lr_peak=1e-3, lr_end=1e-4,
+    beta2=0.95, weight_decay=0.1, precision="bfloat16",
+)  # fmt: skip
+
+
+def cells(profile: str) -> list[LanguageCell]:
+    """Cells of a profile.
+
+    matched: four architectures of 5M (three seeds) and 16M parameters (one), on the built-in
+    stories and on real text. quick: the four at 1M, minutes less, in float32. paper: none, since
+    the hub's TinyStories and weeks of its public runs are not here.
+    """
+    if profile == "quick":
+        task = LanguageTask(
+            CorpusConfig(StoryText(documents=300), validation=0.1),
+            BPEConfig(vocab_size=512, training_bytes=200_000), length=64,
+            epoch_tokens=64 * 8 * 3, valid_rows=8,
+        )  # fmt: skip
+        training = dataclasses.replace(TRAINING, epochs=3, batch_size=8, precision="float32")
+        return [LanguageCell(task, preset(kind, "1M", 512), training, 1) for kind in ARCHITECTURES]
+    if profile != "matched":
+        return []
+    found = []
+    for size, tokens in TOKENS.items():
+        for corpus, vocab in TEXTS.values():
+            task = LanguageTask(
+                corpus, BPEConfig(vocab), LENGTH, epoch_tokens=tokens // MEASUREMENTS
+            )
+            found += [
+                LanguageCell(task, preset(kind, size, vocab), TRAINING, seed)
+                for seed in SEEDS[size]
+                for kind in ARCHITECTURES
+            ]
+    return found
+
+
+def readable(cell: LanguageCell) -> str:
+    """For example ``moe-5M-stories-s1``."""
+    kind = architecture(cell)
+    known = [size for size in SIZES if preset(kind, size, cell.model.vocab_size) == cell.model]
+    if not known:
+        return language_readable(cell)
+    return f"{kind}-{known[0]}-{cell.task.corpus.source.kind}-s{cell.seed}"
+
+
+def architecture(cell: LanguageCell) -> str:
+    """Which of ARCHITECTURES a cell's model is, or the kind of its first block."""
+    kinds = [block.kind for block in cell.model.pattern]
+    if kinds == ["attention", "feedforward"]:
+        return "transformer"
+    return "moe" if kinds == ["attention", "moe"] else kinds[0]
+
+
+def frame(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a record: architecture, model (its name), size, text, seed, parameters outside the
+    embedding, tokens a second, peak memory in GB, and every metric."""
+    rows: list[dict[str, Any]] = []
+    for record in records:
+        cell = from_dict(LanguageCell, record.config)
+        kind = architecture(cell)
+        peak = record.provenance.get("peak_memory_bytes")
+        rows.append(
+            {
+                "architecture": kind,
+                "model": NAMES.get(kind, kind),
+                "parameters": non_embedding(cell.model),
+                "text": cell.task.corpus.source.kind,
+                "seed": cell.seed,
+                "status": record.status,
+                "tokens_per_second": tokens_per_second(record.config, record.provenance),
+                "peak_gb": None if peak is None else peak / 1e9,
+                **record.metrics,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def curves(records: Sequence[Record]) -> pd.DataFrame:
+    """Learning curves with model, text, size (parameters, in millions), seed, and at each
+    measurement the tokens, petaflops and seconds that training had taken (seconds at the speed of
+    the record's last session)."""
+    from lib.analysis.flops import training_flops
+
+    parts = []
+    for record in records:
+        cell = from_dict(LanguageCell, record.config)
+        table = record.read_curves()
+        tokens = table["step"] * cell.training.batch_size * cell.task.length
+        speed = tokens_per_second(record.config, record.provenance)
+        parts.append(
+            table.assign(
+                model=NAMES.get(architecture(cell), architecture(cell)),
+                text=cell.task.corpus.source.kind,
+                size=round(non_embedding(cell.model) / 1e6),
+                seed=cell.seed,
+                tokens=tokens,
+                petaflops=tokens * training_flops(cell.model, cell.task.length) / 1e15,
+                seconds=tokens / speed if speed else float("nan"),
+            )
+        )
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+EXPERIMENTS = (
+    Experiment(
+        name=NAME,
+        title="Four architectures from scratch",
+        protocol=1,
+        notebook="notebooks/stories/from_scratch.ipynb",
+        cells=cells,
+        readable=readable,
+        run=train_language,
+        frame=frame,
+        judged=False,  # what was published counts padding: there is no number to hold against
+    ),
+)

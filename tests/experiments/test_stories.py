@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from lib import provenance
+from lib.config import to_dict
+from lib.experiments import Context, cells_of, find
+from lib.experiments._language import train_language
+from lib.experiments.stories import (
+    MEASUREMENTS,
+    NAME,
+    SEEDS,
+    TEXTS,
+    TOKENS,
+    architecture,
+    curves,
+    readable,
+)
+from lib.figures import stories as figures
+from lib.models.presets import ARCHITECTURES, SIZES, non_embedding
+from lib.store import Record, Store, identity
+from lib.tasks.corpus import open_source
+
+
+def test_all_architectures_have_the_same_text_tokens_and_schedule() -> None:
+    cells = cells_of(find(NAME), "matched")
+    wanted = len(TEXTS) * len(ARCHITECTURES) * sum(len(seeds) for seeds in SEEDS.values())
+    assert len(cells) == wanted == len({identity(NAME, 1, to_dict(cell)) for cell in cells})
+    groups: dict[tuple[object, ...], list[str]] = {}
+    for cell in cells:
+        key = cell.task, cell.training, cell.seed, cell.model.vocab_size
+        groups.setdefault(key, []).append(architecture(cell))
+    assert all(tuple(kinds) == ARCHITECTURES for kinds in groups.values())
+    for cell in cells:
+        size = readable(cell).split("-")[1]
+        assert non_embedding(cell.model) == pytest.approx(SIZES[size].parameters, rel=0.03)
+        # every measurement stands after a whole number of batches, and they add up to the budget
+        rows = cell.task.epoch_tokens // cell.task.length
+        assert rows % cell.training.batch_size == 0
+        assert cell.task.epoch_tokens * MEASUREMENTS == TOKENS[size]
+    assert cells_of(find(NAME), "paper") == []
+
+
+def test_the_quick_cells_train_and_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAMBA_BOOK_RUNS", str(tmp_path))
+    quick = cells_of(find(NAME), "quick")
+    assert [architecture(cell) for cell in quick] == list(ARCHITECTURES)
+    assert [readable(cell) for cell in quick] == [f"{k}-1M-stories-s1" for k in ARCHITECTURES]
+    cells = [
+        dataclasses.replace(cell, training=dataclasses.replace(cell.training, epochs=2))
+        for cell in quick
+    ]
+    store = Store(tmp_path, tmp_path / "published")
+    records = []
+    for outcome in train_language(cells, Context()):
+        assert outcome.status == "done", outcome.reason
+        metrics = {k: v for k, v in outcome.metrics.items() if v is not None}
+        made = Record(
+            NAME, 1, to_dict(outcome.cell), readable(outcome.cell), "done", metrics, outcome.facts
+        )
+        records.append(store.save(made, outcome.curves))
+    frame = find(NAME).frame(records)
+    assert frame["architecture"].tolist() == list(ARCHITECTURES)
+    assert (frame["tokens_per_second"] > 0).all() and set(frame["text"]) == {"stories"}
+    assert frame["final_valid_bits_per_byte"].between(0.5, 8).all()
+    table = curves(records)
+    assert len(table) == 2 * len(ARCHITECTURES)
+    first, last = table.iloc[0], table.iloc[1]
+    assert (first["tokens"], last["tokens"]) == (64 * 8 * 3, 64 * 8 * 6)
+    assert last["petaflops"] == 2 * first["petaflops"] > 0
+    assert last["seconds"] == pytest.approx(2 * first["seconds"])
+    figure = figures.against_cost(table, "title")
+    assert {figure.layout[f"xaxis{k}"].title.text for k in ("", 2, 3)} == set(
+        figures.COSTS.values()
+    )
+    assert figure.layout.yaxis.title.text == "bits per byte"
+    shown = [trace.name for trace in figure.data if trace.showlegend is not False]
+    assert len(shown) == len(ARCHITECTURES)
+    mamba = next(trace for trace in figure.data if trace.name == "Mamba-1 (1 seed)")
+    assert list(mamba.x) == [64 * 8 * 3, 64 * 8 * 6]
+    assert list(mamba.y) == pytest.approx(table["valid_bits_per_byte"].tolist()[:2])
+
+
+def test_other_models_have_names_too() -> None:
+    cell = cells_of(find(NAME), "quick")[0]
+    other = dataclasses.replace(cell, model=dataclasses.replace(cell.model, n_layers=2))
+    assert readable(other) == "mamba1-L2-official-tied-m96-stories-s1"
+
+
+def test_text_that_is_not_here_is_asked_for_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    with pytest.raises(ValueError, match="path is 'data/text': there is no such file or folder"):
+        open_source(TEXTS["debian"][0].source)
+    folder = tmp_path / "data" / "text"
+    folder.mkdir(parents=True)
+    (folder / "train-000.jsonl").write_text('{"text": "something else"}\n')
+    with pytest.raises(ValueError, match=r"no file 'train-\*.jsonl.gz'"):
+        open_source(TEXTS["debian"][0].source)
