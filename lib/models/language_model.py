@@ -12,12 +12,14 @@ from lib.models.config import (
     AttentionConfig,
     BlockConfig,
     FeedForwardConfig,
+    GRUConfig,
     LanguageModelConfig,
     Mamba1Config,
     Mamba2Config,
     Mamba3Config,
 )
 from lib.models.feedforward import FeedForwardMixer, FeedForwardState
+from lib.models.gru import GRUMixer, GRUState
 from lib.models.initialisation import initialise
 from lib.models.layers import Activation, Linear, PositionalEncoding, RMSNorm
 from lib.models.mamba1 import Mamba1Mixer, MixerState
@@ -31,9 +33,10 @@ MIXERS: dict[type, type[nn.Module]] = {
     Mamba3Config: Mamba3Mixer,
     AttentionConfig: AttentionMixer,
     FeedForwardConfig: FeedForwardMixer,
+    GRUConfig: GRUMixer,
 }
 # what a block keeps between tokens
-BlockState = MixerState | Mamba3State | AttentionState | FeedForwardState
+BlockState = MixerState | Mamba3State | AttentionState | FeedForwardState | GRUState
 
 
 class Layer(nn.Module):
@@ -107,8 +110,20 @@ class LanguageModel(nn.Module):
 
         With `last_only` nobody will read but the last position: the stream may have length 1.
         """
-        self._check_states(states)
         x = self.embedding(tokens)
+        return self.run_embedded(x, states, return_states, start, last_only)
+
+    def run_embedded(
+        self,
+        x: Tensor,
+        states: list[BlockState] | None = None,
+        return_states: bool = False,
+        start: int = 0,
+        last_only: bool = False,
+    ) -> tuple[Tensor, list[BlockState]]:
+        """The same as :meth:`hidden` for vectors (b, l, m) in place of tokens, such as trained
+        ones that stand for no word."""
+        self._check_states(states)
         if self.positions is not None:
             x = self.positions(x, start)
         x = self.act_embed(x)
