@@ -38,6 +38,14 @@ def test_bootstrap_of_equal_units_has_no_width() -> None:
     assert bootstrap_rate([3, 0], [4, 0]) == (0.75, None)
 
 
+def test_units_weigh_as_much_as_they_hold() -> None:
+    """One large unit that lost nothing, one small that lost all: 0, 1/100 or 1, never between."""
+    rate, interval = bootstrap_rate([0, 1], [99, 1], confidence=0.9)
+    assert rate == 0.01 and interval == (0, 1)
+    middle = bootstrap_rate([0, 1], [99, 1], confidence=0.2)[1]
+    assert middle is not None and middle == pytest.approx((0.01, 0.01))
+
+
 def test_bootstrap_width_follows_the_spread_between_units() -> None:
     sums, counts = [float(i % 2) for i in range(400)], [1.0] * 400
     rate, interval = bootstrap_rate(sums, counts)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.tasks import tags
@@ -203,6 +203,7 @@ def texts_and_tokens(draw: Any) -> tuple[str, list[tuple[int, int]], list[tuple[
     return text, words, tokens
 
 
+@settings(max_examples=300)
 @given(texts_and_tokens())
 def test_alignment_equals_comparing_every_pair(
     drawn: tuple[str, list[tuple[int, int]], list[tuple[int, int]]],
@@ -215,6 +216,7 @@ def test_alignment_equals_comparing_every_pair(
         assert [i for i in own if tokens[i] != (0, 0)] == touching
 
 
+@settings(max_examples=300)
 @given(texts_and_tokens(), st.integers(0, 10), st.integers(1, 10))
 def test_a_chunk_has_the_words_it_covers_whole(
     drawn: tuple[str, list[tuple[int, int]], list[tuple[int, int]]], start: int, length: int
@@ -227,6 +229,16 @@ def test_a_chunk_has_the_words_it_covers_whole(
         assert (index in inside) == whole
         if whole:
             assert inside[index] == PlacedWord(index, min(own) - start, max(own) - start)
+
+
+def test_words_at_the_edges_of_chunks() -> None:
+    """Four words, the third of two tokens; a chunk of tokens 1 to 3 holds the second and third."""
+    tokens = [(0, 1), (1, 3), (3, 5), (5, 6), (6, 8)]
+    alignment = align([(0, 1), (2, 3), (4, 6), (7, 8)], tokens)
+    assert alignment == [range(0, 1), range(1, 2), range(2, 4), range(4, 5)]
+    assert words_in_chunk(alignment, 1, 3) == [PlacedWord(1, 0, 0), PlacedWord(2, 1, 2)]
+    assert words_in_chunk(alignment, 1, 2) == [PlacedWord(1, 0, 0)]
+    assert words_in_chunk(alignment, 3, 2) == [PlacedWord(3, 1, 1)]
 
 
 WORDS = st.text(alphabet="abeiou éß漢😀'.,", min_size=1, max_size=30)
