@@ -187,7 +187,8 @@ def word_table(
     encoded: Sequence[Encoded],
 ) -> pd.DataFrame:
     """One row a tagged word that lies in a chunk whole: chunk, position (of its first token),
-    tokens (how many), word, pos, entity, category, found.
+    tokens (how many), word, pos, entity, category, found. A word of many tokens is lost more easily
+    than one of few: see :func:`lib.analysis.omission.standardised`.
 
     Args:
         tagged, encoded: the documents that the chunks were cut from, in their order.

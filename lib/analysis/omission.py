@@ -77,6 +77,35 @@ def rates(table: pd.DataFrame, by: str, *, confidence: float = 0.95, seed: int =
     return pd.DataFrame(rows, columns=[by, "count", "chunks", "omission", "low", "high"])
 
 
+def standardised(table: pd.DataFrame, by: str, over: str = "tokens") -> pd.DataFrame:
+    """Omission of each group as it would be if all had words of the same sizes.
+
+    A word of three tokens is lost if one of them is, so nouns and numbers look forgotten beside
+    articles even where every token is lost alike. Here each group's omission is taken at each value
+    of `over` by itself and weighted with that value's share in the whole table (direct
+    standardisation). Values that some group lacks are left out for all.
+
+    Returns:
+        Columns: `by`, count (of those compared), omission (plain, of these) and standardised.
+
+    Raises:
+        ValueError: a missing column, a table without rows, or no value that all groups have.
+    """
+    _expect_columns(table, ("found", by, over))
+    lost = 1.0 - table.groupby([by, over])["found"].mean().unstack()
+    shared = [value for value in lost if lost[value].notna().all()]
+    if not shared:
+        raise ValueError(f"no value of {over} is in all groups of {by}, allowed: at least one")
+    kept = table[table[over].isin(shared)]
+    weights = kept[over].value_counts(normalize=True)
+    out = kept.groupby(by)["found"].agg(["size", "mean"])
+    adjusted = (lost[shared] * weights[shared]).sum(axis=1)
+    return pd.DataFrame(
+        {by: out.index, "count": out["size"].to_numpy(), "omission": 1.0 - out["mean"].to_numpy(),
+         "standardised": adjusted[out.index].to_numpy()}
+    )  # fmt: skip
+
+
 def pairwise_tests(
     table: pd.DataFrame, by: str, correction: str = "bonferroni", alpha: float = 0.05
 ) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from lib.analysis.omission import (
     position_bins,
     rank_correlation,
     rates,
+    standardised,
 )
 
 
@@ -80,6 +81,35 @@ def test_intervals_hold_the_truth_and_know_of_chunks() -> None:
     clumped["found"] = clumped["chunk"] % 10 < 7
     loose, tight = rates(clumped, "pos").iloc[0], rates(drawn({"x": 0.7}), "pos").iloc[0]
     assert loose["high"] - loose["low"] > 3 * (tight["high"] - tight["low"])
+
+
+def test_standardised_rates_by_hand() -> None:
+    """a loses 1 of 4 words of one token and 1 of 1 of two; b 1 of 2 of each, and none of three."""
+    rows = [("a", 1, True)] * 3 + [("a", 1, False), ("a", 2, False)]
+    rows += [("b", 1, True), ("b", 1, False), ("b", 2, True), ("b", 2, False), ("b", 3, True)]
+    table = pd.DataFrame(rows, columns=["pos", "tokens", "found"])
+    found = standardised(table, "pos")
+    # of the nine words of one or two tokens six have one
+    assert found["pos"].tolist() == ["a", "b"] and found["count"].tolist() == [5, 4]
+    assert found["omission"].tolist() == pytest.approx([0.4, 0.5])
+    assert found["standardised"].tolist() == pytest.approx([6 / 9 / 4 + 3 / 9, 0.5])
+    alone = pd.DataFrame([("c", 9, True)], columns=["pos", "tokens", "found"])
+    with pytest.raises(ValueError, match="no value of tokens is in all groups of pos"):
+        standardised(pd.concat([table, alone]), "pos")
+
+
+def test_standardising_takes_away_what_size_alone_does() -> None:
+    """Every token is lost with chance 0.1; nouns are long and articles short."""
+    rng = np.random.default_rng(0)
+    sizes = {"NOUN": rng.choice([1, 2, 3], 20_000, p=[0.2, 0.3, 0.5]),
+             "DET": rng.choice([1, 2, 3], 20_000, p=[0.8, 0.1, 0.1])}  # fmt: skip
+    parts = [
+        pd.DataFrame({"pos": name, "tokens": size, "found": rng.random(20_000) < 0.9**size})
+        for name, size in sizes.items()
+    ]
+    found = standardised(pd.concat(parts), "pos").set_index("pos")
+    assert found.loc["NOUN", "omission"] - found.loc["DET", "omission"] > 0.07
+    assert abs(found.loc["NOUN", "standardised"] - found.loc["DET", "standardised"]) < 0.015
 
 
 # -- tests ----------------------------------------------------------------------------------
