@@ -44,8 +44,8 @@ def evidence(wildcards):
     if chapter not in CHAPTERS:
         return files("book/claims/*.yml", "book/reference/*.yml", "book/results/**")
     return files(
-        f"book/claims/{chapter}.yml", f"book/reference/{chapter}_*.yml",
-        f"book/results/{chapter}.*/**",
+        f"book/claims/{chapter}.yml", f"book/reference/{chapter}.yml",
+        f"book/reference/{chapter}_*.yml", f"book/results/{chapter}.*/**",
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Means and intervals over seeds."""
+"""Means and intervals: over seeds, and over texts drawn again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
+import numpy as np
 from scipy import special
 
 
@@ -28,3 +29,48 @@ def mean_interval(
     # the quantile of Student's t; scipy.stats would take half a second to import
     half = float(special.stdtrit(len(values) - 1, 0.5 + confidence / 2)) * error
     return mean, (mean - half, mean + half)
+
+
+def bootstrap_rate(
+    sums: Sequence[float],
+    counts: Sequence[float],
+    confidence: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> tuple[float, tuple[float, float] | None]:
+    """sum(sums) / sum(counts) and its percentile interval when whole units are drawn again.
+
+    A unit is what was sampled, such as a text; what it holds (words, say) goes with it, because the
+    words of one text are remembered or forgotten together (Efron and Tibshirani 1993, section 8.4).
+
+    Args:
+        sums, counts: one number a unit. Units with count 0 say nothing and change nothing.
+
+    Returns:
+        The rate, and None in place of an interval where fewer than two units have a count.
+
+    Raises:
+        ValueError: different lengths, no count above 0, a confidence outside (0, 1) or draws below
+            1.
+    """
+    top, bottom = np.asarray(sums, dtype=float), np.asarray(counts, dtype=float)
+    if top.shape != bottom.shape or top.ndim != 1:
+        raise ValueError(f"sums and counts have {top.shape} and {bottom.shape}, must be equal")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}, allowed: more than 0 and less than 1")
+    if draws < 1:
+        raise ValueError(f"draws is {draws}, allowed: at least 1")
+    top, bottom = top[bottom > 0], bottom[bottom > 0]
+    if not len(bottom):
+        raise ValueError("counts has none above 0, allowed: at least one")
+    rate = float(top.sum() / bottom.sum())
+    if len(bottom) == 1:
+        return rate, None
+    rng = np.random.default_rng(seed)
+    units, rates = len(bottom), np.empty(draws)
+    step = max(1, 2_000_000 // units)  # so many draws at once as fit into some tens of megabytes
+    for start in range(0, draws, step):
+        rows = rng.integers(0, units, (min(step, draws - start), units))
+        rates[start : start + step] = top[rows].sum(1) / bottom[rows].sum(1)
+    low, high = np.quantile(rates, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return rate, (float(low), float(high))

@@ -344,6 +344,25 @@ class MoEConfig:
         require(self, "balance", self.balance >= 0, "0 or more")
 
 
+@dataclass(frozen=True)
+class GRUConfig:
+    """A gated recurrent unit and a projection out; no norm, no residual.
+
+    Attributes:
+        d_model: width of the residual stream (m).
+        d_hidden: width of the hidden state, all that it keeps of the past.
+    """
+
+    kind: ClassVar[str] = "gru"
+    d_model: int
+    d_hidden: int
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "d_hidden"):
+            require(self, name, counts(getattr(self, name)), "at least 1, whole")
+
+
 BlockConfig = (
     Mamba1Config | Mamba2Config | Mamba3Config | AttentionConfig | FeedForwardConfig | MoEConfig
-)
+    | GRUConfig
+)  # fmt: skip

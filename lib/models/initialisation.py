@@ -40,6 +40,8 @@ def initialise(model: nn.Module, config: LanguageModelConfig, generator: torch.G
             _gamma(module.weight, "positional", module.weight.shape[1], start, generator)
         elif isinstance(module, nn.Linear):
             _linear(name, module, config, generator)
+        elif isinstance(module, nn.GRU):
+            _gru(module, start, generator)
         elif isinstance(module, CausalConv):
             _conv(module, start, generator)
         elif isinstance(module, MoEMixer):
@@ -116,6 +118,15 @@ def _conv(module: CausalConv, start: InitialisationConfig, generator: torch.Gene
         _uniform(module.bias, -bound, bound, generator)
         if start.zero_biases:
             module.bias.zero_()
+
+
+def _gru(module: nn.GRU, start: InitialisationConfig, generator: torch.Generator) -> None:
+    """As nn.GRU draws itself, biases too; gamma's scope does not name it."""
+    bound = module.hidden_size**-0.5
+    for weight in module.parameters():
+        _uniform(weight, -bound, bound, generator)
+        if weight.dim() == 1 and start.zero_biases:
+            weight.zero_()
 
 
 def _dt_bias(

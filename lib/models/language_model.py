@@ -12,6 +12,7 @@ from lib.models.config import (
     AttentionConfig,
     BlockConfig,
     FeedForwardConfig,
+    GRUConfig,
     LanguageModelConfig,
     Mamba1Config,
     Mamba2Config,
@@ -19,6 +20,7 @@ from lib.models.config import (
     MoEConfig,
 )
 from lib.models.feedforward import FeedForwardMixer, FeedForwardState
+from lib.models.gru import GRUMixer, GRUState
 from lib.models.initialisation import initialise
 from lib.models.layers import Activation, Linear, PositionalEncoding, RMSNorm
 from lib.models.mamba1 import Mamba1Mixer, MixerState
@@ -34,9 +36,10 @@ MIXERS: dict[type, type[nn.Module]] = {
     AttentionConfig: AttentionMixer,
     FeedForwardConfig: FeedForwardMixer,
     MoEConfig: MoEMixer,
+    GRUConfig: GRUMixer,
 }
 # what a block keeps between tokens
-BlockState = MixerState | Mamba3State | AttentionState | FeedForwardState
+BlockState = MixerState | Mamba3State | AttentionState | FeedForwardState | GRUState
 
 
 class Layer(nn.Module):
@@ -110,8 +113,20 @@ class LanguageModel(nn.Module):
 
         With `last_only` nobody will read but the last position: the stream may have length 1.
         """
-        self._check_states(states)
         x = self.embedding(tokens)
+        return self.run_embedded(x, states, return_states, start, last_only)
+
+    def run_embedded(
+        self,
+        x: Tensor,
+        states: list[BlockState] | None = None,
+        return_states: bool = False,
+        start: int = 0,
+        last_only: bool = False,
+    ) -> tuple[Tensor, list[BlockState]]:
+        """The same as :meth:`hidden` for vectors (b, l, m) in place of tokens, such as trained
+        ones that stand for no word."""
+        self._check_states(states)
         if self.positions is not None:
             x = self.positions(x, start)
         x = self.act_embed(x)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.analysis.statistics import mean_interval
+from lib.analysis.statistics import bootstrap_rate, mean_interval
 
 
 def test_against_the_table_of_t() -> None:
@@ -29,3 +29,46 @@ def test_one_value_has_no_interval_and_none_is_an_error() -> None:
         mean_interval([])
     with pytest.raises(ValueError, match="confidence is 2"):
         mean_interval([1.0, 2.0], 2)
+
+
+def test_bootstrap_of_equal_units_has_no_width() -> None:
+    assert bootstrap_rate([1, 2, 3], [2, 4, 6]) == (0.5, (0.5, 0.5))
+    assert bootstrap_rate([3], [4]) == (0.75, None)
+    # units that hold nothing count for nothing
+    assert bootstrap_rate([3, 0], [4, 0]) == (0.75, None)
+
+
+def test_units_weigh_as_much_as_they_hold() -> None:
+    """One large unit that lost nothing, one small that lost all: 0, 1/100 or 1, never between."""
+    rate, interval = bootstrap_rate([0, 1], [99, 1], confidence=0.9)
+    assert rate == 0.01 and interval == (0, 1)
+    middle = bootstrap_rate([0, 1], [99, 1], confidence=0.2)[1]
+    assert middle is not None and middle == pytest.approx((0.01, 0.01))
+
+
+def test_bootstrap_width_follows_the_spread_between_units() -> None:
+    sums, counts = [float(i % 2) for i in range(400)], [1.0] * 400
+    rate, interval = bootstrap_rate(sums, counts)
+    assert interval is not None and rate == 0.5
+    low, high = interval
+    # normal approximation: 1.96 * 0.5 / 20 to either side
+    assert low == pytest.approx(0.451, abs=0.006) and high == pytest.approx(0.549, abs=0.006)
+    narrow = bootstrap_rate(sums, counts, confidence=0.5)[1]
+    assert narrow is not None and low < narrow[0] < 0.5 < narrow[1] < high
+    assert bootstrap_rate(sums, counts) == (rate, interval)
+    uneven = [float(i) ** 0.5 for i in range(400)]
+    assert bootstrap_rate(uneven, counts, seed=1)[1] != bootstrap_rate(uneven, counts)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1], [1, 2]), "must be equal"),
+        (([0], [0]), "counts has none above 0"),
+        (([1], [2], 1.0), "confidence is 1.0"),
+        (([1], [2], 0.9, 0), "draws is 0"),
+    ],
+)
+def test_bootstrap_misuse_is_named(arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        bootstrap_rate(*arguments)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from lib.models.config import (
     BlockConfig,
+    GRUConfig,
     InitialisationConfig,
     LanguageModelConfig,
     Mamba1Config,
@@ -26,6 +27,7 @@ BLOCKS: dict[str, tuple[BlockConfig, ...]] = {
         Mamba1Config(d_model=16, d_state=4),
         Mamba2Config(d_model=16, d_state=8, headdim=16),
     ),
+    "gru": (GRUConfig(d_model=16, d_hidden=12),),
     "kernels": (
         Mamba1Config(d_model=16, d_state=4, conv_kind="palindromic", conv_bypass="residual"),
         Mamba2Config(d_model=16, d_state=8, headdim=16, conv_frozen=True, conv_bypass="gated"),
@@ -260,6 +262,7 @@ def test_parameter_count_of_mamba1() -> None:
             lambda: Mamba1Config(d_model=32, dt_min=0.2),
             "dt_max is 0.1, allowed: at least dt_min 0.2",
         ),
+        (lambda: GRUConfig(d_model=16, d_hidden=0), "GRUConfig.d_hidden is 0, allowed: at least"),
         (lambda: LanguageModelConfig(0, 1, BLOCKS["mamba1"]), "vocab_size is 0"),
         (lambda: LanguageModelConfig(9, 1, ()), "pattern is .* at least one block config"),
         (lambda: LanguageModelConfig(9, 1, (Mamba1Config(8), Mamba1Config(16))), "same d_model"),

@@ -1,0 +1,97 @@
+"""What is memory and what is guessing: the controls beside a trained decoder.
+
+A good language model writes likely text from nothing, and a decoder trained on one corpus knows its
+words. None of the controls is in arXiv 2512.15653. Each takes the auto-encoder and chunks (b, L)
+and returns what was written, so that all go through the same measures:
+
+==================== ======================= =========================== =====================
+control              decoder                 state                       what it shows
+==================== ======================= =========================== =====================
+untrained_decoder    the language model      the chunk's own             what training adds
+zero_state           trained                 zeros                       the decoder's habits
+shuffled_input       trained                 of the chunk in disorder    words without order
+language_model_alone none: guesses each      none; the true text before  what can be guessed
+                     next token              each token
+==================== ======================= =========================== =====================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lib.models.autoencoder import Decoded, StateAutoencoder, map_states
+from lib.models.language_model import LanguageModel
+
+
+@torch.no_grad()
+def untrained_decoder(model: StateAutoencoder, tokens: Tensor) -> Decoded:
+    """The frozen language model goes on from the chunk's state and the start token."""
+    return model.decode(model.encode(tokens), len(tokens), untrained=True)
+
+
+@torch.no_grad()
+def zero_state(model: StateAutoencoder, tokens: Tensor) -> Decoded:
+    """The trained decoder from a state of zeros, that of a model which has read nothing.
+
+    Of attention the keys and values of the slots are zeros: each slot then gets the same weight.
+    """
+    return model.decode(map_states(model.encode(tokens), torch.zeros_like), len(tokens))
+
+
+@torch.no_grad()
+def shuffled_input(
+    model: StateAutoencoder, tokens: Tensor, seed: int = 0
+) -> tuple[Decoded, Tensor]:
+    """The trained decoder from the state of each chunk with its tokens in disorder, and the
+    disordered chunks (b, L): the one to be compared with both."""
+    shuffled = shuffle(tokens, seed)
+    return model.decode(model.encode(shuffled), len(tokens)), shuffled
+
+
+@torch.no_grad()
+def language_model_alone(model: StateAutoencoder, tokens: Tensor) -> Decoded:
+    """The language model's best guess at each token, given the start token and the true text before
+    it. It is told more than any decoder is, but of the token itself it has no memory."""
+    logits = _teacher_forced(model.encoder, tokens, model.config.bos)
+    guesses = logits.argmax(-1)
+    lengths = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
+    return Decoded(guesses, lengths)
+
+
+@torch.no_grad()
+def perplexity(model: LanguageModel, tokens: Tensor, bos: int = 0) -> Tensor:
+    """Perplexity of each chunk (b, L) under a language model that starts from `bos`: (b,)."""
+    logits = _teacher_forced(model, tokens, bos)
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    losses = F.cross_entropy(wide.transpose(1, 2), tokens, reduction="none")
+    return losses.mean(1).exp()
+
+
+def shuffle(tokens: Tensor, seed: int = 0) -> Tensor:
+    """Each row of (b, L) in an order of its own, the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.rand(tokens.shape, generator=generator).argsort(1).to(tokens.device)
+    return tokens.gather(1, order)
+
+
+def in_batches(write: Callable[[Tensor], Decoded], tokens: Tensor, batch_size: int) -> Decoded:
+    """`write` on up to `batch_size` chunks at a time, put together.
+
+    Raises:
+        ValueError: a batch size below 1, or no chunks.
+    """
+    if batch_size < 1 or not len(tokens):
+        raise ValueError(f"batch_size is {batch_size} of {len(tokens)} chunks, allowed: 1 or more")
+    parts: Iterable[Decoded] = (write(part) for part in tokens.split(batch_size))
+    written, lengths = zip(*parts, strict=True)
+    return Decoded(torch.cat(written), torch.cat(lengths))
+
+
+def _teacher_forced(model: LanguageModel, tokens: Tensor, bos: int) -> Tensor:
+    """(b, L, v): logits of each token, given those before it."""
+    start = tokens.new_full((len(tokens), 1), bos)
+    return model(torch.cat([start, tokens[:, :-1]], 1))
