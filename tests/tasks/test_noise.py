@@ -203,7 +203,8 @@ DATA = os.environ.get("MAMBA_BOOK_NOISE_DATA")
     ("file", "flip"), [("D_wtest", flip_words), ("D_ctest", flip_characters)], ids=["word", "char"]
 )
 def test_flips_make_the_authors_in_context_files(file: str, flip: object) -> None:
-    from lib.tasks.instructions import in_context_examples, load_authors
+    from lib.tasks.instructions import load_authors
+    from lib.tasks.prompts import in_context_examples
 
     folder = Path(DATA or "")
     clean = {pair.question: pair.answer for pair in load_authors("D_test", folder)}
