@@ -303,6 +303,20 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def pairs(table: pd.DataFrame) -> pd.DataFrame:
+    """Answers after the noise beside those before, from :func:`frame`: a row for each set of answers
+    and measure, with the chance of the paired test."""
+    names = ("their_accuracy", "their_flip", "form_char_flip", "content")
+    columns = ["answers", "measure", "before", "then", "p"]
+    rows = [
+        (row["text"], name, row[f"{name}_before"], row[name], row[f"{name}_before_p"])
+        for _, row in table.iterrows()
+        if row["answers"] in PHASES and row["answers"] != "finetuned"
+        for name in names
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
 EXPERIMENTS = (
     Experiment(
         name=NAME,

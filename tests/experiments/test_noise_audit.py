@@ -18,6 +18,7 @@ from lib.experiments.noise_audit import (
     AuditCell,
     cells,
     frame,
+    pairs,
     readable,
     run,
     summarise,
@@ -140,6 +141,22 @@ def test_frame_has_a_row_a_record(quick: dict[str, Outcome]) -> None:
     (row,) = frame(records).to_dict("records")
     assert row["answers"] == "unlearned" and row["text"] == ANSWERS["unlearned"]
     assert row["content"] == done.metrics["content"]
+
+
+def test_pairs_are_the_phases_after_the_noise(quick: dict[str, Outcome]) -> None:
+    table = frame(
+        [
+            Record("noise.audit", 1, to_dict(o.cell), "x", "done", o.metrics, {})  # type: ignore[arg-type]
+            for o in quick.values()
+        ]
+    )
+    found = pairs(table)
+    assert len(found) == 2 * 4 and set(found["answers"]) == {
+        ANSWERS["charflip"], ANSWERS["unlearned"],
+    }  # fmt: skip
+    content = found[(found["measure"] == "content") & (found["answers"] == ANSWERS["unlearned"])]
+    assert content[["before", "then"]].values.tolist() == [[0.7, 0.5]]
+    assert pairs(pd.DataFrame()).empty
 
 
 DATA = os.environ.get("MAMBA_BOOK_NOISE_DATA")
