@@ -304,8 +304,8 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def pairs(table: pd.DataFrame) -> pd.DataFrame:
-    """Answers after the noise beside those before, from :func:`frame`: a row for each set of answers
-    and measure, with the chance of the paired test."""
+    """Answers after the noise beside those before, from :func:`frame`: a row for each set of
+    answers and measure, with the chance of the paired test."""
     names = ("their_accuracy", "their_flip", "form_char_flip", "content")
     columns = ["answers", "measure", "before", "then", "p"]
     rows = [
