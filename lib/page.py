@@ -215,10 +215,12 @@ def type_in(plot: Callable[[str], Any], **examples: Sequence[str]) -> Any:
     """
     if len(examples) != 1 or not all(map(len, examples.values())):
         raise ValueError(f"examples is {examples!r}, allowed: one name with at least one text")
+    ((name, texts),) = examples.items()
     if progress.headless():
-        return explore(plot, **examples)
+        # whole texts would not fit below a slider
+        labels = {f"{n}: {text[:12]}…": text for n, text in enumerate(texts, 1)}
+        return explore(lambda **chosen: plot(labels[chosen[name]]), **{name: list(labels)})
     from ipywidgets import Text, interactive
 
-    ((name, texts),) = examples.items()
     box = Text(value=texts[0], description=name, continuous_update=False)
     return interactive(plot, **{name: box})

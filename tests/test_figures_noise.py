@@ -55,7 +55,7 @@ def test_readings_end_at_their_scores() -> None:
     (bars,) = figure.data
     ends = [base + length for base, length in zip(bars.base, bars.x, strict=True)]
     assert ends[1] == pytest.approx(READER.english.score(TEXT)) == max(ends)
-    assert bars.text[1] == TEXT and figure.layout.title.text.startswith("char_flip: ")
+    assert bars.text[1].strip() == TEXT and figure.layout.title.text.startswith("char_flip: ")
     assert min(bars.x) > 0
 
 
@@ -77,7 +77,8 @@ def test_the_text_box(monkeypatch: pytest.MonkeyPatch) -> None:
         return figures.characters(answer, "word_flip")
 
     still = page.type_in(plot, answer=["one two", "three four five"])  # headless in tests
-    assert [f.name for f in still.frames] == ["one two", "three four five"]
+    assert [f.name for f in still.frames] == ["1: one two…", "2: three four f…"]
+    assert still.frames[1].layout.title.text == "word flip: five four three"
     for bad in ({}, {"a": []}, {"a": ["x"], "b": ["y"]}):
         with pytest.raises(ValueError, match="allowed: one name with at least one text"):
             page.type_in(plot, **bad)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lib.analysis.noise_metrics import FormReader
 
 ELSEWHERE = "#bbbbbb"
+LEAST = -11.0  # nats a character where bars of likelihood begin; hardly any text is below
 MARKERS = ("circle", "diamond", "square", "x")
 MEASURES = {
     "their_accuracy": "their accuracy (fuzzy match)",
@@ -77,7 +78,7 @@ def characters(text: str, noise: str) -> go.Figure:
     figure.update_yaxes(
         tickvals=[0, 1], ticktext=["noisy", "clean"], range=[-0.6, 1.6], showgrid=False
     )
-    figure.update_layout(title=f"{found.title}: {noisy}", height=230)
+    figure.update_layout(title=f"{found.title}: {noisy}", height=270)
     return figure
 
 
@@ -98,20 +99,21 @@ def readings(text: str, reader: FormReader) -> go.Figure:
         "words turned back": unflip_words(text),
     }
     scores = [reader.english.score(way) for way in ways.values()]
-    form = reader.form(text)
     figure = go.Figure(
         go.Bar(
-            x=scores, y=list(ways), orientation="h", text=list(ways.values()),
-            textposition="inside", insidetextanchor="start", marker_color=COLOURS[0],
-            hovertemplate="%{y}: %{x:.2f}<extra></extra>",
+            # bars begin at one place in all figures and end at the score: longer is likelier
+            base=[LEAST] * len(ways), x=[max(0.05, score - LEAST) for score in scores],
+            y=list(ways), orientation="h", text=[f" {way}" for way in ways.values()],
+            textposition="outside", cliponaxis=False, marker_color=COLOURS[0], customdata=scores,
+            hovertemplate="%{y}: %{customdata:.2f}<extra></extra>",
         )
     )  # fmt: skip
-    # bars grow from the left: the longest is the likeliest
-    figure.data[0].base = [min(scores) - 0.5] * len(scores)
-    figure.data[0].x = [score - min(scores) + 0.5 for score in scores]
-    figure.update_xaxes(title="mean log probability of a character / nats")
+    figure.update_xaxes(
+        title="mean log probability of a character / nats", range=[LEAST, 7],
+        tickvals=list(range(-10, 1, 2)),
+    )  # fmt: skip
     figure.update_yaxes(autorange="reversed")
-    figure.update_layout(title=f"{form}: {text}", height=260, margin_l=170)
+    figure.update_layout(title=f"{reader.form(text)}: {text}", height=300, margin_l=170)
     return figure
 
 
