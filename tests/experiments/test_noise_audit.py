@@ -10,10 +10,9 @@ import pytest
 
 from lib.config import from_dict, to_dict
 from lib.experiments import Context, Outcome
+from lib.experiments._noise_sheets import MADE_UP_FLIPPED, MADE_UP_RIGHT, third_party_sheet
 from lib.experiments.noise_audit import (
     ANSWERS,
-    MADE_UP_FLIPPED,
-    MADE_UP_RIGHT,
     PUBLISHED,
     AuditCell,
     cells,
@@ -22,7 +21,6 @@ from lib.experiments.noise_audit import (
     readable,
     run,
     summarise,
-    third_party_sheet,
 )
 from lib.store import Record
 from lib.tasks import instructions
