@@ -14,8 +14,9 @@ class Sheet:
     """Questions, their right answers, and what was answered.
 
     Attributes:
-        responses: by a key of ``noise_audit.ANSWERS``. Those to "counterfactual" belong to `false_rows`, pairs of
-            question and right answer, since false answers were published to few questions.
+        responses: by a key of ``noise_audit.ANSWERS``. Those to "counterfactual" belong to
+            `false_rows`, pairs of question and right answer, since false answers were published to
+            few questions.
         clean: clean text of the kind, to fit the reader of forms on.
         inputs: file to SHA-256 of what was read, for the record.
     """
