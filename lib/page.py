@@ -199,3 +199,28 @@ def explore(plot: Callable[..., Any], start: Any = None, **choices: Sequence[Any
         for name, values in choices.items()
     }  # fmt: skip
     return interactive(plot, **widgets)
+
+
+def type_in(plot: Callable[[str], Any], **examples: Sequence[str]) -> Any:
+    """Let the reader type the argument of `plot`, which returns a plotly figure.
+
+    With a live kernel: a text box that opens with the first example. In the static page, where
+    nothing can be computed from what is typed: a slider over the examples.
+
+    Args:
+        examples: one name with its example texts, short ones.
+
+    Raises:
+        ValueError: not exactly one name, or no example.
+    """
+    if len(examples) != 1 or not all(map(len, examples.values())):
+        raise ValueError(f"examples is {examples!r}, allowed: one name with at least one text")
+    ((name, texts),) = examples.items()
+    if progress.headless():
+        # whole texts would not fit below a slider
+        labels = {f"{n}: {text[:12]}…": text for n, text in enumerate(texts, 1)}
+        return explore(lambda **chosen: plot(labels[chosen[name]]), **{name: list(labels)})
+    from ipywidgets import Text, interactive
+
+    box = Text(value=texts[0], description=name, continuous_update=False)
+    return interactive(plot, **{name: box})

@@ -1,4 +1,4 @@
-"""Means and intervals: over seeds, and over texts drawn again."""
+"""Means, intervals and tests: over seeds by Student's t, over questions or texts by resampling."""
 
 from __future__ import annotations
 
@@ -74,3 +74,56 @@ def bootstrap_rate(
         rates[start : start + step] = top[rows].sum(1) / bottom[rows].sum(1)
     low, high = np.quantile(rates, [(1 - confidence) / 2, (1 + confidence) / 2])
     return rate, (float(low), float(high))
+
+
+def bootstrap_interval(
+    values: Sequence[float], confidence: float = 0.95, samples: int = 2000, seed: int = 0
+) -> tuple[float, tuple[float, float]]:
+    """Mean and its percentile bootstrap interval, the values (one a question) drawn with return.
+
+    It says how the mean would vary with other questions of the kind. How it would vary with another
+    training run it cannot say: that takes seeds.
+
+    Raises:
+        ValueError: no value, a confidence outside (0, 1), or fewer than one sample.
+    """
+    if not len(values):
+        raise ValueError("values is empty, allowed: at least one number")
+    if samples < 1:
+        raise ValueError(f"samples is {samples}, allowed: at least 1")
+    mean, interval = bootstrap_rate(values, [1.0] * len(values), confidence, samples, seed)
+    return mean, interval or (mean, mean)
+
+
+def paired_test(
+    first: Sequence[float], second: Sequence[float], samples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Mean of ``first - second`` over the same questions, and the two-sided p-value of the
+    hypothesis that the sign of each difference is a coin toss.
+
+    Where all differences are -1, 0 or 1 (right or wrong answers) the test is exact: McNemar's, by
+    the binomial distribution. Elsewhere signs are drawn `samples` times.
+
+    Raises:
+        ValueError: no pair, different lengths, or fewer than one sample.
+    """
+    if len(first) != len(second) or not len(first):
+        raise ValueError(
+            f"first and second have {len(first)} and {len(second)} values, allowed: equally many, "
+            "at least one"
+        )
+    if samples < 1:
+        raise ValueError(f"samples is {samples}, allowed: at least 1")
+    apart = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
+    mean, moved = float(apart.mean()), apart[apart != 0]
+    if not len(moved):
+        return mean, 1.0
+    if set(moved.tolist()) <= {-1.0, 1.0}:
+        fewer = int(min((moved > 0).sum(), (moved < 0).sum()))
+        return mean, min(1.0, 2 * float(special.bdtr(fewer, len(moved), 0.5)))
+    rng = np.random.default_rng([seed, 0x7E])
+    signs = rng.choice([-1.0, 1.0], (samples, len(moved)))
+    # a hair below, so that rounding does not lose the draws that equal what was seen
+    extreme = np.abs(signs @ moved) >= abs(moved.sum()) * (1 - 1e-12)
+    # what was seen is one of the draws: no p-value is zero
+    return mean, float((extreme.sum() + 1) / (samples + 1))

@@ -5,7 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.analysis.statistics import bootstrap_rate, mean_interval
+from lib.analysis.statistics import (
+    bootstrap_interval,
+    bootstrap_rate,
+    mean_interval,
+    paired_test,
+)
 
 
 def test_against_the_table_of_t() -> None:
@@ -72,3 +77,61 @@ def test_bootstrap_width_follows_the_spread_between_units() -> None:
 def test_bootstrap_misuse_is_named(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         bootstrap_rate(*arguments)
+
+
+@given(st.floats(0.2, 0.8), st.integers(0, 1000))
+def test_bootstrap_of_a_share_is_near_the_normal_interval(share: float, seed: int) -> None:
+    values = (np.random.default_rng(seed).random(400) < share).astype(float)
+    mean, (low, high) = bootstrap_interval(values.tolist(), seed=seed)
+    half = 1.96 * (values.mean() * (1 - values.mean()) / 400) ** 0.5
+    assert mean == pytest.approx(values.mean())
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.01)
+
+
+def test_bootstrap_is_seeded_and_certain_where_nothing_varies() -> None:
+    values = np.random.default_rng(0).random(30).tolist()
+    assert bootstrap_interval(values, seed=1) == bootstrap_interval(values, seed=1)
+    assert bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
+    assert bootstrap_interval([1.0, 1.0]) == (1.0, (1.0, 1.0))
+    wide, narrow = (bootstrap_interval(values, c)[1] for c in (0.99, 0.5))
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
+def test_paired_answers_against_mcnemar_by_hand() -> None:
+    # nine questions changed, all one way: 2 / 2^9; the unchanged ones say nothing
+    changed = [1.0] * 9 + [0.0] * 91
+    assert paired_test(changed, [0.0] * 100) == (0.09, pytest.approx(2 / 512))
+    # three against one: P(at most 1 of 4 heads) = 5 / 16, twice
+    assert paired_test([1, 1, 1, 0], [0, 0, 0, 1]) == (0.5, pytest.approx(10 / 16))
+    assert paired_test([1, 0], [0, 1]) == (0.0, 1.0)
+    assert paired_test([1, 0], [1, 0]) == (0.0, 1.0)
+
+
+def test_paired_numbers_against_all_signs_by_hand() -> None:
+    # differences 0.5, 0.25, 0.125, 1.0: of 16 sign patterns two are as extreme as all alike
+    mean, chance = paired_test([0.5, 0.25, 0.125, 1.0], [0.0] * 4, samples=40_000)
+    assert mean == pytest.approx(0.46875) and chance == pytest.approx(2 / 16, abs=0.01)
+
+
+@given(st.integers(0, 100))
+def test_paired_test_is_symmetric_and_rarely_wrong(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    first, second = rng.random(30).tolist(), rng.random(30).tolist()
+    (one, p), (other, q) = paired_test(first, second), paired_test(second, first)
+    assert one == pytest.approx(-other) and p == pytest.approx(q) and 0 < p <= 1
+    assert paired_test([v + 2 for v in first], second)[1] < 0.001
+
+
+def test_bad_values_for_resampling_are_named() -> None:
+    with pytest.raises(ValueError, match="values is empty"):
+        bootstrap_interval([])
+    with pytest.raises(ValueError, match="confidence is 1"):
+        bootstrap_interval([1.0], 1)
+    with pytest.raises(ValueError, match="samples is 0"):
+        bootstrap_interval([1.0], samples=0)
+    with pytest.raises(ValueError, match="first and second have 1 and 2 values"):
+        paired_test([1.0], [1.0, 2.0])
+    with pytest.raises(ValueError, match="first and second have 0 and 0"):
+        paired_test([], [])
+    with pytest.raises(ValueError, match="samples is 0"):
+        paired_test([1.0], [0.5], samples=0)
