@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from lib.config import require
 from lib.models.config import (
     AttentionConfig,
@@ -21,7 +19,6 @@ from lib.models.config import (
     Mamba2Config,
     MoEConfig,
 )
-from lib.models.language_model import LanguageModel
 
 ARCHITECTURES = ("mamba1", "mamba2", "transformer", "moe")
 ROPE_THETA = 10_000.0
@@ -114,6 +111,10 @@ def hybrid(size: str, vocab_size: int, every: int = 8) -> LanguageModelConfig:
 
 def non_embedding(config: LanguageModelConfig) -> int:
     """Parameters outside the embedding (and a head of its own)."""
+    import torch
+
+    from lib.models.language_model import LanguageModel
+
     with torch.device("meta"):
         model = LanguageModel(config)
     left_out = {id(model.embedding.weight), id(model.head.weight)}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lib.config import require
 from lib.tasks.corpus import Corpus, CorpusConfig
-from lib.tasks.packing import Packed, build_stream
 from lib.tasks.tokenizers import BPEConfig, BytesConfig, PretrainedConfig, Tokenizer, open_tokenizer
+
+if TYPE_CHECKING:
+    from lib.tasks.packing import Packed
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ def build(task: LanguageTask, cache: Path | str | None = None) -> LanguageData:
     Raises:
         TextUnavailable, ValueError: see :class:`Corpus`, `open_tokenizer` and `Packed`.
     """
+    from lib.tasks.packing import Packed, build_stream
+
     corpus = Corpus(task.corpus)
     tokenizer = open_tokenizer(task.tokenizer, corpus.train, cache)
     train, valid = (
