@@ -142,6 +142,12 @@ def _bench(arguments: argparse.Namespace) -> int:
     return cli.bench(arguments)
 
 
+def _generate(arguments: argparse.Namespace) -> int:
+    from lib import generate
+
+    return generate.main(arguments)
+
+
 def _book(arguments: argparse.Namespace) -> int:
     from lib import book
 
@@ -211,6 +217,11 @@ def parser() -> argparse.ArgumentParser:
     from lib.bench.cli import add_arguments
 
     add_arguments(command("bench", _bench, "measure speed beside that of others; keep records"))
+
+    from lib import generate
+
+    sub = command("generate", _generate, "text from a checkpoint, local or of the hub")
+    generate.add_arguments(sub)
 
     command("book", _book, "build the HTML from executed notebooks")
     return main

@@ -154,9 +154,8 @@ def generate(
     decoder = decoder_of(model)
     known = [list(prompt) for prompt in prompts]
     _check(decoder, known, max_new_tokens)
-    rows = sorted(range(len(known)), key=lambda row: len(known[row]))
     lengths = sorted({len(prompt) for prompt in known})
-    groups = [[row for row in rows if len(known[row]) == length] for length in lengths]
+    groups = [[row for row, prompt in enumerate(known) if len(prompt) == n] for n in lengths]
     texts: list[list[int]] = [[] for _ in known]
     for batch in [groups] if decoder.joins else [[group] for group in groups]:
         members = [row for group in batch for row in group]

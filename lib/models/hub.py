@@ -26,13 +26,22 @@ from lib.models.hub_format import (
 )
 from lib.models.language_model import LanguageModel
 
-__all__ = ["HubError", "fetch", "load_config", "load_pretrained", "load_tokenizer",
-           "save_pretrained", "stop_tokens"]  # fmt: skip
+__all__ = [
+    "HubError",
+    "fetch",
+    "load_causal_lm",
+    "load_config",
+    "load_pretrained",
+    "load_tokenizer",
+    "save_pretrained",
+    "stop_tokens",
+]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 # what a model and its tokenizer need; the same repositories also hold pickled copies of the weights
 PATTERNS = ("*.json", "*.safetensors", "*.model", "merges.txt", "vocab.txt")
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
 def fetch(source: str | Path, *, revision: str | None = None, offline: bool = False) -> Path:
@@ -165,6 +174,31 @@ def load_pretrained(
     return model.eval()
 
 
+def load_causal_lm(
+    source: str | Path, *, revision: str | None = None, offline: bool = False,
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
+) -> Any:  # fmt: skip
+    """A checkpoint of our families as our model, of any other architecture as transformers'.
+
+    For baselines: code that a checkpoint brings along is not run, nor are pickles read.
+
+    Raises:
+        HubError: as :func:`load_pretrained`; an architecture that transformers does not know.
+    """
+    folder = fetch(source, revision=revision, offline=offline)
+    if _json(folder / CONFIG).get("model_type") in (*FAMILIES, None):
+        return load_pretrained(folder, device=device, dtype=dtype)
+    import transformers
+
+    try:
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=dtype, use_safetensors=True, local_files_only=True
+        )
+    except Exception as error:  # its loaders raise whatever their parsers raise
+        raise HubError(f"transformers cannot load {source}: {error}") from error
+    return model.to(device).eval()
+
+
 def save_pretrained(model: LanguageModel, folder: str | Path, *, tokenizer: Any = None) -> Path:
     """Write `model` (and a transformers `tokenizer`) so that transformers loads it by the folder.
 
@@ -212,6 +246,12 @@ def load_tokenizer(
     import transformers
 
     folder = fetch(source, revision=revision, offline=offline)
+    # without any, transformers makes an empty one up
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        raise HubError(
+            f"{source} holds no tokenizer, none of {', '.join(VOCABULARIES)}; put its files "
+            "beside the weights"
+        )
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
     except Exception as error:  # its readers raise whatever their parsers raise
