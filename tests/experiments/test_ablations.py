@@ -224,6 +224,7 @@ def test_choices_stand_beside_the_models_that_they_change(tmp_path: Path) -> Non
         store.save(faked(name, cell_of(name, variant)), None, None)
     store.save(faked(ALL_ONE, cell_of(ALL_ONE, "standard", seed=2), "failed"), None, None)
     found = study.base_records("paper", store)
+    assert [r.config for r in found] == [to_dict(cell_of(*start)) for start in STARTS.values()]
     assert study.base_records("quick", store) == []
     own = faked(SENSITIVITY, cell_of(SENSITIVITY, "all-one kernel: no final norm"))
     frame = study.sensitivity_frame([*found, own])

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
+from lib.analysis.composite import answers
+from lib.analysis.interventions import blocked_answers, substituted_answers
 from lib.analysis.reference import load_counts
 from lib.config import from_dict, to_dict
 from lib.experiments import Context, Outcome, cells_of, find
@@ -25,6 +27,7 @@ from lib.figures import ablations, achilles_flow
 from lib.models.language_model import build_language_model
 from lib.store import Record, Store, identity
 from lib.tasks.composite import CompositeTask, third_party
+from lib.tasks.interventions import intervention_split, twin
 from lib.training.config import TrainingConfig
 from tests.experiments import composite_runs as runs
 
@@ -185,6 +188,47 @@ def test_a_model_deaf_to_other_tokens_loses_nothing_by_cuts(kind: str) -> None:
     assert all(found[f"substitution_inner_{pair}"] == 1.0 for pair in PAIRS)
     assert all(found[f"substitution_end_{pair}"] == 1.0 for pair in (13, 23, 33, 43))
     assert any(found[f"substitution_end_{pair}"] < 1.0 for pair in PAIRS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_choice_is_the_cut_that_it_names(kind: str) -> None:
+    """In a model that hears much by every path, so that no two choices agree by chance."""
+    cell = tiny(kind)
+    model = build_language_model(cell.model, seed=1).eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if "dt" in name and "bias" in name:
+            parameter.fill_(-0.5)
+        elif "_proj" in name:
+            parameter.mul_(4.0)
+        elif "A_log" in name:
+            parameter.fill_(-1.0)
+    cuts: dict[str, dict[str, Any]] = {
+        "": {},
+        "_after_pair": {"within_pair": False},
+        "_conv_too": {"paths": ("state", "conv")},
+        "_everything": {"paths": ("state", "conv", "decay")},
+        "_layer0": {"layers": [0]},
+        "_layer1": {"layers": [1]},
+    }
+    puts: dict[str, dict[str, Any]] = {
+        name: cuts[name] for name in ("", "_layer0", "_layer1")
+    } | {"_with_pair": {"include_pair": True}}  # fmt: skip
+    wanted: dict[str, float] = {}
+    for end, may_end in (("end", True), ("inner", False)):
+        split = intervention_split(cell.task, cell.seed, pair_may_end=may_end)
+        twins, others = twin(cell.task, split), ~split.where(43)
+        own, theirs = answers(model, split.tokens), answers(model, twins.tokens)
+        for choice, options in cuts.items():
+            same = blocked_answers(model, split, **options) == own
+            wanted[f"blocking_{end}_mean{choice}"] = float(same.double().mean())
+        for choice, options in puts.items():
+            same = (substituted_answers(model, split, twins, **options) == theirs)[others]
+            wanted[f"substitution_{end}_mean{choice}"] = float(same.double().mean())
+    found = study.inspect(model, cell)
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted)
+    for intervention in ("blocking_end", "blocking_inner", "substitution_end"):
+        values = [value for name, value in wanted.items() if name.startswith(intervention)]
+        assert len(set(values)) >= len(values) - 1, values
 
 
 def test_taps_that_are_equal_have_cosine_one() -> None:
