@@ -22,7 +22,7 @@ from lib.models.language_model import build_language_model
 from lib.store import Store
 from lib.training.checkpoints import load_checkpoint
 from tests.experiments import composite_runs as runs
-from tests.experiments.test_ablations import SPECIFIC, STARTS, cell_of
+from tests.experiments.test_ablation_variants import SPECIFIC, STARTS, cell_of
 
 
 def shrunk(name: str, variant: str, **options: Any) -> CompositeCell:
