@@ -30,8 +30,11 @@ def intervention_split(
             560 or 480.
 
     Raises:
-        ValueError: `repeats` below 1, or sequences too short for a token after the pair.
+        ValueError: `seed` below 0, `repeats` below 1, or sequences too short for a token after the
+            pair.
     """
+    if seed < 0:
+        raise ValueError(f"seed is {seed}, allowed: 0 or more")
     if repeats < 1:
         raise ValueError(f"repeats is {repeats}, allowed: at least 1")
     task = dataclasses.replace(task, pair_may_end=pair_may_end)

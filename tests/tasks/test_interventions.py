@@ -69,6 +69,8 @@ def test_labels_follow_the_task() -> None:
 
 
 def test_misfits_are_named() -> None:
+    with pytest.raises(ValueError, match=r"seed is -1, allowed: 0 or more"):
+        intervention_split(CompositeTask(), -1)
     with pytest.raises(ValueError, match=r"repeats is 0, allowed: at least 1"):
         intervention_split(CompositeTask(), 0, repeats=0)
     with pytest.raises(ValueError, match=r"length is 3, allowed: at least 4"):
