@@ -335,11 +335,13 @@ def test_pages_read_cosines(outcomes: dict[str, Outcome]) -> None:
     table = study.cosines(frame_of(outcomes))
     assert len(table) == 2 * 4
     rows = table.set_index(["model", "choice"])["cosine"]
-    assert rows["mamba1, γ 0.5", "layer 2, at the end"] == (
-        outcomes["mamba1"].metrics["cosine_final_layer1"]
+    assert (
+        rows["mamba1, γ 0.5", "layer 2, at the end"]
+        == (outcomes["mamba1"].metrics["cosine_final_layer1"])
     )
-    assert rows["mamba2, γ 0.5", "layer 1, at the start"] == (
-        outcomes["mamba2"].metrics["cosine_start_layer0"]
+    assert (
+        rows["mamba2, γ 0.5", "layer 1, at the start"]
+        == (outcomes["mamba2"].metrics["cosine_start_layer0"])
     )
 
 
