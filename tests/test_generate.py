@@ -131,6 +131,15 @@ def test_pieces_are_whole_characters_and_together_the_text() -> None:
     assert "".join(cut) == "a�"  # what never became a character is not kept back
 
 
+def test_spaces_that_a_tokenizer_drops_at_the_start_of_a_text_stay_inside_it() -> None:
+    # as in Llama's: a word's token brings its space, which is left out at the start
+    words = {"▁once": 0, "▁upon": 1, "▁a": 2, "▁time": 3}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words))
+    made.decoder = tokenizers.decoders.Metaspace()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=made)
+    assert list(pieces([0, 1, 2, 3], tokenizer)) == ["once", " upon", " a", " time"]
+
+
 def test_the_text_ends_at_the_tokenizers_end(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -223,7 +223,10 @@ def save_pretrained(model: LanguageModel, folder: str | Path, *, tokenizer: Any 
         theirs.pad_token_id = tokenizer.pad_token_id
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    # beside it, then in its place: a model loaded from this folder may still read the old file
+    part = folder / f"{WEIGHTS}.part"
+    save_file(weights, part, metadata={"format": "pt"})
+    part.replace(folder / WEIGHTS)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     theirs.save_pretrained(folder)

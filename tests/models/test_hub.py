@@ -138,6 +138,20 @@ def test_a_loaded_model_trains_as_a_built_one_does(tmp_path: Path) -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in back.parameters())
 
 
+def test_a_loaded_model_can_be_changed_and_saved_where_it_came_from(tmp_path: Path) -> None:
+    published("mamba2").save_pretrained(tmp_path)
+    model, before = load_pretrained(tmp_path), load_pretrained(tmp_path)
+    old = before.head.weight.detach().clone()
+    randomise(model)
+    save_pretrained(model, tmp_path)
+    again = load_pretrained(tmp_path)
+    assert all(p.equal(q) for p, q in zip(model.parameters(), again.parameters(), strict=True))
+    assert before.head.weight.equal(old) and not again.head.weight.equal(old)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "config.json", "generation_config.json", "model.safetensors"
+    }  # fmt: skip
+
+
 def test_weights_in_several_files_and_older_names_are_read(tmp_path: Path) -> None:
     theirs = published("mamba")
     theirs.save_pretrained(tmp_path / "whole")
