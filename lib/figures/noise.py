@@ -75,9 +75,11 @@ def characters(text: str, noise: str) -> go.Figure:
             hoverinfo="text",
         )  # fmt: skip
     figure.update_xaxes(title="character", range=[0, max(len(noisy), len(text)) + 1])
+    # a line would strike the letters through
     figure.update_yaxes(
-        tickvals=[0, 1], ticktext=["noisy", "clean"], range=[-0.6, 1.6], showgrid=False
-    )
+        tickvals=[0, 1], ticktext=["noisy", "clean"], range=[-0.6, 1.6], showgrid=False,
+        zeroline=False,
+    )  # fmt: skip
     figure.update_layout(title=f"{found.title}: {noisy}", height=270)
     return figure
 
