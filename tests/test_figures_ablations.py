@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from lib import page
+from lib.experiments import ablations as experiments
+from lib.experiments import find, full_symmetry, interventions
 from lib.figures import ablations
 
 LABELS = ("composite", "symmetric")
@@ -117,3 +121,71 @@ def test_mirror_curves_are_those_of_the_least_depth_and_first_shift() -> None:
     assert list(line.y) == pytest.approx([0.1, 0.2])
     assert axis(figure, "xaxis").title.text == "epoch"
     assert axis(figure, "yaxis").title.text == "accuracy"
+
+
+def nothing() -> pd.DataFrame:
+    """What a page has where no run is kept, or where learning curves are missing."""
+    return page.curves_of([])
+
+
+EMPTY: dict[str, Callable[[], Any]] = {
+    "variants": lambda: ablations.variants(
+        find(experiments.ALL_ONE).frame([]), ["standard", "all-one"], "t"
+    ),
+    "learning": lambda: ablations.learning(nothing(), ["standard"], "t"),
+    "sensitivity": lambda: ablations.sensitivity(experiments.sensitivity_frame([]), {"q": "Q?"}),
+    "choice_marks": lambda: ablations.choice_marks(
+        interventions.cosines(nothing()), "cosine", "t", "largest absolute cosine"
+    ),
+    "mirror_marks": lambda: ablations.mirror_marks(find(full_symmetry.NAME).frame([]), "t"),
+    "mirror_curves": lambda: ablations.mirror_curves(nothing(), "t"),
+}
+
+
+def notes(figure: Any) -> list[str]:
+    return [note.text for note in figure.layout.annotations]
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_without_a_run_a_figure_says_so(name: str) -> None:
+    figure = EMPTY[name]()
+    assert notes(figure).count("no run yet") == 1
+    assert not [t for t in figure.data if t.x is not None and len(t.x)]
+    assert figure.layout.title.text
+    assert any(found.title.text for found in figure.select_xaxes())
+    assert "NaN" not in figure.to_json()
+
+
+def test_published_values_stand_without_a_run() -> None:
+    frame = find(experiments.ALL_ONE).frame([])
+    figure = ablations.variants(frame, ["standard"], "t", {"standard": {"composite": 0.95}})
+    assert [(t.x, t.y) for t in figure.data if t.name == "paper"] == [((0.95,), ("standard",))]
+    assert axis(figure, "yaxis").categoryarray == ("standard",)
+    figure = ablations.mirror_marks(find(full_symmetry.NAME).frame([]), "t", {"34": 1.0})
+    assert "paper, pair 34: 1" in notes(figure) and "no run yet" in notes(figure)
+
+
+def test_runs_that_all_failed_are_no_runs() -> None:
+    """A cell that diverged in its first epoch has a row without accuracies."""
+    kept = runs()[["variant", "seed", "n_layers", "shift"]]
+    assert "no run yet" in notes(ablations.variants(kept, ["standard"], "t"))
+    assert "no run yet" in notes(ablations.mirror_marks(kept, "t"))
+    both = pd.concat([kept, runs()], ignore_index=True)  # one that did not is enough
+    assert "no run yet" not in notes(ablations.variants(both, ["standard"], "t"))
+    assert "no run yet" not in notes(ablations.mirror_marks(both, "t"))
+
+
+def test_curves_of_other_variants_are_none_of_these() -> None:
+    assert "no run yet" in notes(ablations.learning(curves(), ["palindromic"], "t"))
+    assert "no run yet" not in notes(ablations.learning(curves(), ["palindromic", "standard"], "t"))
+
+
+def test_each_seed_and_the_spread_are_drawn() -> None:
+    data = ablations.learning(curves(), ["standard", "all-one"], "t").data
+    for name in ("standard", "all-one"):
+        first = [t for t in data if t.legendgroup == name and t.xaxis == "x"]
+        assert [t.name for t in first if t.line.width == 0.7] == [
+            f"{name}, seed {seed}" for seed in (1, 2, 3)
+        ]
+        (area,) = [t for t in first if t.fill == "toself"]
+        assert len(area.x) == 2 * 3 and 0 <= min(area.y) < max(area.y) <= 1

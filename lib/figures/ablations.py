@@ -13,7 +13,21 @@ from lib.figures import COLOURS, band, reference_line
 LABELS = {"composite": "composite label", "symmetric": "symmetric label"}
 SYMBOLS = {"composite": "circle", "symmetric": "diamond"}
 MODELS = ("circle", "diamond", "square", "x", "triangle-up", "cross")
+NOTHING = "no run yet"
 PUBLISHED = {"color": "#000000", "symbol": "line-ns-open", "size": 16, "line": {"width": 2}}
+
+
+def _with_columns(frame: pd.DataFrame, *names: str) -> pd.DataFrame:
+    """`frame` with these columns too, empty where no run has them: none ran, or all failed."""
+    return frame.reindex(columns=list(dict.fromkeys([*frame.columns, *names])))
+
+
+def _say_if_nothing(figure: go.Figure, numbers: pd.DataFrame) -> None:
+    """Write across the figure that no run stands behind it, if none of `numbers` is one."""
+    if not numbers.notna().any(axis=None):
+        figure.add_annotation(
+            text=NOTHING, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font_size=15
+        )
 
 
 def variants(
@@ -29,6 +43,8 @@ def variants(
         published: variant to label to the published value, which stands where it belongs: left.
         source: who published it.
     """
+    measured = [f"{kind}_{name}" for kind in ("best", "final") for name in LABELS]
+    frame = _with_columns(frame, "variant", "seed", *measured)
     figure = make_subplots(
         1, 2, shared_yaxes=True, horizontal_spacing=0.04,
         subplot_titles=("best epoch, each label by itself", "last epoch"),
@@ -60,6 +76,7 @@ def variants(
         range=[-0.6, len(order) - 0.4],
     )  # fmt: skip
     figure.update_xaxes(title="accuracy on pair 43, a mark a seed", range=[-0.03, 1.03])
+    _say_if_nothing(figure, frame[measured])
     figure.update_layout(title=title, height=210 + 34 * len(order), margin_l=190, legend_y=-0.3)
     return figure
 
@@ -72,6 +89,7 @@ def learning(
     Args:
         curves: columns ``epoch``, ``composite``, ``symmetric``, ``seed`` and ``variant``.
     """
+    curves = _with_columns(curves, "variant", *LABELS)
     figure = make_subplots(
         1, 2, shared_yaxes=True, horizontal_spacing=0.05, subplot_titles=list(LABELS.values())
     )
@@ -89,6 +107,7 @@ def learning(
     figure.update_yaxes(range=[-0.02, 1.05])
     figure.update_yaxes(title="accuracy on pair 43", row=1, col=1)
     figure.update_xaxes(title="epoch")
+    _say_if_nothing(figure, curves.loc[curves["variant"].isin(order), list(LABELS)])
     figure.update_layout(title=title, height=height, legend_y=-0.25)
     return figure
 
@@ -104,6 +123,8 @@ def sensitivity(
             with the choice `base` are the model that the choices change.
         questions: question to the sentence above its panel.
     """
+    measured = [f"{kind}_{name}" for kind in ("best", "final") for name in LABELS]
+    frame = _with_columns(frame, "question", "choice", "seed", *measured)
     order = sorted(set(frame["choice"]) - {base})
     order = [base, *order] if base in set(frame["choice"]) else order
     figure = make_subplots(
@@ -128,6 +149,7 @@ def sensitivity(
         range=[-0.6, len(order) - 0.4],
     )  # fmt: skip
     figure.update_xaxes(range=[-1.05, 1.05])
+    _say_if_nothing(figure, frame.loc[frame["question"].isin(list(questions)), measured])
     figure.update_xaxes(
         title="accuracy on pair 43: composite less symmetric, a mark a seed",
         row=1, col=(len(questions) + 1) // 2,
@@ -150,6 +172,7 @@ def choice_marks(
             choices first occur.
         published: text to value, drawn as vertical lines.
     """
+    table = _with_columns(table, "choice", "model", "seed", value)
     order = list(dict.fromkeys(table["choice"]))
     figure = go.Figure()
     for text, at in (published or {}).items():
@@ -170,6 +193,7 @@ def choice_marks(
         range=[-0.6, len(order) - 0.4],
     )  # fmt: skip
     figure.update_xaxes(title=x_title, range=[-0.03, 1.03])
+    _say_if_nothing(figure, table[[value]])
     figure.update_layout(title=title, height=190 + 26 * len(order), margin_l=230, legend_y=-0.25)
     return figure
 
@@ -187,6 +211,8 @@ def mirror_marks(
         frame: columns ``n_layers``, ``shift``, ``seed``, ``final_mirror``, ``final_symmetric``.
         published: "34" and "43" to the published value, drawn as lines.
     """
+    measured = [f"final_{name}" for name in MIRROR]
+    frame = _with_columns(frame, "n_layers", "shift", "seed", *measured)
     figure = go.Figure()
     places = [f"{n} layers<br>shift {s:+g}" for n, s in zip(frame["n_layers"], frame["shift"],
                                                          strict=True)]  # fmt: skip
@@ -202,6 +228,7 @@ def mirror_marks(
         reference_line(figure, value, f"paper, pair {pair}: {value:g}")
     figure.update_xaxes(type="category", title="depth, and the second set's shift of anchor 4")
     figure.update_yaxes(title="accuracy, last epoch, a mark a seed", range=[-0.03, 1.1])
+    _say_if_nothing(figure, frame[measured])
     figure.update_layout(title=title, height=400)
     return figure
 
@@ -214,14 +241,15 @@ def mirror_curves(curves: pd.DataFrame, title: str) -> go.Figure:
         curves: columns ``epoch``, ``mirror``, ``symmetric``, ``seed``, ``n_layers``,
             ``second_shift_of_4``.
     """
-    first = curves.iloc[0]
-    rows = curves[
-        (curves["n_layers"] == curves["n_layers"].min())
-        & (curves["second_shift_of_4"] == first["second_shift_of_4"])
-    ]
+    rows = _with_columns(curves, "n_layers", "second_shift_of_4", *MIRROR)
     figure = go.Figure()
-    for index, (name, text) in enumerate(MIRROR.items()):
-        band(figure, rows, "epoch", name, text, index, limits=(0, 1))
+    if len(rows):
+        first = rows["second_shift_of_4"].iloc[0]
+        least = rows["n_layers"] == rows["n_layers"].min()
+        rows = rows[least & (rows["second_shift_of_4"] == first)]
+        for index, (name, text) in enumerate(MIRROR.items()):
+            band(figure, rows, "epoch", name, text, index, limits=(0, 1))
+    _say_if_nothing(figure, rows[list(MIRROR)])
     figure.update_xaxes(title="epoch")
     figure.update_yaxes(title="accuracy", range=[-0.02, 1.05])
     figure.update_layout(title=title, height=380)
