@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import yaml
 from lib import claims
 from lib import store as store_module
 from lib.claims import Claim, ClaimError, judge, load_claims, report
+from lib.config import added_later, from_dict, to_dict
 from lib.store import Store
-from tests.fakes import FakeCell, put, use_fake
+from tests.fakes import EXPERIMENT, FakeCell, put, use_fake
 
 BASE: dict[str, Any] = {
     "id": "demo.best", "statement": "It is good.", "source": "key2025", "where": "Fig. 1",
@@ -211,3 +213,75 @@ def test_other_bad_files(tmp_path: Path) -> None:
     (tmp_path / "book/claims/demo.yml").write_text("a: 1")
     with pytest.raises(ClaimError, match="must hold a list"):
         load_claims(tmp_path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    width: int
+    bypass: str | None = added_later(None)  # records were published before it was there
+
+
+@dataclasses.dataclass(frozen=True)
+class GrownCell:
+    n_layers: int
+    seed: int
+    block: Block
+    warm: bool = added_later(False)
+
+
+def grown(profile: str) -> list[GrownCell]:
+    kinds = [(None, False), ("gated", False), (None, True)] if profile == "paper" else []
+    return [GrownCell(7, seed, Block(4, by), warm) for by, warm in kinds for seed in (1, 2, 3)]
+
+
+OLD = {"n_layers": 7, "block": {"width": 4}}
+
+
+class TestFieldsAddedLater:
+    """Records from before a field existed stand for cells in which it holds its default."""
+
+    @pytest.fixture(autouse=True)
+    def grow(self, monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
+        experiment = dataclasses.replace(EXPERIMENT, cells=grown, readable=lambda cell: "cell")
+        monkeypatch.setattr("lib.experiments.registry", lambda: {"demo.one": experiment})
+        record = put(store, FakeCell(7, 9), best=0.0)  # gives the records below their other fields
+        for seed in (1, 2, 3):
+            store.save(
+                dataclasses.replace(record, config={**OLD, "seed": seed}, metrics={"best": 0.9})
+            )
+            gated = GrownCell(7, seed, Block(4, "gated"))
+            store.save(dataclasses.replace(record, config=to_dict(gated), metrics={"best": 0.2}))
+
+    @pytest.mark.parametrize(
+        ("select", "value", "verdict"),
+        [
+            ({"bypass": None, "warm": False}, 0.9, "reproduced"),
+            ({"block.bypass": None, "warm": False}, 0.9, "reproduced"),
+            ({"bypass": "gated"}, 0.2, "not reproduced"),
+            ({"bypass": ["gated"]}, 0.2, "not reproduced"),
+            ({"bypass": [None, "gated"], "warm": False}, 0.55, "not reproduced"),
+            ({"warm": True}, None, "not run"),
+        ],
+    )
+    def test_old_records_are_found_by_them(
+        self, store: Store, select: dict[str, Any], value: float | None, verdict: str
+    ) -> None:
+        found = judge(Claim(**{**BASE, "select": select}), store)
+        assert found.values == (() if value is None else pytest.approx((value,) * 3))
+        assert found.verdict == verdict and found.expected == 3
+
+    def test_old_configs_lack_them_and_mean_their_default(self) -> None:
+        old = {**OLD, "seed": 1}
+        assert to_dict(grown("paper")[0]) == old
+        assert from_dict(GrownCell, old) == grown("paper")[0]
+        whole = to_dict(grown("paper")[0], complete=True)
+        assert whole == {**old, "block": {"width": 4, "bypass": None}, "warm": False}
+        assert from_dict(GrownCell, whole) == grown("paper")[0]
+
+    def test_wrong_values_of_them_are_named(self, tmp_path: Path) -> None:
+        write(tmp_path, {**BASE, "select": {"bypass": "residual"}})
+        with pytest.raises(ClaimError, match=r"demo.best: select .*residual.* fits no cell"):
+            load_claims(tmp_path)
+        write(tmp_path, {**BASE, "select": {"bypass": [None, "residual"]}})
+        with pytest.raises(ClaimError, match=r"select bypass: 'residual' fits no cell"):
+            load_claims(tmp_path)
