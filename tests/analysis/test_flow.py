@@ -150,3 +150,25 @@ def test_a_transformers_flow_and_kernels() -> None:
         kernel_cosines(model, "x")
     with pytest.raises(ValueError, match=r"head is 2, allowed: 0..1"):
         flow(model, TOKENS, head=2)
+
+
+def test_attention_without_a_convolution_has_no_cosines_but_a_flow() -> None:
+    plain = AttentionConfig(d_model=8, n_heads=2)
+    model = make(plain, FeedForwardConfig(d_model=8, d_hidden=8))
+    for part in (None, "q"):
+        with pytest.raises(ValueError, match=r"layer 0 has no kernel, allowed: layers with a conv"):
+            kernel_cosines(model, part)
+    assert torch.equal(flow(model, TOKENS)[0], activations_of(model.layers[0].mixer, model))
+    # a hybrid names the layer that lacks one, counted with the feed-forward layers
+    mixed = make(FeedForwardConfig(d_model=8, d_hidden=8), plain)
+    with pytest.raises(ValueError, match=r"layer 1 has no kernel"):
+        kernel_cosines(mixed)
+
+
+def activations_of(mixer: Any, model: LanguageModel) -> torch.Tensor:
+    """S of the first head, as the block itself computes it."""
+    found: list[torch.Tensor] = []
+    handle = mixer.act_S.register_forward_hook(lambda module, inputs, value: found.append(value))
+    model(TOKENS[None])
+    handle.remove()
+    return found[0][0, 0]

@@ -23,7 +23,7 @@ from lib.experiments.full_symmetry import (
     reevaluate,
     run,
 )
-from lib.store import Record, Store
+from lib.store import Record, Store, identity
 from lib.tasks.composite import CompositeTask
 from lib.tasks.full_symmetry import SymmetryTask
 from lib.training.config import TrainingConfig
@@ -126,3 +126,75 @@ def test_weights_that_were_kept_give_the_same_numbers(tmp_path: Path) -> None:
     again = reevaluate(record)
     assert set(again) == {f"final_{name}" for name in WATCHED}
     assert again == {name: record.metrics[name] for name in again}
+
+
+def test_cells_have_names_and_identities_of_their_own() -> None:
+    every = [c for profile in ("paper", "quick") for c in cells_of(find(NAME), profile)]
+    assert len({identity(NAME, 1, to_dict(cell)) for cell in every}) == len(every) == 23
+    names = [find(NAME).readable(cell) for cell in every[:21]]
+    assert len(set(names)) == 21 and names[0] == "mamba2-L2-g0.5-tied-m128-shift2-s1"
+
+
+def test_43_has_two_answers_under_every_shift() -> None:
+    """So a model's answer tells whether it composes or mirrors."""
+    answers = {}
+    for cell in cells_of(find(NAME), "paper"):
+        rules = cell.task.rules
+        assert rules.symmetric[4, 3] == rules.labels[4, 3] == rules.labels[3, 4] == -10
+        answers[cell.task.second_shift_of_4] = rules.composite[4, 3]
+    assert answers == {2: 5, -4: -1, 9: 12}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": -1}, r"seed is -1, allowed: 0 or more"),
+        ({"vocab_size": 108}, r"model.vocab_size is 108, allowed: more than 108"),
+        # a shift so large that labels outgrow the vocabulary: 99 + 150 + 3
+        ({"second_shift_of_4": 150}, r"model.vocab_size is 201, allowed: more than 252"),
+    ],
+)
+def test_bad_cells_are_named(change: dict[str, int], message: str) -> None:
+    cell = cells_of(find(NAME), "paper")[0]
+    with pytest.raises(ValueError, match=message):
+        if "second_shift_of_4" in change:
+            dataclasses.replace(cell, task=dataclasses.replace(cell.task, **change))
+        elif "vocab_size" in change:
+            dataclasses.replace(cell, model=dataclasses.replace(cell.model, **change))
+        else:
+            dataclasses.replace(cell, **change)
+
+
+def test_each_pair_is_measured_once_more_after_training(
+    outcomes: dict[CompositeCell, Outcome],
+) -> None:
+    pairs = {f"pair_{a}{b}" for a in range(5) for b in range(5) if a != b}
+    for outcome in outcomes.values():
+        assert {name for name in outcome.metrics if name.startswith("pair_")} == pairs
+        assert outcome.metrics["pair_34"] == outcome.metrics["final_mirror"]
+        assert outcome.metrics["pair_43"] == outcome.metrics["final_symmetric"]
+
+
+def test_seeds_trained_together_are_the_seeds_alone(
+    outcomes: dict[CompositeCell, Outcome],
+) -> None:
+    first = next(iter(outcomes))
+    cells = [dataclasses.replace(first, seed=seed) for seed in (1, 2, 3)]
+    together = list(run(cells, Context()))
+    assert [outcome.facts["ensemble"]["runs"] for outcome in together] == [3, 3, 3]
+    losses = set()
+    for cell, found in zip(cells, together, strict=True):
+        (alone,) = run([cell], Context())
+        assert found.cell == cell and found.metrics.keys() == alone.metrics.keys()
+        assert found.curves is not None and alone.curves is not None
+        pd.testing.assert_frame_equal(found.curves, alone.curves, rtol=1e-4, atol=1e-6)
+        losses.add(alone.metrics["final_train_loss"])
+    assert len(losses) == 3  # or equality would say nothing
+
+
+def test_claims_are_about_the_papers_fifteen_runs(root: Path) -> None:
+    wanted = [c for c in claims.load_claims(root) if c.experiment == NAME]
+    assert {claim.metric for claim in wanted} == {"final_mirror", "final_symmetric"}
+    for claim in wanted:
+        assert claims.Evidence().cells(claim) == cells_of(find(NAME), "paper")[:15]
+        assert claim.seeds is None and claim.limits == (0, 1) and not claim.scaled

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
 from lib import claims
-from lib.config import to_dict
+from lib.analysis.reference import load_parts
+from lib.config import from_dict, to_dict
 from lib.experiments import Context, Outcome, cells_of, find
 from lib.experiments.inverse_matching import (
     D_MODEL,
@@ -23,6 +25,7 @@ from lib.experiments.inverse_matching import (
     model_of,
     run,
 )
+from lib.models.config import InitialisationConfig
 from lib.models.language_model import build_language_model
 from lib.store import Record, identity
 from lib.tasks.inverse_matching import InverseTask
@@ -130,3 +133,75 @@ def test_a_cell_that_cannot_be_says_so() -> None:
         dataclasses.replace(cell, model=few)
     with pytest.raises(ValueError, match="seed is -1, allowed: 0 or more"):
         dataclasses.replace(cell, seed=-1)
+
+
+@pytest.mark.parametrize("profile", ["quick", "paper"])
+def test_cells_survive_their_records_under_names_of_their_own(profile: str) -> None:
+    cells = cells_of(find(NAME), profile)
+    for cell in cells:
+        assert from_dict(MatchingCell, to_dict(cell)) == cell
+    names = [find(NAME).readable(cell) for cell in cells]
+    assert len(set(names)) == len(cells)
+    assert profile == "quick" or "mamba2-L2-g0.6-tied-m128-residual-learned-s1" in names
+
+
+def test_blanks_are_what_all_convolutions_together_look_back() -> None:
+    """Or the query could be matched without the scan."""
+    for cell in cells_of(find(NAME), "paper"):
+        block = cell.model.pattern[0]
+        if block.kind == "mamba2":
+            assert cell.task.blanks == depth(cell.model) * (block.d_conv - 1)
+
+
+def test_a_kind_of_one_depth_can_train_as_one_ensemble() -> None:
+    plain = InitialisationConfig()
+    groups = Counter(
+        dataclasses.replace(c, seed=0, model=dataclasses.replace(c.model, initialisation=plain))
+        for c in cells_of(find(NAME), "paper")
+    )
+    assert list(groups.values()) == [18] * 7
+
+
+def test_positions_must_cover_the_sequence(outcomes: dict[MatchingCell, Outcome]) -> None:
+    cell = next(c for c in outcomes if kind_of(c.model) == "gated")
+    short = dataclasses.replace(cell.model, max_length=cell.task.length - 1)
+    with pytest.raises(ValueError, match=r"length is 26, allowed: up to max_length 25"):
+        list(run([dataclasses.replace(cell, model=short)], Context()))
+
+
+def test_a_failed_run_has_its_row() -> None:
+    cell = cells_of(find(NAME), "quick")[-1]
+    record = Record(NAME, 1, to_dict(cell), "x", "failed", {}, {})
+    (row,) = find(NAME).frame([record]).to_dict("records")
+    assert row["status"] == "failed" and row["final_train"] is None
+    assert row["model"] == "Transformer, 1 layers" and row["n_layers"] == 1
+
+
+def published_name(cell: MatchingCell) -> tuple[str, float | None]:
+    """Model and gamma as the published numbers are filed."""
+    name = f"{KINDS[kind_of(cell.model)]}, {depth(cell.model)} layers"
+    return name, cell.model.initialisation.gamma
+
+
+def test_every_published_number_has_its_cells() -> None:
+    ours = Counter(published_name(cell) for cell in cells_of(find(NAME), "paper"))
+    theirs = load_parts("achilles_inverse")
+    assert set(ours) == {(model, gamma) for model, rows in theirs.items() for gamma in rows}
+    assert set(ours.values()) == {3}
+
+
+def test_claims_choose_the_cells_they_speak_of_and_quote_them(root: Path) -> None:
+    theirs = load_parts("achilles_inverse")
+    wanted = [c for c in claims.load_claims(root) if c.experiment == NAME]
+    assert len(wanted) >= 7
+    for claim in wanted:
+        cells = claims.Evidence().cells(claim)
+        kind = claim.id.rsplit(".", 1)[1].split("-")[0]
+        assert {(kind_of(cell.model), depth(cell.model)) for cell in cells} == {(kind, 2)}
+        gammas = claim.select["gamma"]
+        gammas = gammas if isinstance(gammas, list) else [gammas]
+        counts = Counter(cell.model.initialisation.gamma for cell in cells)
+        assert counts == dict.fromkeys(gammas, 3)
+        part = claim.metric.split("_")[1]
+        values = [theirs[model][gamma or 0.0][part] for model, gamma in map(published_name, cells)]
+        assert sum(values) / len(values) == pytest.approx(claim.value, abs=0.005), claim.id
