@@ -12,12 +12,12 @@ import pandas as pd
 
 from lib import provenance
 from lib.experiments import Context, Outcome
-from lib.experiments._training import Study, train_cells
+from lib.experiments._training import Study, check_seed, train_cells
 from lib.experiments.achilles import model_parts
 from lib.models.config import LanguageModelConfig
 from lib.store import Store
 from lib.tasks.language import LanguageTask
-from lib.tasks.tokenizers import BPEConfig, BytesConfig
+from lib.tasks.tokenizers import BYTES, BPEConfig, BytesConfig
 from lib.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from lib.tasks.packing import PackedBatches
 
 WATCHED = ("valid_loss", "valid_bits_per_byte")
-_VOCABULARY = {BytesConfig: 257}  # with the end of text
 
 
 @dataclass(frozen=True)
@@ -54,15 +53,14 @@ class LanguageCell:
         most = self.model.max_length
         if most is not None and self.task.length > most:
             raise ValueError(f"task.length is {self.task.length}, allowed: up to max_length {most}")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}, allowed: 0 or more")
+        check_seed(self.seed)
 
     def _tokens(self) -> int | None:
         """Tokens of the tokenizer, where the config says how many."""
         tokenizer = self.task.tokenizer
         if isinstance(tokenizer, BPEConfig):
             return tokenizer.vocab_size
-        return _VOCABULARY.get(type(tokenizer))  # type: ignore[arg-type]
+        return BYTES + 1 if isinstance(tokenizer, BytesConfig) else None  # with the end of text
 
 
 def language_readable(cell: LanguageCell) -> str:
@@ -70,15 +68,16 @@ def language_readable(cell: LanguageCell) -> str:
     return "-".join([*model_parts(cell.model), cell.task.corpus.source.kind, f"s{cell.seed}"])
 
 
-@lru_cache(maxsize=2)  # the cells of a study mostly share one text
 def open_data(task: LanguageTask) -> LanguageData:
     """The task's text; tokenizer and token streams are kept beside the local runs."""
+    # how often and on how much a model is measured changes nothing of the text
+    return _open_text(dataclasses.replace(task, epoch_tokens=None, valid_rows=1))
+
+
+@lru_cache(maxsize=2)  # the cells of a study mostly share one text or two
+def _open_text(task: LanguageTask) -> LanguageData:
     from lib.tasks.language import build
 
-    # how often and on how much a model is measured changes nothing of the text
-    plain = dataclasses.replace(task, epoch_tokens=None, valid_rows=1)
-    if plain != task:
-        return open_data(plain)
     return build(task, Store.at(provenance.ROOT).local / "text")
 
 

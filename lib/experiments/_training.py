@@ -44,6 +44,23 @@ def _laid_out(train: tuple[Tensor, ...], cell: Any, device: torch.device) -> Ten
     )
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a seed below 0."""
+    if seed < 0:
+        raise ValueError(f"seed is {seed}, allowed: 0 or more")
+
+
+def check_cell(cell: Any) -> None:
+    """Refuse a cell whose model has no token for all of its task's, or whose seed is below 0."""
+    largest = cell.task.largest_token
+    if cell.model.vocab_size <= largest:
+        raise ValueError(
+            f"model.vocab_size is {cell.model.vocab_size}, allowed: more than {largest}, the "
+            "largest token or label of the task"
+        )
+    check_seed(cell.seed)
+
+
 @dataclass(frozen=True)
 class Study:
     """How cells of one kind are trained and measured.

@@ -257,33 +257,35 @@ def by_pair(frame: pd.DataFrame, kind: str, end: str) -> list[dict[int, float]]:
 def choices(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
     """Mean agreement of every run under each choice that the paper leaves open, in long form:
     model, seed, choice ("pair may end; after pair") and agreement."""
-    pattern = re.compile(rf"{kind}_({'|'.join(ENDS)})_mean(?:_(\w+))?")
-    found = {c: m for c in frame.columns if (m := pattern.fullmatch(c))}
-    rows = [
-        {
-            "model": f"{row['block']}, γ {row['gamma']:g}",
-            "seed": row["seed"],
-            "choice": f"{ENDS_TEXT[m[1]]}; {CHOICES_TEXT.get(m[2], m[2])}",
-            "agreement": row[column],
-        }
-        for _, row in frame.iterrows()
-        for column, m in found.items()
-    ]
-    return pd.DataFrame(rows)
+    pattern = rf"{kind}_({'|'.join(ENDS)})_mean(?:_(\w+))?"
+    return _long(
+        frame, pattern, "agreement",
+        lambda end, choice: f"{ENDS_TEXT[end]}; {CHOICES_TEXT.get(choice, choice)}",
+    )  # fmt: skip
 
 
 def cosines(frame: pd.DataFrame) -> pd.DataFrame:
     """Largest absolute cosine between two taps, in long form: model, seed, choice ("layer 2, at the
     end") and cosine."""
     times = {"start": "at the start", "final": "at the end"}
-    pattern = re.compile(r"cosine_(start|final)_layer(\d+)")
-    found = {c: m for c in frame.columns if (m := pattern.fullmatch(c))}
+    return _long(
+        frame, r"cosine_(start|final)_layer(\d+)", "cosine",
+        lambda when, layer: f"layer {int(layer) + 1}, {times[when]}",
+    )  # fmt: skip
+
+
+def _long(
+    frame: pd.DataFrame, pattern: str, value: str, choice: Callable[..., str]
+) -> pd.DataFrame:
+    """Columns that match `pattern` in long form: model, seed, choice (made of the pattern's two
+    groups) and `value`."""
+    found = {c: m for c in frame.columns if (m := re.fullmatch(pattern, c))}
     rows = [
         {
             "model": f"{row['block']}, γ {row['gamma']:g}",
             "seed": row["seed"],
-            "choice": f"layer {int(m[2]) + 1}, {times[m[1]]}",
-            "cosine": row[column],
+            "choice": choice(m[1], m[2]),
+            value: row[column],
         }
         for _, row in frame.iterrows()
         for column, m in found.items()

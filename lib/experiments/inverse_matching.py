@@ -13,7 +13,7 @@ import pandas as pd
 
 from lib.config import from_dict
 from lib.experiments import Context, Experiment, Outcome
-from lib.experiments._training import Study, train_cells
+from lib.experiments._training import Study, check_cell, train_cells
 from lib.experiments.achilles import depth, mamba2_model, model_parts, summarise
 from lib.experiments.transformer import transformer
 from lib.models.config import LanguageModelConfig
@@ -49,13 +49,7 @@ class MatchingCell:
     seed: int
 
     def __post_init__(self) -> None:
-        if self.model.vocab_size <= self.task.largest_token:
-            raise ValueError(
-                f"model.vocab_size is {self.model.vocab_size}, allowed: more than "
-                f"{self.task.largest_token}, the largest token or label of the task"
-            )
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}, allowed: 0 or more")
+        check_cell(self)
 
 
 def model_of(

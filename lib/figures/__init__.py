@@ -111,6 +111,16 @@ def band(
     )  # fmt: skip
 
 
+def one_entry_a_group(figure: go.Figure) -> None:
+    """Leave one entry of the legend for each group, not one a panel."""
+    seen: set[str] = set()
+    for trace in figure.data:
+        if trace.showlegend is not False and trace.legendgroup in seen:
+            trace.showlegend = False
+        elif trace.showlegend is not False:
+            seen.add(trace.legendgroup)
+
+
 def reference_line(figure: go.Figure, y: float, text: str, **place: Any) -> None:
     """A thin horizontal line at a published value, labelled."""
     figure.add_hline(

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lib.figures import COLOURS, band, reference_line
+from lib.figures import COLOURS, band, one_entry_a_group, reference_line
 
 LABELS = {"composite": "composite label", "symmetric": "symmetric label"}
 SYMBOLS = {"composite": "circle", "symmetric": "diamond"}
@@ -98,12 +98,7 @@ def learning(
             rows = curves[curves["variant"] == name]
             if len(rows):
                 band(figure, rows, "epoch", label, name, index, limits=(0, 1), row=1, col=column)
-    seen: set[str] = set()
-    for trace in figure.data:  # one entry a variant, not one a panel
-        if trace.showlegend is not False and trace.legendgroup in seen:
-            trace.showlegend = False
-        elif trace.showlegend is not False:
-            seen.add(trace.legendgroup)
+    one_entry_a_group(figure)
     figure.update_yaxes(range=[-0.02, 1.05])
     figure.update_yaxes(title="accuracy on pair 43", row=1, col=1)
     figure.update_xaxes(title="epoch")

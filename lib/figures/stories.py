@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lib.figures import band
+from lib.figures import band, one_entry_a_group
 
 COSTS = {
     "tokens": "training tokens", "petaflops": "training compute, 10¹⁵ operations",
@@ -35,12 +35,7 @@ def against_cost(
                 rows = rows.assign(seconds=rows.groupby("step")["seconds"].transform("mean"))
             band(figure, rows, cost, metric, model, index, log=True, row=1, col=column)
         figure.update_xaxes(title=label, row=1, col=column)
-    seen: set[str] = set()
-    for trace in figure.data:  # one entry a model, not one a panel
-        if trace.showlegend is not False and trace.legendgroup in seen:
-            trace.showlegend = False
-        elif trace.showlegend is not False:
-            seen.add(trace.legendgroup)
+    one_entry_a_group(figure)
     figure.update_yaxes(type="log")
     figure.update_yaxes(title=metric.removeprefix("valid_").replace("_", " "), row=1, col=1)
     figure.update_layout(title=title, height=420, legend_y=-0.3)
