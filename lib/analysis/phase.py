@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from lib.analysis.statistics import rank_correlation
+
 RESAMPLES = 2_000
 
 
@@ -149,26 +151,13 @@ def agreement(table: pd.DataFrame, seed: int = 0) -> Agreement:
     if not len(table):
         raise ValueError("table has no cell, allowed: at least one that both maps have")
     ours, published = table["ours"].to_numpy(), table["published"].to_numpy()
-    rank, interval = _rank(ours, published), None
-    if rank is not None:
-        rng = np.random.default_rng(seed)
-        picks = rng.integers(0, len(table), (RESAMPLES, len(table)))
-        found = [r for pick in picks if (r := _rank(ours[pick], published[pick])) is not None]
-        low, high = np.percentile(found, [2.5, 97.5])
-        interval = (float(low), float(high))
+    rank, interval = rank_correlation(ours, published, RESAMPLES, seed)
     gaps = table["difference"]
     inside = float(table["inside"].mean()) if table["seeds"].max() > 1 else None
     return Agreement(
         len(table), inside, float(gaps.abs().mean()), float(gaps.mean()),
         rank, interval,
     )  # fmt: skip
-
-
-def _rank(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Spearman's correlation: Pearson's of the ranks; None where it means nothing."""
-    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return None
-    return float(np.corrcoef(pd.Series(a).rank(), pd.Series(b).rank())[0, 1])
 
 
 def furthest(table: pd.DataFrame, count: int = 4) -> str:

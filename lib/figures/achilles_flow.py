@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lib.figures import COLOURS, DIVERGING
+from lib.figures.ablations import MODELS
 from lib.figures.achilles import ROLE_COLOURS
 
 if TYPE_CHECKING:
@@ -292,3 +294,35 @@ def cutting(
         return answer_change(*odds, tokens.tolist(), marks, title[0].upper() + title[1:])
 
     return plot, {"cut": list(sources), "path": list(paths), "layer": list(layers)}
+
+
+def routes_marks(table: pd.DataFrame, title: str) -> go.Figure:
+    """How well models compose against how many answers they keep when S is cut behind the pair, a
+    mark a model: left the best epoch, right the last.
+
+    Args:
+        table: of ``lib.analysis.routes.routes``.
+    """
+    panels = {"best_composite": "best epoch", "final_composite": "last epoch"}
+    figure = make_subplots(
+        1, 2, shared_yaxes=True, horizontal_spacing=0.05, subplot_titles=list(panels.values())
+    )
+    for column, name in enumerate(panels, 1):
+        for index, ((block, gamma), rows) in enumerate(table.groupby(["block", "gamma"])):
+            figure.add_scatter(
+                x=rows["kept"], y=rows[name], mode="markers", name=f"{block}, γ = {gamma:g}",
+                legendgroup=f"{block} {gamma}", showlegend=column == 1,
+                text=[
+                    f"seed {seed}, by {route}"
+                    for seed, route in zip(rows["seed"], rows["route"], strict=True)
+                ],
+                hovertemplate="%{text}: %{x:.3f} kept, accuracy %{y:.3f}<extra></extra>",
+                marker={"color": COLOURS[index % len(COLOURS)], "size": 10, "opacity": 0.85,
+                        "symbol": MODELS[index % len(MODELS)]},
+                row=1, col=column,
+            )  # fmt: skip
+    figure.update_xaxes(title="share of answers kept, S cut behind the pair", range=[-0.04, 1.04])
+    figure.update_yaxes(range=[-0.04, 1.04])
+    figure.update_yaxes(title="accuracy on pair 43, composite", row=1, col=1)
+    figure.update_layout(title=title, height=400, legend_y=-0.25)
+    return figure

@@ -10,6 +10,7 @@ from lib.analysis.statistics import (
     bootstrap_rate,
     mean_interval,
     paired_test,
+    rank_correlation,
 )
 
 
@@ -135,3 +136,26 @@ def test_bad_values_for_resampling_are_named() -> None:
         paired_test([], [])
     with pytest.raises(ValueError, match="samples is 0"):
         paired_test([1.0], [0.5], samples=0)
+
+
+def test_rank_correlation_is_scipys_with_ties() -> None:
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(3)
+    first, second = rng.integers(0, 5, 40), rng.integers(0, 5, 40)
+    second = second + first  # related, with ties
+    rank, interval = rank_correlation(first.tolist(), second.tolist())
+    assert rank == pytest.approx(spearmanr(first, second).statistic, abs=1e-12)
+    assert interval is not None and interval[0] < rank < interval[1]
+
+
+def test_rank_correlation_of_what_cannot_be_ranked_is_none() -> None:
+    assert rank_correlation([1, 2], [2, 1]) == (None, None)
+    assert rank_correlation([1, 1, 1], [1, 2, 3]) == (None, None)
+
+
+def test_rank_correlation_refuses_unequal_lengths_and_no_samples() -> None:
+    with pytest.raises(ValueError, match="must be equal"):
+        rank_correlation([1, 2, 3], [1, 2])
+    with pytest.raises(ValueError, match="samples is 0"):
+        rank_correlation([1, 2, 3], [1, 2, 3], samples=0)

@@ -1,0 +1,89 @@
+"""Which way the answer goes in trained models: through the convolution, or through the state.
+
+Two interventions of arXiv 2509.17514 (Fig. 6) together tell it. A model whose answer is settled by
+what the convolution wrote keeps the answer when S is cut from key and anchors to the tokens behind
+the pair, and answers as the twin does when those tokens carry the twin's convolved states. A model
+that fetches the pair through its state does neither.
+
+The first alone says little: an untrained model keeps its answer as well, since nothing of the pair
+reaches it. So it stands beside the same model before training.
+
+A *frame* here has one row a run, with the metrics of ``lib.experiments.interventions.inspect``.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from lib.analysis.statistics import rank_correlation
+
+# Where a group ends. Chosen after the values were seen; they name groups and decide no verdict.
+MOST, LEAST = 0.95, 0.05
+CONVOLUTION, STATE, BOTH = "the convolution", "the state", "both"
+KEPT, GIVEN = "blocking_inner_mean_after_pair", "substitution_inner_mean"
+CONTROL = "blocking_inner_mean_untrained"
+
+
+def routes(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a run that was looked into.
+
+    Returns:
+        Columns block, gamma, seed; kept (share of sequences whose answer stays when S is cut behind
+        the pair, the pair never last); given (share answered as the twin after substitution);
+        untrained (kept, before training); best_composite, final_composite; and route: CONVOLUTION
+        where kept and given are at least MOST, STATE where both are at most LEAST, else BOTH.
+    """
+    names = {KEPT: "kept", GIVEN: "given", CONTROL: "untrained"}
+    columns = ["block", "gamma", "seed", *names, "best_composite", "final_composite"]
+    table = frame.reindex(columns=columns).rename(columns=names)
+    table = table.dropna(subset=["kept", "given"]).reset_index(drop=True)
+    pair = table[["kept", "given"]]
+    table["route"] = BOTH
+    table.loc[(pair >= MOST).all(axis=1), "route"] = CONVOLUTION
+    table.loc[(pair <= LEAST).all(axis=1), "route"] = STATE
+    return table
+
+
+def routes_sentence(table: pd.DataFrame) -> str:
+    """How many models go which way, how well each kind composes, and what the control says, as
+    Markdown.
+
+    Args:
+        table: of :func:`routes`, not empty.
+
+    Raises:
+        ValueError: no run.
+    """
+    if not len(table):
+        raise ValueError("table has no run, allowed: at least one")
+    parts = []
+    for route in (CONVOLUTION, STATE, BOTH):
+        rows = table[table["route"] == route]
+        if len(rows):
+            best = rows["best_composite"]
+            parts.append(
+                f"**{len(rows)}** by {route} (best composite accuracy "
+                f"{best.min():.2f} to {best.max():.2f})"
+            )
+    text = f"Of {len(table)} trained models, the answer comes, in the sense above, in "
+    text += ", in ".join(parts) + ". "
+    control = table["untrained"]
+    text += (
+        f"Before training the same cut left {control.min():.0%} to {control.max():.0%} of the "
+        "answers as they were. "
+    )
+    found = {
+        when: rank_correlation(table["kept"].to_list(), table[f"{name}_composite"].to_list())
+        for when, name in (("best", "best"), ("last", "final"))
+    }
+    texts = [
+        f"{rank:.2f} [{interval[0]:.2f}, {interval[1]:.2f}] at the {when} epoch"
+        for when, (rank, interval) in found.items()
+        if rank is not None and interval is not None
+    ]
+    if texts:
+        text += (
+            "Rank correlation over the models between the share of answers kept under the cut and "
+            f"the composite accuracy: {', '.join(texts)}."
+        )
+    return text.strip()
