@@ -53,7 +53,7 @@ def bench(arguments: argparse.Namespace) -> int:
         failed = failed or outcome.status != "done"
         started, clock = provenance.now(), time.perf_counter()
     if arguments.what == "sweep":
-        from lib.bench.show import recorded_sentence
+        from lib.bench.recorded import recorded_sentence
 
         print(f"\n{recorded_sentence('achilles.phase_diagram', store=store)}")
     return FAILED if failed else 0

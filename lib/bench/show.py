@@ -60,26 +60,6 @@ def sweep_table(records: Sequence[Record]) -> HTML:
     return _html(pd.DataFrame(rows).set_index("depth"))
 
 
-def recorded_sentence(experiment: str, profile: str = "paper", store: Store | None = None) -> str:
-    """What the published runs of an experiment say of their own time, as one sentence."""
-    found = find(experiment)
-    store = store or Store.at(provenance.ROOT)
-    cells = cells_of(found, profile)
-    records = store.records(found.name, found.protocol, cells)
-    times = [
-        float(record.provenance["training_seconds"]) / 60
-        for record in records
-        if record is not None and "training_seconds" in record.provenance
-    ]
-    if not times:
-        return f"No run of {experiment} has a record yet."
-    return (
-        f"The {len(times)} of {len(cells)} runs of {experiment} that have a record trained for "
-        f"{sum(times):.1f} minutes together, evaluations included; at that pace all "
-        f"take {sum(times) * len(cells) / len(times):.0f}."
-    )
-
-
 def targets_table(store: Store | None = None) -> HTML:
     """Targets, what was measured, and how far that is."""
     frame = pd.DataFrame(targets.table(store or Store.at(provenance.ROOT)))

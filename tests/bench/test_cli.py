@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,3 +120,20 @@ def test_every_benchmark_has_full_cells_and_a_quick_one(kind: str) -> None:
     assert len(set(names)) == len(names)
     keys = {identity(experiment.name, experiment.protocol, to_dict(cell)) for cell in full + quick}
     assert len(keys) == len(names)
+
+
+def test_a_gpu_machine_needs_nothing_that_only_pages_need(tmp_path: Path) -> None:
+    # such machines have torch and pandas, but no notebook
+    code = (
+        "import sys\n"
+        "for name in ('IPython', 'plotly', 'ipywidgets', 'nbformat', 'papermill'):\n"
+        "    sys.modules[name] = None\n"
+        "from lib.bench.cli import main\n"
+        f"sys.exit(main(['--root', {str(tmp_path)!r}, 'sweep', '--profile', 'quick']))\n"
+    )
+    environment = {**os.environ, "MAMBA_BOOK_RUNS": str(tmp_path / "runs")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "minutes of training" in done.stdout

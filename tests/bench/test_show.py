@@ -117,21 +117,6 @@ def test_the_sweep_s_table_has_depths_and_minutes(store: Store) -> None:
         assert text in html
 
 
-def test_recorded_runs_say_how_long_they_trained(store: Store) -> None:
-    name = "achilles.phase_diagram"
-    assert show.recorded_sentence(name, store=store) == f"No run of {name} has a record yet."
-    experiment = find(name)
-    cells = experiment.cells("paper")
-    for cell in cells[:2]:
-        store.save(
-            Record(name, experiment.protocol, to_dict(cell), experiment.readable(cell), "done",
-                   {}, {"training_seconds": 30.0})
-        )  # fmt: skip
-    said = show.recorded_sentence(name, store=store)
-    assert f"The 2 of {len(cells)} runs" in said and "1.0 minutes together" in said
-    assert said.endswith(f"all take {len(cells) / 2:.0f}.")
-
-
 TRIAL = """
 - change: share B
   bench: scan

@@ -1,0 +1,27 @@
+"""What published runs say of their own time, beside what benchmarks measure."""
+
+from __future__ import annotations
+
+from lib import provenance
+from lib.experiments import cells_of, find
+from lib.store import Store
+
+
+def recorded_sentence(experiment: str, profile: str = "paper", store: Store | None = None) -> str:
+    """What the published runs of an experiment say of their own time, as one sentence."""
+    found = find(experiment)
+    store = store or Store.at(provenance.ROOT)
+    cells = cells_of(found, profile)
+    records = store.records(found.name, found.protocol, cells)
+    times = [
+        float(record.provenance["training_seconds"]) / 60
+        for record in records
+        if record is not None and "training_seconds" in record.provenance
+    ]
+    if not times:
+        return f"No run of {experiment} has a record yet."
+    return (
+        f"The {len(times)} of {len(cells)} runs of {experiment} that have a record trained for "
+        f"{sum(times):.1f} minutes together, evaluations included; at that pace all "
+        f"take {sum(times) * len(cells) / len(times):.0f}."
+    )
