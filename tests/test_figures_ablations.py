@@ -44,12 +44,17 @@ def test_variants_draw_every_run_where_it_belongs() -> None:
         assert list(trace.x) == frame[f"{panels[trace.xaxis]}_{label}"].tolist()
         assert list(trace.y) == frame["variant"].tolist()
         assert list(trace.text) == [f"seed {s}" for s in frame["seed"]]
-    (published,) = [t for t in figure.data if t.name == "paper"]
+    (published,) = [t for t in figure.data if "published" in t.name]
+    assert published.name == "published, composite label"
     assert (published.x, published.y, published.xaxis) == ((0.02,), ("all-one",), "x")
+    # open, and of the colour and shape of the label that it is of
+    (same,) = [t for t in ours if t.name == "composite label" and t.xaxis == "x"]
+    assert published.marker.color == same.marker.color
+    assert published.marker.symbol == f"{same.marker.symbol}-open"
     assert axis(figure, "yaxis").categoryarray == tuple(reversed(order))  # not run: an empty row
     assert "accuracy on pair 43" in axis(figure, "xaxis").title.text
     assert [t.showlegend for t in ours] == [True, True, False, False]
-    assert not [t for t in ablations.variants(frame, order, "t").data if t.name == "paper"]
+    assert not [t for t in ablations.variants(frame, order, "t").data if "published" in t.name]
 
 
 def curves() -> pd.DataFrame:
@@ -159,7 +164,8 @@ def test_without_a_run_a_figure_says_so(name: str) -> None:
 def test_published_values_stand_without_a_run() -> None:
     frame = find(experiments.ALL_ONE).frame([])
     figure = ablations.variants(frame, ["standard"], "t", {"standard": {"composite": 0.95}})
-    assert [(t.x, t.y) for t in figure.data if t.name == "paper"] == [((0.95,), ("standard",))]
+    found = [(t.x, t.y) for t in figure.data if "published" in t.name]
+    assert found == [((0.95,), ("standard",))]
     assert axis(figure, "yaxis").categoryarray == ("standard",)
     figure = ablations.mirror_marks(find(full_symmetry.NAME).frame([]), "t", {"34": 1.0})
     assert "paper, pair 34: 1" in notes(figure) and "no run yet" in notes(figure)

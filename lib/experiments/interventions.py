@@ -47,6 +47,8 @@ THIRD_PARTY_GAMMAS = (0.5, 1.0)
 SEEDS = (1, 2, 3)
 THIRD_PARTY_SEEDS = (42, 1, 2)
 
+NAMES = {"mamba1": "Mamba-1", "mamba2": "Mamba-2"}  # of blocks, for readers
+
 # ends: where the pair may stand. "end": the second anchor may be the last token; "inner": not
 ENDS = {"end": True, "inner": False}
 ENDS_TEXT = {"end": "pair may end", "inner": "pair never last"}
@@ -282,7 +284,7 @@ def _long(
     found = {c: m for c in frame.columns if (m := re.fullmatch(pattern, c))}
     rows = [
         {
-            "model": f"{row['block']}, γ {row['gamma']:g}",
+            "model": f"{NAMES[row['block']]}, γ {row['gamma']:g}",
             "seed": row["seed"],
             "choice": choice(m[1], m[2]),
             value: row[column],

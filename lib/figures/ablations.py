@@ -14,7 +14,6 @@ LABELS = {"composite": "composite label", "symmetric": "symmetric label"}
 SYMBOLS = {"composite": "circle", "symmetric": "diamond"}
 MODELS = ("circle", "diamond", "square", "x", "triangle-up", "cross")
 NOTHING = "no run yet"
-PUBLISHED = {"color": "#000000", "symbol": "line-ns-open", "size": 16, "line": {"width": 2}}
 
 
 def _with_columns(frame: pd.DataFrame, *names: str) -> pd.DataFrame:
@@ -32,7 +31,7 @@ def _say_if_nothing(figure: go.Figure, numbers: pd.DataFrame) -> None:
 
 def variants(
     frame: pd.DataFrame, order: Sequence[str], title: str,
-    published: Mapping[str, Mapping[str, float]] | None = None, source: str = "paper",
+    published: Mapping[str, Mapping[str, float]] | None = None,
 ) -> go.Figure:  # fmt: skip
     """Accuracy on pair 43 under both labels, one row a variant, one mark a seed: left the best
     epoch, right the last.
@@ -40,8 +39,8 @@ def variants(
     Args:
         frame: columns ``variant``, ``seed`` and ``{best,final}_{composite,symmetric}``.
         order: variants from top to bottom; those without a run keep their row.
-        published: variant to label to the published value, which stands where it belongs: left.
-        source: who published it.
+        published: variant to label to the published value: an open mark of the label's kind, which
+            stands where it belongs, left.
     """
     measured = [f"{kind}_{name}" for kind in ("best", "final") for name in LABELS]
     frame = _with_columns(frame, "variant", "seed", *measured)
@@ -60,24 +59,26 @@ def variants(
                         "opacity": 0.75},
                 row=1, col=column,
             )  # fmt: skip
-    marks = [
-        (variant, value, f"{source}, {LABELS[label]}")
-        for variant, values in (published or {}).items()
-        for label, value in values.items()
-    ]
-    if marks:
-        rows, values, texts = zip(*marks, strict=True)
-        figure.add_scatter(
-            x=values, y=rows, mode="markers", name=source, text=texts, marker=PUBLISHED,
-            hovertemplate="%{y}, %{text}: %{x:.2f}<extra></extra>", row=1, col=1,
-        )  # fmt: skip
+    for index, (name, text) in enumerate(LABELS.items()):
+        marks = {v: values[name] for v, values in (published or {}).items() if name in values}
+        if marks:
+            figure.add_scatter(
+                x=list(marks.values()), y=list(marks), mode="markers", name=f"published, {text}",
+                hovertemplate=f"%{{y}}, published, {text}: %{{x:.2f}}<extra></extra>",
+                marker={"color": COLOURS[index], "symbol": f"{SYMBOLS[name]}-open", "size": 17,
+                        "line": {"width": 2}},
+                row=1, col=1,
+            )  # fmt: skip
     figure.update_yaxes(
         categoryorder="array", categoryarray=list(reversed(order)), type="category",
         range=[-0.6, len(order) - 0.4],
     )  # fmt: skip
-    figure.update_xaxes(title="accuracy on pair 43, a mark a seed", range=[-0.03, 1.03])
+    figure.update_xaxes(title="accuracy on pair 43", range=[-0.06, 1.06])
     _say_if_nothing(figure, frame[measured])
-    figure.update_layout(title=title, height=210 + 34 * len(order), margin_l=190, legend_y=-0.3)
+    figure.update_layout(
+        title=f"{title}<br><sup>a mark a seed</sup>", height=225 + 34 * len(order), margin_l=190,
+        margin_t=85, legend_y=-0.3,
+    )  # fmt: skip
     return figure
 
 

@@ -308,10 +308,10 @@ def routes_marks(table: pd.DataFrame, title: str) -> go.Figure:
         1, 2, shared_yaxes=True, horizontal_spacing=0.05, subplot_titles=list(panels.values())
     )
     for column, name in enumerate(panels, 1):
-        for index, ((block, gamma), rows) in enumerate(table.groupby(["block", "gamma"])):
+        for index, (model, rows) in enumerate(table.groupby("model", sort=False)):
             figure.add_scatter(
-                x=rows["kept"], y=rows[name], mode="markers", name=f"{block}, γ = {gamma:g}",
-                legendgroup=f"{block} {gamma}", showlegend=column == 1,
+                x=rows["kept"], y=rows[name], mode="markers", name=str(model),
+                legendgroup=str(model), showlegend=column == 1,
                 text=[
                     f"seed {seed}, by {route}"
                     for seed, route in zip(rows["seed"], rows["route"], strict=True)
@@ -321,8 +321,8 @@ def routes_marks(table: pd.DataFrame, title: str) -> go.Figure:
                         "symbol": MODELS[index % len(MODELS)]},
                 row=1, col=column,
             )  # fmt: skip
-    figure.update_xaxes(title="share of answers kept, S cut behind the pair", range=[-0.04, 1.04])
-    figure.update_yaxes(range=[-0.04, 1.04])
-    figure.update_yaxes(title="accuracy on pair 43, composite", row=1, col=1)
+    figure.update_xaxes(title="share of answers kept", range=[-0.06, 1.06])
+    figure.update_yaxes(range=[-0.06, 1.06])
+    figure.update_yaxes(title="composite accuracy, pair 43", row=1, col=1)
     figure.update_layout(title=title, height=400, legend_y=-0.25)
     return figure

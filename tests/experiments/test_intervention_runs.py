@@ -319,7 +319,7 @@ def test_pages_read_agreement_by_pair(outcomes: dict[str, Outcome], kind: str, e
 def test_pages_read_every_choice(outcomes: dict[str, Outcome], kind: str) -> None:
     table = study.choices(frame_of(outcomes), kind)
     assert len(table) == 2 * 2 * (1 + len(ALSO[kind]))
-    assert set(table["model"]) == {"mamba2, γ 0.5", "mamba1, γ 0.5"}
+    assert set(table["model"]) == {"Mamba-2, γ 0.5", "Mamba-1, γ 0.5"}
     # each in words of its own
     texts = {study.CHOICES_TEXT[c] for c in (None, *ALSO[kind])}
     assert set(table["choice"]) == {
@@ -327,7 +327,7 @@ def test_pages_read_every_choice(outcomes: dict[str, Outcome], kind: str) -> Non
     }
     rows = table.set_index(["model", "choice"])["agreement"]
     wanted = outcomes["mamba2"].metrics[f"{kind}_inner_mean_untrained"]
-    assert rows["mamba2, γ 0.5", "pair never last; control: untrained"] == wanted
+    assert rows["Mamba-2, γ 0.5", "pair never last; control: untrained"] == wanted
     assert ablations.choice_marks(table, "agreement", "title", "share", {"paper": 0.9}).data
 
 
@@ -336,11 +336,11 @@ def test_pages_read_cosines(outcomes: dict[str, Outcome]) -> None:
     assert len(table) == 2 * 4
     rows = table.set_index(["model", "choice"])["cosine"]
     assert (
-        rows["mamba1, γ 0.5", "layer 2, at the end"]
+        rows["Mamba-1, γ 0.5", "layer 2, at the end"]
         == (outcomes["mamba1"].metrics["cosine_final_layer1"])
     )
     assert (
-        rows["mamba2, γ 0.5", "layer 1, at the start"]
+        rows["Mamba-2, γ 0.5", "layer 1, at the start"]
         == (outcomes["mamba2"].metrics["cosine_start_layer0"])
     )
 

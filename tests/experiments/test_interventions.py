@@ -115,7 +115,7 @@ def test_the_page_reads_the_metrics_as_tables(records: list[Record]) -> None:
         named = {text.split("; ")[1] for text in table["choice"]}
         assert named <= set(CHOICES_TEXT.values()) and "as worded" in named
         assert table["agreement"].between(0, 1).all()
-        assert set(table["model"]) == {"mamba2, γ 1", "mamba1, γ 1"}
+        assert set(table["model"]) == {"Mamba-2, γ 1", "Mamba-1, γ 1"}
     assert set(cosines(frame)["choice"]) == {
         f"layer {k}, at the {when}" for k in (1, 2) for when in ("start", "end")
     }
