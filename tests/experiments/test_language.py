@@ -19,6 +19,7 @@ from lib.experiments._language import (
     summarise,
     tokens_per_second,
     train_language,
+    write_samples,
 )
 from lib.models.config import LanguageModelConfig, Mamba1Config
 from lib.tasks.corpus import CorpusConfig, StoryText
@@ -110,6 +111,28 @@ def test_several_cells_train_one_after_the_other() -> None:
     assert [outcome.cell for outcome in found] == cells
     assert {outcome.facts["ensemble"]["runs"] for outcome in found} == {1}
     assert found[0].metrics["final_valid_loss"] != found[1].metrics["final_valid_loss"]
+
+
+def test_models_that_train_alone_train_in_the_order_of_their_cells() -> None:
+    short = dataclasses.replace(CELL.training, epochs=1)
+    other = dataclasses.replace(CELL.model, n_layers=2)
+    cells = [
+        dataclasses.replace(CELL, model=model, training=short, seed=seed)
+        for seed in (1, 2)
+        for model in (CELL.model, other)
+    ]
+    assert [outcome.cell for outcome in train_language(cells, Context())] == cells
+
+
+def test_samples_go_on_from_held_out_text_and_do_not_change_what_is_measured() -> None:
+    short = dataclasses.replace(CELL, training=dataclasses.replace(CELL.training, epochs=1))
+    (one,) = train_language([short], Context())
+    (two,) = train_language([short], Context(), write_samples)
+    assert "samples" not in one.facts and one.metrics == two.metrics and one.weights == two.weights
+    validation = open_data(TASK).corpus.validation
+    assert len(two.facts["samples"]) == 2
+    for sample, document in zip(two.facts["samples"], validation, strict=False):
+        assert document.startswith(sample["prompt"]) and len(sample["prompt"]) == 23  # and the end
 
 
 def test_one_text_is_opened_once() -> None:
