@@ -92,7 +92,7 @@ def readable(cell: LanguageCell) -> str:
     return f"{kind}-{known[0]}-{cell.task.corpus.source.kind}-s{cell.seed}"
 
 
-def architecture(cell: LanguageCell) -> str:
+def architecture(cell: Any) -> str:
     """Which of ARCHITECTURES a cell's model is, or the kind of its first block."""
     kinds = [block.kind for block in cell.model.pattern]
     if kinds == ["attention", "feedforward"]:
