@@ -43,6 +43,37 @@ def against_cost(
     return figure
 
 
+def memory_by_parameters(table: pd.DataFrame, title: str, said: tuple[float, float]) -> go.Figure:
+    """Memory while a model writes, by its parameters: a mark a model and type of weights, lines for
+    the weights alone, and what was said of one model.
+
+    Args:
+        table: columns name, n_parameters, float32_peak_mb and bfloat16_peak_mb.
+        said: parameters and megabytes of a public statement.
+    """
+    figure = go.Figure()
+    span = [1e8, 3e9]
+    for index, (dtype, size) in enumerate((("float32", 4), ("bfloat16", 2))):
+        figure.add_scatter(
+            x=table["n_parameters"], y=table[f"{dtype}_peak_mb"], mode="markers", name=dtype,
+            hovertext=table["name"], marker={"color": COLOURS[index], "size": 10},
+        )  # fmt: skip
+        figure.add_scatter(
+            x=span, y=[n * size / 1e6 for n in span], mode="lines",
+            name=f"weights alone, {size} bytes each", line={"color": COLOURS[index], "dash": "dot"},
+        )  # fmt: skip
+    figure.add_scatter(
+        x=[said[0]], y=[said[1]], mode="markers", name="said of the 130M",
+        marker={"symbol": "x", "size": 11, "color": COLOURS[6]},
+    )  # fmt: skip
+    figure.update_layout(
+        title=title, height=420, legend_y=-0.25,
+        xaxis={"type": "log", "title": "parameters", "exponentformat": "SI"},
+        yaxis={"type": "log", "title": "memory while writing, MB"},
+    )  # fmt: skip
+    return figure
+
+
 def learning(curves: pd.DataFrame, title: str) -> go.Figure:
     """What each variant of training reports on held-out text, by training step.
 
