@@ -30,6 +30,7 @@ class HeldOutRows:
         return HeldOutRows(self.inputs.to(device), self.targets.to(device), self.eos)
 
 
+@torch.no_grad()
 def padded_losses(model: nn.Module, rows: HeldOutRows, counted: bool) -> dict[str, Tensor]:
     """``true_loss``, the mean over targets that are text; ``padded_loss``, that over all, padding
     among them; ``reported_loss``, the second if `counted`, else the first; ``text_share`` of the
@@ -49,6 +50,7 @@ def padded_losses(model: nn.Module, rows: HeldOutRows, counted: bool) -> dict[st
     }  # fmt: skip
 
 
+@torch.no_grad()
 def prefix_loss(model: nn.Module, tokens: Tensor) -> Tensor:
     """Mean loss of each next token when nothing but the tokens before it is there to be read: one
     pass over each beginning of the rows. Of a causal model this is the loss over whole rows; of one
@@ -68,6 +70,7 @@ def prefix_loss(model: nn.Module, tokens: Tensor) -> Tensor:
     return total / length
 
 
+@torch.no_grad()
 def losses_by_both(model: nn.Module, tokens: Tensor, attends: bool) -> dict[str, Tensor]:
     """On the same rows: ``reported_loss`` over whole rows, as it is mostly measured, and
     ``true_loss``, which is :func:`prefix_loss` for a model that `attends`. Of others, which pass a
