@@ -21,11 +21,11 @@ from lib.experiments._language import (
     train_language,
     write_samples,
 )
-from lib.models.config import LanguageModelConfig, Mamba1Config
+from lib.models.config import LanguageModelConfig, Mamba1Config, Mamba2Config
 from lib.tasks.corpus import CorpusConfig, StoryText
 from lib.tasks.language import LanguageTask
 from lib.tasks.tokenizers import BPEConfig, BytesConfig
-from lib.training import loop
+from lib.training import compiling, loop
 from lib.training.config import TrainingConfig
 
 TASK = LanguageTask(
@@ -122,6 +122,29 @@ def test_models_that_train_alone_train_in_the_order_of_their_cells() -> None:
         for model in (CELL.model, other)
     ]
     assert [outcome.cell for outcome in train_language(cells, Context())] == cells
+
+
+def test_compiled_layers_train_the_same_model_and_measure_eagerly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    counter, plain = CompileCounterWithBackend("eager"), compiling.compile_layers
+    monkeypatch.setattr(compiling, "compile_layers", lambda model: plain(model, counter))  # type: ignore[arg-type]
+    model = LanguageModelConfig(257, 3, (Mamba2Config(16, d_state=8, headdim=16),))
+    cell = dataclasses.replace(CELL, model=model)
+    outcomes = []
+    for compiled in (True, False):
+        (found,) = train_language([cell], Context(compile=compiled), write_samples)
+        outcomes.append(found)
+        assert found.facts["compile"] == compiled
+    # three layers, their measurements and their samples: one compilation, of training alone
+    assert counter.frame_count == 1
+    one, other = outcomes
+    assert one.metrics["final_valid_loss"] == pytest.approx(
+        other.metrics["final_valid_loss"], rel=1e-5
+    )
+    assert one.facts["samples"] == other.facts["samples"]
 
 
 def test_samples_go_on_from_held_out_text_and_do_not_change_what_is_measured() -> None:
