@@ -1,4 +1,5 @@
-"""Floating-point operations of training, so that losses can be compared at equal compute."""
+"""Floating-point operations of training, so that losses can be compared at equal compute; and of
+reading a context."""
 
 from __future__ import annotations
 
@@ -26,10 +27,24 @@ def training_flops(config: LanguageModelConfig, length: int) -> float:
         ValueError: length below 1.
         TypeError: a block of another kind.
     """
+    return 3.0 * (_blocks(config, length) + 2.0 * config.d_model * config.vocab_size)
+
+
+def prefill_flops(config: LanguageModelConfig, length: int) -> float:
+    """Operations of reading `length` tokens and predicting the next one; counted are the same as by
+    :func:`training_flops`, with the head for the last token alone.
+
+    Raises:
+        ValueError, TypeError: as :func:`training_flops`.
+    """
+    return length * _blocks(config, length) + 2.0 * config.d_model * config.vocab_size
+
+
+def _blocks(config: LanguageModelConfig, length: int) -> float:
+    """Forward operations of all blocks a token."""
     if length < 1:
         raise ValueError(f"length is {length}, allowed: 1 or more")
-    blocks = sum(_block(block, length) for block in config.blocks)
-    return 3.0 * (blocks + 2.0 * config.d_model * config.vocab_size)
+    return sum(_block(block, length) for block in config.blocks)
 
 
 def _block(block: BlockConfig, length: int) -> float:

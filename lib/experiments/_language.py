@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from lib.analysis.language import HeldOut
+    from lib.models.language_model import LanguageModel
     from lib.tasks.language import LanguageData
     from lib.tasks.packing import PackedBatches
 
@@ -81,8 +82,8 @@ def _open_text(task: LanguageTask) -> LanguageData:
     return build(task, Store.at(provenance.ROOT).local / "text")
 
 
-def language_study() -> Study:
-    """How language models are trained and measured."""
+def language_study(remarks: Callable[[LanguageModel, Any], dict[str, Any]] | None = None) -> Study:
+    """How language models are trained and measured; `remarks`: see :class:`Study`."""
     from lib.analysis.language import held_out, next_token_loss, prediction
 
     def data(task: LanguageTask, seed: int) -> tuple[LanguageData, HeldOut]:
@@ -102,6 +103,8 @@ def language_study() -> Study:
             "tokenizer": opened.tokenizer.fingerprint,
             "train_tokens": opened.train.stream.facts.tokens,
         },
+        remarks=remarks or (lambda model, cell: {}),
+        by_layer=True,
     )
 
 
@@ -129,8 +132,14 @@ def summarise(curves: pd.DataFrame) -> dict[str, float | None]:
     return out
 
 
-def train_language(cells: Sequence[LanguageCell], context: Context) -> Iterator[Outcome]:
-    """Train the cells, each alone.
+def train_language(
+    cells: Sequence[LanguageCell], context: Context,
+    remarks: Callable[[LanguageModel, Any], dict[str, Any]] | None = None,
+) -> Iterator[Outcome]:  # fmt: skip
+    """Train the cells, each alone, in their order.
+
+    Args:
+        remarks: a trained model and its cell to further facts for the record.
 
     Raises:
         TextUnavailable: text or tokenizer that is not on this machine.
@@ -143,7 +152,32 @@ def train_language(cells: Sequence[LanguageCell], context: Context) -> Iterator[
                 f"model.vocab_size is {cell.model.vocab_size}, allowed: {tokens} or more, the "
                 "tokens of the tokenizer"
             )
-    yield from train_cells(cells, context, language_study())
+    yield from train_cells(cells, context, language_study(remarks))
+
+
+def write_samples(
+    model: LanguageModel, cell: LanguageCell, count: int = 2, prompt_tokens: int = 24,
+    new_tokens: int = 120,
+) -> dict[str, Any]:  # fmt: skip
+    """What a trained model writes after the beginnings of held-out documents, for the record:
+    ``samples``, a list of ``prompt`` and ``text``. Drawn at temperature 0.8 among the likeliest
+    tokens that together have 95 %, by the cell's seed."""
+    from lib.models.generation import generate
+    from lib.models.sampling import SamplingConfig
+
+    opened = open_data(cell.task)
+    texts = opened.corpus.validation[:count]
+    eos = opened.tokenizer.eos
+    prompts = [[eos, *opened.tokenizer.encode(text)][:prompt_tokens] for text in texts]
+    sampling = SamplingConfig(temperature=0.8, top_p=0.95, seed=cell.seed)
+    written = generate(model, prompts, max_new_tokens=new_tokens, sampling=sampling, stop=[eos])
+    decode = opened.tokenizer.decode
+    return {
+        "samples": [
+            {"prompt": decode(prompt), "text": decode(tokens)}
+            for prompt, tokens in zip(prompts, written, strict=True)
+        ]
+    }
 
 
 def tokens_per_second(config: dict[str, Any], facts: dict[str, Any]) -> float | None:

@@ -80,6 +80,9 @@ class Study:
         inspect: ``inspect(model, cell)`` to further metrics, for each finished run by itself, with
             a model of its own that can be hooked; on the device.
         keep_weights: whether the final weights of a cell are part of its outcome.
+        remarks: as `inspect`, to facts for the record that are no numbers.
+        by_layer: compile the layers of a model one by one, for stacks of many equal ones; see
+            :mod:`lib.training.compiling`.
     """
 
     data: Callable[[Any, int], tuple[Any, Any]]
@@ -93,11 +96,14 @@ class Study:
     keep_weights: Callable[[Any], bool] = lambda cell: True
     describe: Callable[[Any], dict[str, Any]] = _none
     batches: Callable[[Any, Any, torch.device], TensorBatches] = _laid_out
+    remarks: Callable[[LanguageModel, Any], dict[str, Any]] = _none
+    by_layer: bool = False
 
 
 def train_cells(cells: Sequence[Any], context: Context, study: Study) -> Iterator[Outcome]:
     """Train the cells, those that differ in seed and initialisation alone at once (at most
-    ``context.ensemble``); stops after the group in which the budget ran out.
+    ``context.ensemble``), in a study of models that train alone one after the other in their order;
+    stops after the group in which the budget ran out.
 
     Raises:
         CheckpointError: a checkpoint is damaged or of another cell.
@@ -110,8 +116,6 @@ def train_cells(cells: Sequence[Any], context: Context, study: Study) -> Iterato
     from lib.training.checkpoints import checkpoint_step
 
     def room(cell: Any) -> int:
-        if study.stacked is None:
-            return 1
         model = build_language_model(
             cell.model, seed=0, device=context.device, backend=context.backend
         )
@@ -125,7 +129,9 @@ def train_cells(cells: Sequence[Any], context: Context, study: Study) -> Iterato
         model = dataclasses.replace(cell.model, initialisation=InitialisationConfig())
         return cell.task, model, cell.training, step
 
-    for group in ensemble.together(cells, key, room):
+    alone = study.stacked is None
+    groups = ([cell] for cell in cells) if alone else ensemble.together(cells, key, room)
+    for group in groups:
         outcomes = _train_group(group, context, study)
         yield from outcomes
         if any(outcome.status == "stopped" for outcome in outcomes):
@@ -138,6 +144,7 @@ def _train_group(cells: Sequence[Any], context: Context, study: Study) -> list[O
     from lib.models.language_model import build_language_model
     from lib.ops import backends
     from lib.training.batches import StackedBatches
+    from lib.training.compiling import compile_layers, eagerly
     from lib.training.ensemble import Ensemble
     from lib.training.gradients import autocast
     from lib.training.loop import Run, Trainer, pays_to_compile
@@ -172,19 +179,26 @@ def _train_group(cells: Sequence[Any], context: Context, study: Study) -> list[O
     if compiles:
         # what was compiled for earlier groups counts towards a limit beyond which nothing would be
         torch.compiler.reset()
+        if study.by_layer:
+            compile_layers(models[0])
+
+    def evaluate(model: nn.Module) -> Numbers:
+        with eagerly():  # rows and length are others there: they would be compiled for once more
+            return study.evaluate(model, test)
+
     trainer = Trainer(
         model,
         study.loss,
         batches,
         training,
-        evaluate=lambda model: study.evaluate(model, test),
+        evaluate=evaluate,
         runs=[
             Run(context.identify(cell), context.checkpoint(name, cell))
             for cell, name in zip(cells, names, strict=True)
         ],
         checkpoint_every=context.checkpoint_every,
         deadline=context.deadline,
-        compile=compiles,
+        compile=compiles and not study.by_layer,
         name=names[0] if alone else f"{names[0]} and {len(cells) - 1} more",
         origin={**provenance.code(), "device_name": provenance.machine(device)["device_name"]},
     )
@@ -192,7 +206,8 @@ def _train_group(cells: Sequence[Any], context: Context, study: Study) -> list[O
     results = trainer.train()
     seconds = time.perf_counter() - before
     model.eval()
-    found = study.final(model, test) if any(r.status == "done" for r in results) else {}
+    with eagerly():
+        found = study.final(model, test) if any(r.status == "done" for r in results) else {}
     final = {name: value.expand(len(cells)).tolist() for name, value in found.items()}
     facts = {
         "backends": {op: list(served) for op, served in used.items()},
@@ -211,13 +226,16 @@ def _train_group(cells: Sequence[Any], context: Context, study: Study) -> list[O
             continue
         if result.status == "done" and isinstance(model, Ensemble):
             models[run].load_state_dict(model.weights(run))
-        metrics, weights = _measured(
-            study, cell, models[run].eval(), result, {k: v[run] for k, v in final.items()}
-        )
+        with eagerly():
+            metrics, weights = _measured(
+                study, cell, models[run].eval(), result, {k: v[run] for k, v in final.items()}
+            )
+            remarks = study.remarks(models[run], cell) if result.status == "done" else {}
+        facts_of_run = {**facts, **described[which[run]], **remarks}
         outcomes.append(
             Outcome(
                 cell, result.status, result.reason, metrics, result.curves, weights,
-                {**facts, **described[which[run]], "sessions": trainer.sessions(run)}, started,
+                {**facts_of_run, "sessions": trainer.sessions(run)}, started,
                 (time.perf_counter() - clock) / len(cells),
             )
         )  # fmt: skip

@@ -8,18 +8,19 @@ on the same tokens in the same order, without padding.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 
 from lib.config import from_dict
-from lib.experiments import Experiment
+from lib.experiments import Context, Experiment, Outcome
 from lib.experiments._language import (
     LanguageCell,
     language_readable,
     tokens_per_second,
     train_language,
+    write_samples,
 )
 from lib.models.presets import ARCHITECTURES, SIZES, non_embedding, preset
 from lib.store import Record
@@ -91,7 +92,7 @@ def readable(cell: LanguageCell) -> str:
     return f"{kind}-{known[0]}-{cell.task.corpus.source.kind}-s{cell.seed}"
 
 
-def architecture(cell: LanguageCell) -> str:
+def architecture(cell: Any) -> str:
     """Which of ARCHITECTURES a cell's model is, or the kind of its first block."""
     kinds = [block.kind for block in cell.model.pattern]
     if kinds == ["attention", "feedforward"]:
@@ -149,6 +150,25 @@ def curves(records: Sequence[Record]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
+def samples(records: Sequence[Record]) -> pd.DataFrame:
+    """What the models wrote: one row a beginning, one column a model; of each architecture the
+    first record that has texts on the same beginnings as the first of all."""
+    rows: dict[str, dict[str, str]] = {}
+    for record in records:
+        written = record.provenance.get("samples", [])
+        kind = architecture(from_dict(LanguageCell, record.config))
+        for sample in written:
+            if not rows or sample["prompt"] in rows or len(rows) < len(written):
+                row = rows.setdefault(sample["prompt"], {"beginning": sample["prompt"]})
+                row.setdefault(NAMES.get(kind, kind), sample["text"])
+    return pd.DataFrame(list(rows.values()))
+
+
+def run(chosen: Sequence[LanguageCell], context: Context) -> Iterator[Outcome]:
+    """Train the cells, and let each model write."""
+    yield from train_language(chosen, context, write_samples)
+
+
 EXPERIMENTS = (
     Experiment(
         name=NAME,
@@ -157,7 +177,7 @@ EXPERIMENTS = (
         notebook="notebooks/stories/from_scratch.ipynb",
         cells=cells,
         readable=readable,
-        run=train_language,
+        run=run,
         frame=frame,
         judged=False,  # what was published counts padding: there is no number to hold against
     ),

@@ -8,7 +8,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lib.figures import band, one_entry_a_group
+from lib.analysis.statistics import mean_interval
+from lib.figures import COLOURS, band, one_entry_a_group
 
 COSTS = {
     "tokens": "training tokens", "petaflops": "training compute, 10¹⁵ operations",
@@ -39,4 +40,86 @@ def against_cost(
     figure.update_yaxes(type="log")
     figure.update_yaxes(title=metric.removeprefix("valid_").replace("_", " "), row=1, col=1)
     figure.update_layout(title=title, height=420, legend_y=-0.3)
+    return figure
+
+
+def memory_by_parameters(table: pd.DataFrame, title: str, said: tuple[float, float]) -> go.Figure:
+    """Memory while a model writes, by its parameters: a mark a model and type of weights, lines for
+    the weights alone, and what was said of one model.
+
+    Args:
+        table: columns name, n_parameters, float32_peak_mb and bfloat16_peak_mb.
+        said: parameters and megabytes of a public statement.
+    """
+    figure = go.Figure()
+    span = [1e8, 3e9]
+    for index, (dtype, size) in enumerate((("float32", 4), ("bfloat16", 2))):
+        figure.add_scatter(
+            x=table["n_parameters"], y=table[f"{dtype}_peak_mb"], mode="markers", name=dtype,
+            hovertext=table["name"], marker={"color": COLOURS[index], "size": 10},
+        )  # fmt: skip
+        figure.add_scatter(
+            x=span, y=[n * size / 1e6 for n in span], mode="lines",
+            name=f"weights alone, {size} bytes each", line={"color": COLOURS[index], "dash": "dot"},
+        )  # fmt: skip
+    figure.add_scatter(
+        x=[said[0]], y=[said[1]], mode="markers", name="said of the 130M",
+        marker={"symbol": "x", "size": 11, "color": COLOURS[6]},
+    )  # fmt: skip
+    figure.update_layout(
+        title=title, height=420, legend_y=-0.25,
+        xaxis={"type": "log", "title": "parameters", "exponentformat": "SI"},
+        yaxis={"type": "log", "title": "memory while writing, MB"},
+    )  # fmt: skip
+    return figure
+
+
+def learning(curves: pd.DataFrame, title: str) -> go.Figure:
+    """What each variant of training reports on held-out text, by training step.
+
+    Args:
+        curves: columns variant, step, seed and reported_loss.
+    """
+    figure = go.Figure()
+    for index, (variant, rows) in enumerate(curves.groupby("variant", sort=True)):
+        band(figure, rows, "step", "reported_loss", str(variant), index)
+    figure.update_layout(
+        title=title, height=420, xaxis_title="training step",
+        yaxis_title="reported held-out loss, nats per token",
+    )  # fmt: skip
+    return figure
+
+
+def false_and_true(table: pd.DataFrame, title: str) -> go.Figure:
+    """One row a variant of training: what it reports (open diamond) and what is true of the same
+    model (full circle), means over seeds with 95 % intervals, and a small mark for each seed.
+
+    Args:
+        table: columns mistake, variant, made, seed, reported_loss and true_loss; the rows of each
+            mistake stand together, the right twin below the wrong one.
+    """
+    figure = go.Figure()
+    looks = {
+        "reported_loss": ("reported", "diamond-open", COLOURS[1]),
+        "true_loss": ("true", "circle", COLOURS[0]),
+    }
+    order = list(dict.fromkeys(table.sort_values(["mistake", "made"])["variant"]))
+    for metric, (name, symbol, colour) in looks.items():
+        figure.add_scatter(
+            x=table[metric], y=table["variant"], mode="markers", showlegend=False,
+            legendgroup=name, name=f"{name}, one seed", opacity=0.5, hovertext=table["seed"],
+            marker={"symbol": symbol, "size": 6, "color": colour},
+        )  # fmt: skip
+        means = [mean_interval(table[table["variant"] == v][metric].tolist()) for v in order]
+        figure.add_scatter(
+            x=[mean for mean, _ in means], y=order, mode="markers", name=name, legendgroup=name,
+            error_x={"array": [0.0 if i is None else i[1] - m for m, i in means]},
+            marker={"symbol": symbol, "size": 12, "color": colour, "line_width": 2},
+        )  # fmt: skip
+    seeds = table["seed"].nunique()
+    figure.update_layout(
+        title=f"{title} ({seeds} seed{'s' * (seeds != 1)})", height=110 + 42 * len(order),
+        xaxis_title="held-out loss, nats per token", margin_l=170,
+        yaxis={"categoryorder": "array", "categoryarray": order},
+    )  # fmt: skip
     return figure

@@ -106,13 +106,16 @@ class AttentionMixer(nn.Module):
             return self._attend_openly(q, k, v)
         # the library's own causal mask lets the first query see the first key alone
         mask = _visible(length, kept, q.device) if kept else None
-        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=not kept)
+        causal = self.config.causal and not kept
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
         return y.transpose(1, 2)
 
     def _attend_openly(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The same with S in the open, for whoever wants to see or edit it."""
         wide = compute_dtype(q)
         hidden = ~_visible(q.shape[2], k.shape[2] - q.shape[2], q.device)
+        if not self.config.causal:
+            hidden = torch.zeros_like(hidden)
         with torch.autocast(q.device.type, enabled=False):
             scores = q.to(wide) @ k.to(wide).transpose(2, 3) * self.config.headdim_qk**-0.5
             S = self.act_S(scores.masked_fill(hidden, -torch.inf).softmax(-1))
@@ -121,7 +124,13 @@ class AttentionMixer(nn.Module):
     def forward(
         self, x: Tensor, state: AttentionState | None = None, return_state: bool = False
     ) -> Tensor | tuple[Tensor, AttentionState]:
-        """The block over a sequence; with `return_state` also what the next tokens need."""
+        """The block over a sequence; with `return_state` also what the next tokens need.
+
+        Raises:
+            ValueError: a state, given or wanted, of attention that is not causal.
+        """
+        if state is not None or return_state:
+            self._check_causal()
         qkv = self.in_proj(x)
         conv = qkv.new_zeros(x.shape[0], self.config.conv_dim, 0)
         if self.conv is not None:
@@ -135,13 +144,25 @@ class AttentionMixer(nn.Module):
         return (out, AttentionState(k, v, conv)) if return_state else out
 
     def step(self, x: Tensor, state: AttentionState) -> tuple[Tensor, AttentionState]:
-        """One token: x (b, m) to y (b, m) and the next state."""
+        """One token: x (b, m) to y (b, m) and the next state.
+
+        Raises:
+            ValueError: attention that is not causal.
+        """
+        self._check_causal()
         qkv, conv = self.in_proj(x), state.conv
         if self.conv is not None:
             qkv, conv = self.conv.step(qkv, conv)
         q, k, v = self._extend(*self._split(qkv[:, None]), state)
         y = F.scaled_dot_product_attention(q, k, v)  # (b, h, 1, headdim_v)
         return self.out_proj(y.transpose(1, 2).flatten(1)), AttentionState(k, v, conv)
+
+    def _check_causal(self) -> None:
+        if not self.config.causal:
+            raise ValueError(
+                "causal is False, allowed: True to go on from a state; what was read would change "
+                "with each token that follows"
+            )
 
     def initial_state(self, batch: int, device: torch.device, dtype: torch.dtype) -> AttentionState:
         """The state before the first token: no keys, no values, a convolution that read zeros."""

@@ -244,6 +244,8 @@ class AttentionConfig:
             "all_one" (kernel of ones, not trained) or "palindromic" (reads the same both ways).
         d_conv: taps of that convolution (k).
         conv_bias: whether it has a bias.
+        causal: whether a token sees itself and earlier ones only. Without, the block is no part of
+            a language model; published baselines lack it by mistake.
     """
 
     kind: ClassVar[str] = "attention"
@@ -256,6 +258,7 @@ class AttentionConfig:
     conv_kind: Literal["standard", "all_one", "palindromic", "none"] = "none"
     d_conv: int = 4
     conv_bias: bool = True
+    causal: bool = added_later(True)
 
     def __post_init__(self) -> None:
         for name in ("d_model", "n_heads", "d_conv"):

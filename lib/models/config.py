@@ -51,12 +51,16 @@ class InitialisationConfig:
             or, for "output", the first size of the tensor (the third party's reading).
         zero_biases: start every bias at zero, dt's included (third party); dt then leaves
             [dt_min, dt_max].
+        expert_fan: width of an expert's maps is that of one "expert" or, by mistake, of the "stack"
+            of all, as a library's default for a tensor of three axes has it: they then start too
+            small by the root of their other width.
     """
 
     gamma: float | None = None
     scope: tuple[str, ...] = ("embedding", "positional", "linear", "head")
     fan: Literal["fan_in", "output"] = "fan_in"
     zero_biases: bool = False
+    expert_fan: Literal["expert", "stack"] = added_later("expert")
 
     def __post_init__(self) -> None:
         fits = self.gamma is None or 0 <= self.gamma < math.inf
@@ -66,6 +70,7 @@ class InitialisationConfig:
         fits = fits and len(set(self.scope)) == len(self.scope)
         require(self, "scope", fits, f"a tuple of different names of {', '.join(SCOPES)}")
         require(self, "fan", self.fan in ("fan_in", "output"), "fan_in, output")
+        require(self, "expert_fan", self.expert_fan in ("expert", "stack"), "expert, stack")
 
 
 @dataclass(frozen=True)

@@ -96,9 +96,11 @@ def _linear(
 
 def _experts(module: MoEMixer, config: LanguageModelConfig, generator: torch.Generator) -> None:
     """Each expert as the maps of a feed-forward block are drawn. The fan-in is of one expert: that
-    of the stacked tensor would start them too small by the root of their number."""
+    of the stacked tensor ("stack") starts them too small by the root of their other width."""
     for weight in (module.in_weight, module.out_weight):
         fan_in = weight.shape[2]
+        if config.initialisation.expert_fan == "stack":
+            fan_in *= weight.shape[1]
         _uniform(weight, -(fan_in**-0.5), fan_in**-0.5, generator)
         if weight is module.out_weight:
             weight.div_(math.sqrt(config.n_layers))

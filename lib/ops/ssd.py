@@ -20,6 +20,7 @@ from lib.ops import backends
 from lib.ops.checks import compute_dtype, expect, expect_real
 
 OP = "ssd"
+GROUP = 64  # chunks between which the state is passed on one by one
 
 
 def ssd(
@@ -244,15 +245,47 @@ def _chunked(
     u, dt, B, C = (t.reshape(b * c, q, *t.shape[2:]) for t in (u, dt, B, C))
     y, local = _quadratic(u, dt, A, B, C, None, q)
     local = local.unflatten(0, (b, c))  # each chunk's last state, had it started from zero
-    reach = torch.exp((dt * A).cumsum(1))  # (b c, q, h), from before a chunk to each step
-    whole = reach[:, -1, :, None, None].unflatten(0, (b, c))  # (b, c, h, 1, 1)
-    carried = u.new_zeros(local[:, 0].shape) if state is None else state
-    before = []
-    for local_k, whole_k in zip(local.unbind(1), whole.unbind(1), strict=True):
-        before.append(carried)
-        carried = whole_k * carried + local_k
-    y = y + reach[..., None] * _read(torch.stack(before, dim=1).flatten(0, 1), C)
+    total = (dt * A).cumsum(1)
+    reach = torch.exp(total)  # (b c, q, h), from before a chunk to each step
+    start = u.new_zeros(local[:, 0].shape) if state is None else state
+    before, carried = _carry(local, total[:, -1].unflatten(0, (b, c)), start)
+    y = y + reach[..., None] * _read(before.flatten(0, 1), C)
     return y.reshape(b, c * q, h, p)[:, :length], carried
+
+
+def _carry(local: Tensor, log: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """The states before each of c chunks, and after the last.
+
+    Up to GROUP chunks go one by one. More are taken in groups, inside which one product does what
+    the steps did: a loop over 2,000 chunks would wait for its calls, not for its work.
+
+    Args:
+        local: (b, c, h, p, n), each chunk's last state, had it started from zero.
+        log: (b, c, h), logarithm of what a chunk leaves of the state before it.
+        state: (b, h, p, n) before the first.
+
+    Returns:
+        (b, c, h, p, n) and (b, h, p, n).
+    """
+    b, c, h = log.shape
+    if c <= GROUP:
+        states = [state]
+        for local_k, whole_k in zip(local.unbind(1), torch.exp(log).unbind(1), strict=True):
+            states.append(whole_k[..., None, None] * states[-1] + local_k)
+        return torch.stack(states[:-1], dim=1), states[-1]
+    groups = -(-c // GROUP)
+    pad = groups * GROUP - c  # a chunk that leaves all and adds nothing
+    local = F.pad(local, (0, 0, 0, 0, 0, 0, 0, pad)).reshape(b * groups, GROUP, *local.shape[2:])
+    log = F.pad(log, (0, 0, 0, pad)).reshape(b * groups, GROUP, h)
+    decay = decay_matrix(log)  # (b groups, h, GROUP, GROUP): from after chunk j to after chunk i
+    after = torch.einsum("xhij,xjhpn->xihpn", decay, local)  # from zero at the group's start
+    inside = F.pad(after[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))
+    starts, state = _carry(
+        after[:, -1].unflatten(0, (b, groups)), log.sum(1).unflatten(0, (b, groups)), state
+    )
+    reach = torch.exp(F.pad(log[:, :-1], (0, 0, 1, 0)).cumsum(1))  # from a group's start
+    before = inside + reach[..., None, None] * starts.flatten(0, 1)[:, None]
+    return before.reshape(b, groups * GROUP, *local.shape[2:])[:, :c], state
 
 
 def _check(

@@ -257,6 +257,19 @@ def train_bpe(config: BPEConfig, documents: Iterable[str]) -> BPETokenizer:
     return trained
 
 
+def for_transformers(tokenizer: BPETokenizer) -> Any:
+    """The same tokenizer as transformers', to lie beside a model's weights; its end of text, which
+    has the same number, also begins a text."""
+    from tokenizers import Tokenizer as Backend
+    from transformers import PreTrainedTokenizerFast
+
+    copy = Backend.from_str(tokenizer.backend.to_str())
+    end = "<|endoftext|>"
+    theirs = PreTrainedTokenizerFast(tokenizer_object=copy, eos_token=end, bos_token=end)
+    assert theirs.eos_token_id == tokenizer.eos
+    return theirs
+
+
 def _first(documents: Iterable[str], limit: int) -> Iterator[str]:
     count = 0
     for text in documents:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lib.analysis.flops import training_flops
+from lib.analysis.flops import prefill_flops, training_flops
 from lib.models.config import (
     AttentionConfig,
     FeedForwardConfig,
@@ -19,6 +19,7 @@ from lib.models.config import (
     MoEConfig,
 )
 from lib.models.language_model import build_language_model
+from lib.models.presets import preset
 
 LENGTH, BATCH, VOCAB = 16, 2, 30
 ATTENTION = AttentionConfig(d_model=32, n_heads=2, d_qk=32, d_v=64)
@@ -88,3 +89,11 @@ def test_what_is_not_counted_says_so() -> None:
     other = LanguageModelConfig(VOCAB, 1, (Mamba3Config(d_model=32, d_state=8, headdim=16),))
     with pytest.raises(TypeError, match="operations of Mamba3Config are not counted"):
         training_flops(other, 4)
+
+
+@pytest.mark.parametrize("kind", ["mamba1", "mamba2", "transformer"])
+def test_reading_is_a_third_of_training_but_for_the_head(kind: str) -> None:
+    config = preset(kind, "1M", 300)
+    head = 2 * config.d_model * config.vocab_size
+    whole = 64 * (training_flops(config, 64) / 3 - head) + head
+    assert prefill_flops(config, 64) == pytest.approx(whole)

@@ -19,12 +19,13 @@ from lib.experiments._language import (
     summarise,
     tokens_per_second,
     train_language,
+    write_samples,
 )
-from lib.models.config import LanguageModelConfig, Mamba1Config
+from lib.models.config import LanguageModelConfig, Mamba1Config, Mamba2Config
 from lib.tasks.corpus import CorpusConfig, StoryText
 from lib.tasks.language import LanguageTask
 from lib.tasks.tokenizers import BPEConfig, BytesConfig
-from lib.training import loop
+from lib.training import compiling, loop
 from lib.training.config import TrainingConfig
 
 TASK = LanguageTask(
@@ -110,6 +111,51 @@ def test_several_cells_train_one_after_the_other() -> None:
     assert [outcome.cell for outcome in found] == cells
     assert {outcome.facts["ensemble"]["runs"] for outcome in found} == {1}
     assert found[0].metrics["final_valid_loss"] != found[1].metrics["final_valid_loss"]
+
+
+def test_models_that_train_alone_train_in_the_order_of_their_cells() -> None:
+    short = dataclasses.replace(CELL.training, epochs=1)
+    other = dataclasses.replace(CELL.model, n_layers=2)
+    cells = [
+        dataclasses.replace(CELL, model=model, training=short, seed=seed)
+        for seed in (1, 2)
+        for model in (CELL.model, other)
+    ]
+    assert [outcome.cell for outcome in train_language(cells, Context())] == cells
+
+
+def test_compiled_layers_train_the_same_model_and_measure_eagerly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    counter, plain = CompileCounterWithBackend("eager"), compiling.compile_layers
+    monkeypatch.setattr(compiling, "compile_layers", lambda model: plain(model, counter))  # type: ignore[arg-type]
+    model = LanguageModelConfig(257, 3, (Mamba2Config(16, d_state=8, headdim=16),))
+    cell = dataclasses.replace(CELL, model=model)
+    outcomes = []
+    for compiled in (True, False):
+        (found,) = train_language([cell], Context(compile=compiled), write_samples)
+        outcomes.append(found)
+        assert found.facts["compile"] == compiled
+    # three layers, their measurements and their samples: one compilation, of training alone
+    assert counter.frame_count == 1
+    one, other = outcomes
+    assert one.metrics["final_valid_loss"] == pytest.approx(
+        other.metrics["final_valid_loss"], rel=1e-5
+    )
+    assert one.facts["samples"] == other.facts["samples"]
+
+
+def test_samples_go_on_from_held_out_text_and_do_not_change_what_is_measured() -> None:
+    short = dataclasses.replace(CELL, training=dataclasses.replace(CELL.training, epochs=1))
+    (one,) = train_language([short], Context())
+    (two,) = train_language([short], Context(), write_samples)
+    assert "samples" not in one.facts and one.metrics == two.metrics and one.weights == two.weights
+    validation = open_data(TASK).corpus.validation
+    assert len(two.facts["samples"]) == 2
+    for sample, document in zip(two.facts["samples"], validation, strict=False):
+        assert document.startswith(sample["prompt"]) and len(sample["prompt"]) == 23  # and the end
 
 
 def test_one_text_is_opened_once() -> None:

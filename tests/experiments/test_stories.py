@@ -8,7 +8,6 @@ import pytest
 from lib import provenance
 from lib.config import to_dict
 from lib.experiments import Context, cells_of, find
-from lib.experiments._language import train_language
 from lib.experiments.stories import (
     MEASUREMENTS,
     NAME,
@@ -18,6 +17,8 @@ from lib.experiments.stories import (
     architecture,
     curves,
     readable,
+    run,
+    samples,
 )
 from lib.figures import stories as figures
 from lib.models.presets import ARCHITECTURES, SIZES, non_embedding
@@ -57,7 +58,7 @@ def test_the_quick_cells_train_and_are_drawn(
     ]
     store = Store(tmp_path, tmp_path / "published")
     records = []
-    for outcome in train_language(cells, Context()):
+    for outcome in run(cells, Context()):
         assert outcome.status == "done", outcome.reason
         metrics = {k: v for k, v in outcome.metrics.items() if v is not None}
         made = Record(
@@ -74,6 +75,11 @@ def test_the_quick_cells_train_and_are_drawn(
     assert (first["tokens"], last["tokens"]) == (64 * 8 * 3, 64 * 8 * 6)
     assert last["petaflops"] == 2 * first["petaflops"] > 0
     assert last["seconds"] == pytest.approx(2 * first["seconds"])
+    written = samples(records)  # the same beginnings for all
+    assert list(written) == ["beginning", "Mamba-1", "Mamba-2", "Transformer", "mixture of experts"]
+    assert len(written) == 2 and written["beginning"].str.startswith("Once upon a time").all()
+    assert written.map(len).gt(20).all(axis=None)
+    assert samples([]).empty
     figure = figures.against_cost(table, "title")
     assert {figure.layout[f"xaxis{k}"].title.text for k in ("", 2, 3)} == set(
         figures.COSTS.values()
@@ -84,6 +90,15 @@ def test_the_quick_cells_train_and_are_drawn(
     mamba = next(trace for trace in figure.data if trace.name == "Mamba-1 (1 seed)")
     assert list(mamba.x) == [64 * 8 * 3, 64 * 8 * 6]
     assert list(mamba.y) == pytest.approx(table["valid_bits_per_byte"].tolist()[:2])
+
+
+def test_the_first_cells_are_one_seed_of_all_at_the_small_size_on_the_text_that_all_have() -> None:
+    names = [readable(cell) for cell in cells_of(find(NAME), "matched")]
+    assert names[:4] == [f"{kind}-5M-stories-s1" for kind in ARCHITECTURES]
+    assert names[4:12] == [
+        f"{kind}-5M-stories-s{seed}" for seed in (2, 3) for kind in ARCHITECTURES
+    ]
+    assert all("16M" in name for name in names[24:])
 
 
 def test_other_models_have_names_too() -> None:

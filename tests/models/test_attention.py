@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -277,3 +278,29 @@ def test_sizes_of_the_papers_inverse_task() -> None:
     assert (config.headdim_qk, config.headdim_v, config.conv_dim) == (128, 256, 512)
     count = sum(p.numel() for p in AttentionMixer(config).parameters())
     assert count == 128 * (128 + 128 + 256) + 256 * 128
+
+
+@pytest.mark.parametrize("length", [9, attention.OPEN_LENGTH + 2])
+def test_without_a_mask_every_token_sees_all(length: int) -> None:
+    config = dataclasses.replace(CONFIGS["plain"], causal=False)
+    mixer, x = make(config), inputs(length)
+    q, k, v = mixer.in_proj(x).unflatten(-1, (3, 2, 8)).permute(2, 0, 3, 1, 4)
+    weights = (q @ k.mT / 8**0.5).softmax(-1)
+    close(mixer(x), mixer.out_proj((weights @ v).transpose(1, 2).flatten(-2)))
+    seen = watch(mixer)
+    mixer(x)
+    close(seen[0], weights)
+
+
+def test_without_a_mask_there_is_nothing_to_go_on_from() -> None:
+    mixer = make(dataclasses.replace(CONFIGS["plain"], causal=False))
+    state = mixer.initial_state(2, torch.device("cpu"), torch.float64)
+    x = inputs()
+    for call in (
+        lambda: mixer(x, return_state=True), lambda: mixer(x, state),
+        lambda: mixer.step(x[:, 0], state),
+    ):  # fmt: skip
+        with pytest.raises(
+            ValueError, match="causal is False, allowed: True to go on from a state"
+        ):
+            call()

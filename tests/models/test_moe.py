@@ -180,3 +180,21 @@ def test_experts_that_cannot_be_say_so() -> None:
         dataclasses.replace(CONFIG, balance=-1)
     with pytest.raises(ValueError, match="activation is 'relu', allowed: silu, gelu, swiglu"):
         dataclasses.replace(CONFIG, activation="relu")  # type: ignore[arg-type]
+
+
+def test_by_mistake_the_fan_in_of_the_stack_starts_experts_too_small() -> None:
+    """As torch's own initialisers take a tensor (experts, out, in)."""
+    block = MoEConfig(d_model=64, d_hidden=128, n_experts=4)
+    start = InitialisationConfig(expert_fan="stack")
+    config = LanguageModelConfig(30, 1, (block,), initialisation=start)
+    mixer = build_language_model(config, seed=0).layers[0].mixer
+    assert isinstance(mixer, MoEMixer)
+    theirs = torch.empty_like(mixer.in_weight)
+    torch.nn.init.kaiming_uniform_(theirs, a=math.sqrt(5))  # nn.Linear's
+    found = float(mixer.in_weight.detach().abs().max())
+    assert found == pytest.approx(float(theirs.abs().max()), rel=0.01)
+    assert float(mixer.out_weight.detach().abs().max()) == pytest.approx(
+        (64 * 128) ** -0.5, rel=0.01
+    )
+    with pytest.raises(ValueError, match="expert_fan is 'all', allowed: expert, stack"):
+        InitialisationConfig(expert_fan="all")  # type: ignore[arg-type]

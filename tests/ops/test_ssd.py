@@ -359,3 +359,21 @@ def test_equals_transformers(length: int) -> None:
 def test_on_the_gpu(backend: str, length: int, dtype: torch.dtype) -> None:
     run = partial(ssd, backend=backend, chunk_size=32, **FULL)
     assert_same(run, partial(reference, **FULL), ssd_inputs(length), dtype, "cuda")
+
+
+@pytest.mark.parametrize("length", [12, 13, 37, 60, 200])
+def test_many_chunks_pass_the_state_on_in_groups(
+    length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Groups of 4 chunks of 3: whole ones, broken ones, and groups of groups."""
+    monkeypatch.setattr("lib.ops.ssd.GROUP", 4)
+    inputs = ssd_inputs(length)
+    for tensor in inputs.values():
+        tensor.requires_grad_()
+    results = []
+    for options in ({"backend": "chunked", "chunk_size": 3}, {"backend": "reference"}):
+        y, last = ssd(**inputs, **FULL, **options)
+        grads = torch.autograd.grad(y.sin().sum() + last.cos().sum(), list(inputs.values()))
+        results.append([y, last, *grads])
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual.detach(), expected.detach(), rtol=1e-9, atol=1e-11)

@@ -1,0 +1,40 @@
+"""Figures of costs by length of the context."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from lib.figures import COLOURS, DASHES, one_entry_a_group
+
+
+def against_length(panels: Mapping[str, pd.DataFrame], title: str) -> go.Figure:
+    """One panel a cost, one line a model, both axes logarithmic: a power law is a straight line.
+
+    Args:
+        panels: label of a cost, with its unit, to a table with columns model, length and value
+            (medians over repeats). A panel without rows says that nothing was measured.
+    """
+    figure = make_subplots(
+        1, len(panels), horizontal_spacing=0.09, subplot_titles=[" " for _ in panels]
+    )
+    models = list(dict.fromkeys(m for table in panels.values() for m in table["model"]))
+    for column, (label, table) in enumerate(panels.items(), 1):
+        figure.layout.annotations[column - 1].text = "" if len(table) else "not measured"
+        for index, model in enumerate(models):
+            rows = table[table["model"] == model]
+            figure.add_scatter(
+                x=rows["length"], y=rows["value"], mode="lines+markers", name=model,
+                legendgroup=model, line={"color": COLOURS[index], "dash": DASHES[index]},
+                row=1, col=column,
+            )  # fmt: skip
+        figure.update_xaxes(title="context, tokens", type="log", row=1, col=column)
+        figure.update_yaxes(
+            title=label, type="log", exponentformat="SI", row=1, col=column, title_standoff=4
+        )
+    one_entry_a_group(figure)
+    figure.update_layout(title=title, height=400, legend_y=-0.3)
+    return figure

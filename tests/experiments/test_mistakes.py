@@ -1,0 +1,127 @@
+"""Four mistakes and their right twins: what differs, what is measured, what is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from lib.config import to_dict
+from lib.experiments import Context, cells_of, find
+from lib.experiments.mistakes import (
+    MISTAKES,
+    NAME,
+    SEEDS,
+    MistakeCell,
+    curves,
+    false_beside_true,
+    readable,
+    run,
+    shown,
+    twins,
+)
+from lib.figures import stories as figures
+from lib.models.config import InitialisationConfig
+from lib.models.presets import preset
+from lib.store import Record, Store
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAMBA_BOOK_RUNS", str(tmp_path_factory.getbasetemp() / "mistakes"))
+
+
+def plain(cell: MistakeCell) -> MistakeCell:
+    """A cell with its mistake undone."""
+    pattern = tuple(
+        dataclasses.replace(block, causal=True) if hasattr(block, "causal") else block
+        for block in cell.model.pattern
+    )
+    model = dataclasses.replace(
+        cell.model, pattern=pattern, initialisation=InitialisationConfig()
+    )  # fmt: skip
+    padding = "packed" if cell.padding == "packed" else "left out"
+    return dataclasses.replace(cell, model=model, padding=padding)
+
+
+def test_each_mistake_has_a_twin_that_differs_in_nothing_else() -> None:
+    cells = cells_of(find(NAME), "matched")
+    assert len(cells) == 7 * len(SEEDS)
+    assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
+    for seed in SEEDS:
+        own = [cell for cell in cells if cell.seed == seed]
+        for mistake in MISTAKES:
+            right = [cell for cell in own if (mistake, False) in shown(cell)]
+            wrong = [cell for cell in own if (mistake, True) in shown(cell)]
+            assert len(right) == len(wrong) == 1
+            assert right[0] != wrong[0] and plain(wrong[0]) == right[0] == plain(right[0])
+    assert readable(cells[0]) == "moe-right-mask-experts-s1"
+    assert readable(cells[-1]) == "transformer-wrong-padding-s3"
+
+
+def test_a_mistake_of_another_model_is_named() -> None:
+    with pytest.raises(ValueError, match="mistake is 'padding', allowed: mask, experts, dt"):
+        twins("padding", preset("moe", "1M", 300))
+    with pytest.raises(ValueError, match=r"padding is 'some', allowed: packed, left out, counted"):
+        dataclasses.replace(cells_of(find(NAME), "quick")[0], padding="some")
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+    folder = tmp_path_factory.mktemp("records")
+    store = Store(folder, folder / "published")
+    kept = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MAMBA_BOOK_RUNS", str(tmp_path_factory.getbasetemp() / "mistakes"))
+        for outcome in run(cells_of(find(NAME), "quick"), Context()):
+            assert outcome.status == "done", outcome.reason
+            metrics = {k: v for k, v in outcome.metrics.items() if v is not None}
+            made = Record(
+                NAME, 1, to_dict(outcome.cell), readable(outcome.cell), "done", metrics,
+                outcome.facts,
+            )  # fmt: skip
+            kept.append(store.save(made, outcome.curves))
+    return kept
+
+
+def test_every_mistake_shows_already_in_some_steps(records: list[Record]) -> None:
+    table = find(NAME).frame(records)
+    assert len(table) == 8  # the right mixture of experts is the twin of two
+    right, wrong = (table[table["made"] == made].set_index("mistake") for made in (False, True))
+    for mistake in MISTAKES:  # right twins have nothing to hide
+        one = right.loc[mistake]
+        assert one["reported_loss"] == pytest.approx(one["true_loss"], rel=1e-5)
+    for mistake in ("padding", "mask"):
+        assert wrong.loc[mistake, "reported_loss"] < wrong.loc[mistake, "true_loss"] - 0.02
+    low, high = right.loc["dt", "start_dt"], wrong.loc["dt", "start_dt"]
+    assert 1e-3 < low < 0.1 and high == pytest.approx(math.log(2))
+    # an expert's first map is (2 x 56, 96): too small by the root of 112
+    ratio = right.loc["experts", "start_expert"] / wrong.loc["experts", "start_expert"]
+    assert ratio == pytest.approx(math.sqrt(112), rel=1e-5)
+    share = wrong.loc["padding", "text_share"]
+    assert share == right.loc["padding", "text_share"] and 0.5 < share < 0.95
+
+
+def test_false_numbers_stand_beside_true_ones(records: list[Record]) -> None:
+    table = find(NAME).frame(records)
+    beside = false_beside_true(table)
+    assert beside["mistake"].tolist() == [wrong for _, wrong in MISTAKES.values()]
+    wrong = table[table["made"]].set_index("variant")
+    for row in beside.to_dict("records"):
+        assert row["false number"] == wrong.loc[row["mistake"], "reported_loss"]
+        assert row["the same model, true"] == wrong.loc[row["mistake"], "true_loss"]
+    assert false_beside_true(table.iloc[:0]).empty
+    assert false_beside_true(find(NAME).frame([])).empty
+    figure = figures.false_and_true(table, "title")
+    assert len(figure.layout.yaxis.categoryarray) == 8
+    assert figure.layout.title.text == "title (1 seed)"
+    reported = next(trace for trace in figure.data if trace.name == "reported")
+    at = list(reported.y).index("padding counted")
+    assert reported.x[at] == wrong.loc["padding counted", "reported_loss"]
+    lines = curves(records)
+    for mistake, names in MISTAKES.items():
+        some = lines[lines["mistake"] == mistake]
+        assert set(some["variant"]) == set(names)
+        drawn = figures.learning(some, mistake)
+        assert [trace.name for trace in drawn.data] == [f"{n} (1 seed)" for n in sorted(names)]
