@@ -224,3 +224,50 @@ def readable(bench: Bench) -> str:
         parts += [f"b{bench.batch}", f"l{bench.length}", f"m{bench.d_model}", f"L{bench.n_layers}"]
         parts += [f"t{bench.threads}", bench.direction]
     return "-".join([*parts, f"x{bench.repeats}", f"s{bench.seed}"])
+
+
+_WAYS = {"forward": "forward", "both": "forward and backward"}
+_BLOCKS = {"mamba1": "Mamba-1", "mamba2": "Mamba-2"}
+
+
+def in_words(bench: Bench) -> str:
+    """What is measured, for readers: "batch 2,048, 64 channels, length 8, state 128, float32,
+    forward and backward"."""
+    if isinstance(bench, ScanBench):
+        parts = [
+            f"batch {bench.batch:,}", f"{bench.d_inner:,} channels", f"length {bench.length}",
+            f"state {bench.d_state}", bench.dtype, _WAYS[bench.direction],
+        ]  # fmt: skip
+    elif isinstance(bench, BlockBench):
+        parts = [
+            _at_once(bench.runs, "layer"), f"batch {bench.batch:,}", f"length {bench.length}",
+            f"{bench.d_model} wide", f"state {bench.d_state}", _WAYS[bench.direction],
+        ]  # fmt: skip
+    elif isinstance(bench, CpuBench):
+        parts = [
+            f"{bench.n_layers} layers", f"{bench.d_model} wide", f"batch {bench.batch:,}",
+            f"length {bench.length}", f"{bench.threads} thread{'s'[: bench.threads - 1]}",
+            _WAYS[bench.direction],
+        ]  # fmt: skip
+    elif isinstance(bench, SweepBench):
+        layers = [model.n_layers for model in bench.models]
+        parts = [
+            _block(bench.models[0]), f"{min(layers)} to {max(layers)} layers",
+            _at_once(bench.runs, "run"), f"batch {bench.batch:,}", f"{bench.steps:,} steps",
+        ]  # fmt: skip
+    else:
+        parts = [_block(bench.model), f"{bench.model.n_layers} layers"]
+        if isinstance(bench, StepBench):
+            parts.append(_at_once(bench.runs, "run"))
+        else:
+            parts.append(f"{bench.model.d_model} wide, {bench.dtype}")
+        parts += [f"batch {bench.batch:,}", f"length {bench.length}"]
+    return ", ".join(parts)
+
+
+def _block(model: LanguageModelConfig) -> str:
+    return _BLOCKS[model.pattern[0].kind]
+
+
+def _at_once(count: int, what: str) -> str:
+    return f"one {what}" if count == 1 else f"{count} {what}s at once"

@@ -5,16 +5,32 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from IPython.display import HTML
 
 from lib import provenance
 from lib.bench import table, targets
+from lib.bench.config import (
+    BlockBench,
+    CpuBench,
+    LanguageBench,
+    ScanBench,
+    StepBench,
+    SweepBench,
+    in_words,
+)
 from lib.bench.log import load_log
+from lib.config import from_dict
 from lib.experiments import cells_of, find
 from lib.experiments.foundations import PREFIX
 from lib.store import Record, Store
+
+BENCHES: dict[str, Any] = {
+    bench.kind: bench
+    for bench in (ScanBench, BlockBench, StepBench, LanguageBench, SweepBench, CpuBench)
+}
 
 
 def records_of(kind: str, profile: str, store: Store | None = None) -> list[Record]:
@@ -27,17 +43,29 @@ def records_of(kind: str, profile: str, store: Store | None = None) -> list[Reco
 
 
 def bench_table(kind: str, records: Sequence[Record]) -> HTML:
-    """Every contestant of every record: time, ratio to ours, share of the floor, difference."""
+    """Every contestant of every record: time, ratio to ours, share of the floor, difference; what
+    was measured stands over its contestants, in words."""
     if not records:
         return _not_run(kind)
-    rows = []
+    width = len(table.HEADER)
+    body = []
     for record in records:
-        facts = record.provenance
-        for row in table.rows(record.metrics, facts):
-            rows.append([record.readable, *row])
+        bench = from_dict(BENCHES[kind], record.config)
+        title = f"{html.escape(in_words(bench))} <small>{html.escape(record.readable)}</small>"
+        body.append(f"<tr class='over'><th colspan='{width}'>{title}</th></tr>")
+        body += [_row(row) for row in table.rows(record.metrics, record.provenance)]
         if record.status != "done":
-            rows.append([record.readable, "failed", *[""] * 5, str(record.reason)])
-    return _html(pd.DataFrame(rows, columns=["benchmark", *table.HEADER]).set_index("benchmark"))
+            body.append(_row(["failed", *[""] * (width - 2), str(record.reason)]))
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.HEADER)
+    return HTML(
+        f"<table class='provenance bench'><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(body)}</tbody></table>"
+    )
+
+
+def _row(cells: Sequence[str]) -> str:
+    ours = " class='ours'" if "(ours)" in cells[0] else ""
+    return f"<tr{ours}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
 def sweep_table(records: Sequence[Record]) -> HTML:

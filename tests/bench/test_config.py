@@ -4,9 +4,20 @@ import dataclasses
 
 import pytest
 
-from lib.bench.config import BlockBench, CpuBench, ScanBench, StepBench, SweepBench, readable
+from lib.bench.config import (
+    BlockBench,
+    CpuBench,
+    ScanBench,
+    StepBench,
+    SweepBench,
+    in_words,
+    readable,
+)
 from lib.config import from_dict, to_dict
+from lib.experiments import cells_of, find
 from lib.experiments.achilles import mamba2_model
+from lib.experiments.foundations import KINDS, PREFIX
+from lib.models.config import LanguageModelConfig, Mamba1Config
 
 SCAN = ScanBench(2048, 64, 8, 128)
 STEP = StepBench(mamba2_model(7, 1.0), 2048, 8, runs=36)
@@ -46,3 +57,24 @@ def test_benchmarks_survive_their_records() -> None:
     sweep = SweepBench((STEP.model, mamba2_model(2, 1.0)), 2048, 8, 36, 25_830)
     for bench in (SCAN, STEP, sweep, CpuBench(8, 128, 128, 4), BlockBench(1, 1, 4, 4, 8)):
         assert from_dict(type(bench), to_dict(bench)) == bench
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("profile", ["quick", "paper"])
+def test_words_tell_every_benchmark_of_a_table_from_the_others(kind: str, profile: str) -> None:
+    said = [in_words(cell) for cell in cells_of(find(PREFIX + kind), profile)]
+    assert said and len(set(said)) == len(said)
+
+
+def test_words_name_what_is_measured() -> None:
+    said = in_words(ScanBench(2048, 64, 8, 128, direction="both"))
+    assert said == ("batch 2,048, 64 channels, length 8, state 128, float32, forward and backward")
+    model = LanguageModelConfig(256, 7, (Mamba1Config(32),))
+    assert in_words(StepBench(model, 2048, 8)) == (
+        "Mamba-1, 7 layers, one run, batch 2,048, length 8"
+    )
+    assert in_words(StepBench(model, 2048, 8, runs=12)).startswith(
+        "Mamba-1, 7 layers, 12 runs at once"
+    )
+    assert "1 thread," in in_words(CpuBench(8, 128, 128, 4))
+    assert "2 threads," in in_words(CpuBench(8, 128, 128, 4, threads=2))

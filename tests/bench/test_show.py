@@ -100,6 +100,7 @@ def test_tables_have_every_contestant_and_what_was_absent(store: Store) -> None:
     done = put(store, targets.targets()[0], **metrics)
     html = show.bench_table("scan", [done]).data
     assert "fused (ours)" in html and "mamba_ssm" in html and "not built" in html
+    assert html.count("batch 2,048, 64 channels, length 8") == 1  # over its contestants
     failed = put(store, targets.targets()[0], "failed", **metrics)
     assert "it broke" in show.bench_table("scan", [failed]).data
     (point,) = show.points([done]).to_dict("records")
