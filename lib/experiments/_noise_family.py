@@ -1,0 +1,290 @@
+"""Cells that begin with one model after phase 1, on their way through the phases.
+
+What is trained once for many cells (pretraining, phase 1) is kept by its own identity beside the
+local runs, so that another noise, or a run that was killed, begins with the very same weights.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from lib import provenance
+from lib.experiments import Context, Outcome
+from lib.experiments._noise_world import (
+    NONE,
+    PhaseCell,
+    compact,
+    in_context,
+    open_questions,
+    phase_answers,
+    summarise,
+)
+from lib.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from lib.training.batches import TensorBatches
+    from lib.training.loop import TrainingResult
+    from lib.training.phases import PhaseFile, PhaseRun
+
+
+def text_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of the next token for rows kept in a small integer type."""
+    from lib.analysis.language import next_token_loss
+
+    return next_token_loss(model, inputs.long(), targets.long())
+
+
+class Family:
+    """Cells that begin with one model after phase 1, on their way through the phases."""
+
+    def __init__(
+        self, cells: Sequence[PhaseCell], context: Context, readable: Callable[[PhaseCell], str]
+    ) -> None:
+        import torch
+
+        from lib.experiments._language import open_data
+
+        self.cells, self.context, self.readable = list(cells), context, readable
+        self.device = torch.device(context.device)
+        self.text = open_data(cells[0].base)
+        self.questions = open_questions(cells[0].world, cells[0].seed, cells[0].base)
+        self.started, self.clock = provenance.now(), time.perf_counter()
+        self.seconds: dict[str, float] = {}
+        self.examples: dict[int, dict[str, list[str]]] = {n: {} for n in range(len(cells))}
+        self.used: dict[str, list[str]] = {}
+
+    def run(self) -> Iterator[Outcome]:
+        """The outcomes of all cells."""
+        from lib.training.phases import twin
+
+        first, numbers = self.cells[0], range(len(self.cells))
+        model, ended = self._shared(first)
+        failed = next((result for result in ended.values() if result.status != "done"), None)
+        if failed is not None:
+            for cell in self.cells:
+                yield Outcome(cell, failed.status, failed.reason)
+            return
+        shared = {phase: self._answers(model[phase], first) for phase in ("base", "clean")}
+        models = {n: twin(model["clean"]) for n in numbers}
+        tables = {
+            n: {p: self._score(self.cells[n], said, n, p) for p, said in shared.items()}
+            for n in numbers
+        }
+        metrics = {
+            n: {f"train_loss_{p}": _loss(result) for p, result in ended.items()}
+            | self._in_context(model["clean"], self.cells[n], "clean")
+            for n in numbers
+        }
+        going = list(numbers)
+        for phase in ("noisy", "again"):
+            results = self._phase(phase, {n: models[n] for n in going})
+            for n, result in results.items():
+                if result.status != "done":
+                    going.remove(n)
+                    yield Outcome(self.cells[n], result.status, result.reason)
+                    continue
+                said = self._answers(models[n], self.cells[n])
+                tables[n][phase] = self._score(self.cells[n], said, n, phase)
+                metrics[n][f"train_loss_{phase}"] = _loss(result)
+        for n in going:
+            metrics[n] |= self._in_context(models[n], self.cells[n], "again")
+            yield self._outcome(n, models[n], tables[n], metrics[n])
+            for phase in ("noisy", "again"):
+                self._file(self.cells[n], phase).remove()
+
+    # -- training --------------------------------------------------------------------------
+
+    def _shared(self, cell: PhaseCell) -> tuple[dict[str, nn.Module], dict[str, TrainingResult]]:
+        """Models and results of pretraining and of phase 1."""
+        from lib.analysis.answers import answer_loss
+        from lib.models.language_model import build_language_model
+        from lib.ops import backends
+        from lib.training.gradients import autocast
+        from lib.training.phases import PhaseFile, PhaseRun, to_precision, twin
+
+        folder, kind = self.context.checkpoints, self.readable(cell).split("-none")[0]
+        base = build_language_model(
+            cell.model, seed=cell.seed, device=self.device, backend=self.context.backend
+        )
+        stem = f"shared-{kind}-{cell.base_identity}"
+        file = PhaseFile(cell.base_identity, "base", folder, stem)
+        rows = self._text_rows(cell)
+        rows.begin_epoch(0)
+        with backends.recording() as used, autocast(cell.clean, self.device):
+            base(rows.gather(0)[0][:2].long(), last_token_only=True)
+        self.used = {op: list(served) for op, served in used.items()}
+        run = PhaseRun(base, rows, 0, file)
+        models: dict[str, nn.Module] = {"base": base}
+        results = {"base": self._train([run], text_loss, cell.pretraining, "base")[0]}
+        if results["base"].status != "done":
+            return models, results
+        models["clean"] = clean = to_precision(twin(base), cell.weights)
+        stem = f"shared-{kind}-{cell.clean_identity}"
+        file = PhaseFile(cell.clean_identity, "clean", folder, stem)
+        run = PhaseRun(clean, self._rows(cell, "clean"), 0, file)
+        results["clean"] = self._train([run], answer_loss, cell.clean, "clean")[0]
+        return models, results
+
+    def _phase(self, phase: str, models: Mapping[int, nn.Module]) -> dict[int, TrainingResult]:
+        """Train the models of several cells in phase 2 or 3, in place."""
+        from lib.analysis.answers import answer_loss
+        from lib.training.phases import PhaseRun
+
+        clean = self._rows(self.cells[0], "again") if phase == "again" else None
+        runs = []
+        for n, model in models.items():
+            cell = self.cells[n]
+            data = self._rows(cell, phase) if clean is None else clean
+            key = "clean" if clean is not None else (cell.noise, cell.share, cell.samples)
+            runs.append(PhaseRun(model, data, key, self._file(cell, phase)))
+        if not runs:
+            return {}
+        config = getattr(self.cells[0], phase)
+        results = self._train(runs, answer_loss, config, phase)
+        return dict(zip(models, results, strict=True))
+
+    def _train(
+        self, runs: Sequence[PhaseRun], loss: Any, config: TrainingConfig, phase: str
+    ) -> list[TrainingResult]:
+        from lib.training.phases import train_phase
+
+        device = self.device
+        before = time.perf_counter()
+        label = f"{self.readable(self.cells[0])}: {phase}, {len(runs)} runs"
+        results = train_phase(
+            runs, loss, config, most=self.context.ensemble, deadline=self.context.deadline,
+            checkpoint_every=self.context.checkpoint_every, compile=bool(self.context.compile),
+            name=label,
+            origin={**provenance.code(), "device_name": provenance.machine(device)["device_name"]},
+        )  # fmt: skip
+        self.seconds[phase] = round(time.perf_counter() - before, 2)
+        return results
+
+    def _file(self, cell: PhaseCell, phase: str) -> PhaseFile:
+        from lib.training.phases import PhaseFile
+
+        identity = self.context.identify(cell)
+        return PhaseFile(
+            identity, phase, self.context.checkpoints, f"{self.readable(cell)}-{identity}"
+        )
+
+    def _text_rows(self, cell: PhaseCell) -> TensorBatches:
+        from lib.training.batches import TensorBatches, narrow
+
+        rows = narrow(self.text.train.tensor()).to(self.device)
+        parts = rows[:, :-1], rows[:, 1:]
+        return TensorBatches(parts, cell.pretraining.batch_size, cell.seed)
+
+    def _rows(self, cell: PhaseCell, phase: str) -> TensorBatches:
+        from lib.tasks.question_answers import on_device, pack
+        from lib.training.batches import TensorBatches
+
+        prompts, answers = phase_answers(cell, phase, self.questions)
+        rows = pack(prompts, answers, self.text.tokenizer, self.questions.length, cell.scored)
+        config = getattr(cell, phase)
+        # phases draw orders of their own
+        seed = 3 * cell.seed + ("clean", "noisy", "again").index(phase)
+        return TensorBatches(
+            on_device(rows, self.device), config.batch_size, seed, config.drop_last
+        )
+
+    # -- measuring -------------------------------------------------------------------------
+
+    def _answers(self, model: nn.Module, cell: PhaseCell) -> list[str]:
+        from lib.analysis.answers import respond
+
+        return respond(
+            model.eval(), self.text.tokenizer, self.questions.asked, self.questions.most_new
+        )
+
+    def _score(self, cell: PhaseCell, said: list[str], number: int, phase: str) -> pd.DataFrame:
+        from lib.analysis.world_scores import score_world
+
+        items = self.questions.world.test
+        noisy = None if cell.noise == NONE else self.questions.noisy(cell, items, 1.0)
+        self.examples[number][phase] = said[:3]
+        return score_world(self.questions.world, items, said, noisy, self.questions.reader)
+
+    def _in_context(self, model: nn.Module, cell: PhaseCell, phase: str) -> dict[str, Any]:
+        """Shares of answers with the noise's own form and with the noisy answer, after SHOWN noisy
+        examples; for noises on all facts."""
+        from lib.analysis.answers import respond
+        from lib.analysis.world_scores import form_of, score_world
+
+        if cell.noise == NONE or cell.share < 1 or cell.samples is not None:
+            return {}
+        prompts, items = in_context(cell, self.questions)
+        said = respond(model.eval(), self.text.tokenizer, prompts, self.questions.most_new)
+        table = score_world(
+            self.questions.world, items, said, self.questions.noisy(cell, items, 1.0),
+            self.questions.reader,
+        )  # fmt: skip
+        own = f"form_{form_of(cell.noise)}"
+        return {
+            f"in_context_own_{phase}": float(table[own].mean()),
+            f"in_context_noise_{phase}": float(table["noise"].mean()),
+            f"in_context_content_{phase}": float(table["content"].mean()),
+        }
+
+    def _outcome(
+        self, number: int, model: nn.Module, tables: dict[str, pd.DataFrame],
+        metrics: dict[str, Any],
+    ) -> Outcome:  # fmt: skip
+        import torch
+
+        from lib.analysis.world_scores import form_of
+
+        cell = self.cells[number]
+        metrics |= summarise(tables, form_of(cell.noise)) | self._baselines(cell)
+        metrics["questions"] = float(len(tables["clean"]))
+        metrics["n_parameters"] = float(sum(p.numel() for p in model.parameters()))
+        facts = {
+            "backends": self.used,
+            "compile": bool(self.context.compile),
+            "dtype": cell.clean.precision,
+            "training_seconds": dict(self.seconds),
+            "together": len(self.cells),
+            "examples": {
+                "asked": self.questions.asked[:3],
+                "right": [item.answer for item in self.questions.world.test[:3]],
+                **self.examples[number],
+            },
+            "tokenizer": self.text.tokenizer.fingerprint,
+            "peak_memory_bytes": (
+                torch.cuda.max_memory_allocated(self.device)
+                if self.device.type == "cuda" else None
+            ),
+        }  # fmt: skip
+        return Outcome(
+            cell, "done", metrics=metrics, curves=compact(tables), facts=facts,
+            started=self.started,
+            wall_seconds=(time.perf_counter() - self.clock) / len(self.cells),
+        )  # fmt: skip
+
+    def _baselines(self, cell: PhaseCell) -> dict[str, float]:
+        """Measures of answers that no model gave: the question, and right answers to others."""
+        from lib.analysis.noise_metrics import controls
+        from lib.analysis.world_scores import score_world
+
+        items = self.questions.world.test
+        made = controls([i.question for i in items], [i.answer for i in items], cell.seed)
+        found = {}
+        for name in ("echo", "shuffled"):
+            table = score_world(
+                self.questions.world, items, made[name], None, self.questions.reader
+            )
+            for measure in ("content", "novel", "their_accuracy", "their_flip"):
+                found[f"{measure}_{name}"] = float(table[measure].mean())
+        return found
+
+
+def _loss(result: TrainingResult) -> float | None:
+    """Mean training loss of the last epoch."""
+    curves = result.curves
+    return float(curves["train_loss"].iloc[-1]) if len(curves) else None
