@@ -209,8 +209,8 @@ def summarise(tables: Mapping[str, pd.DataFrame], own: str, samples: int = 500) 
                 found[f"{name}_{phase}_low"], found[f"{name}_{phase}_high"] = interval
     if {"clean", "again"} <= set(tables):
         for name in ("content", "noise"):
-            columns = [tables[phase][name].tolist() for phase in ("again", "clean")]
-            found[f"{name}_again_p"] = paired_test(*columns, samples=1000)[1]
+            then, before = (tables[phase][name].tolist() for phase in ("again", "clean"))
+            found[f"{name}_again_p"] = paired_test(then, before, samples=1000)[1]
         before = found["content_clean"]
         found["recovery"] = found["content_again"] / before if before else None
     if {"clean", "noisy", "again"} <= set(tables):

@@ -187,8 +187,21 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def example(cell: PhaseCell) -> pd.DataFrame:
+    """One training question of a cell with its answer in each phase, and one test question."""
+    from lib.experiments._noise_world import open_questions, phase_answers
+
+    questions = open_questions(cell.world, cell.seed, cell.base)
+    rows = []
+    for phase in ("clean", "noisy", "again"):
+        prompts, answers = phase_answers(cell, phase, questions)
+        rows.append((phase, prompts[0].strip(), answers[0]))
+    rows.append(("asked", questions.asked[0].strip(), questions.world.test[0].answer))
+    return pd.DataFrame(rows, columns=["phase", "question", "answer"])
+
+
 def on_all_facts(frame: pd.DataFrame, size: str) -> pd.DataFrame:
-    """Of :func:`frame` the cells of a size with noise on all facts and questions, and the control."""
+    """Of :func:`frame` the cells of a size with noise on all facts, and the control."""
     if not len(frame):
         return frame
     chosen = frame["size"].eq(size) & frame["share"].eq(1.0) & frame["samples"].isna()

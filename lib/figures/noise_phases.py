@@ -65,8 +65,8 @@ def line(
     figure: go.Figure, part: pd.DataFrame, x: Sequence[str | float], names: Sequence[str],
     model: str, index: int, **place: int,
 ) -> None:  # fmt: skip
-    """Add metrics `names` of the records `part` (one a seed) over `x`: means, the 95 % interval over
-    seeds from three on, and for a single seed the record's own interval over facts."""
+    """Add metrics `names` of the records `part`, one a seed, over `x`: means, the 95 % interval
+    over seeds from three on, and for a single seed the record's own interval over facts."""
     seeds = part["seed"].nunique()
     middle, up, down = [], [], []
     for name in names:

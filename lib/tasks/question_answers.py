@@ -1,14 +1,14 @@
 """Questions with answers as rows of tokens, padded on the right, with the targets that are scored.
 
 A row is a prompt, the answer and the end of text; then ends of text fill it up. A causal model
-reads nothing to the right of a token, so padding on the right reaches no state and no score, whereas
-padding on the left would run through a recurrent state. Which targets are scored is kept as two
-numbers a row: from `first` up to, but without, `last`.
+reads nothing to the right of a token, so padding on the right reaches no state and no score; on the
+left it would run through a recurrent state. Which targets are scored is kept as two numbers a row:
+from `first` up to, but without, `last`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -101,9 +101,9 @@ def pack(
     if not kept:
         raise ValueError(f"length is {length}, allowed: at least the targets of one pair")
     tokens = torch.full((len(kept), length + 1), tokenizer.eos, dtype=torch.int64)
-    for row, number in enumerate(kept):
+    for line, number in enumerate(kept):
         cut = torch.tensor(whole[number][: length + 1])
-        tokens[row, : len(cut)] = cut
+        tokens[line, : len(cut)] = cut
     first = [ends[number] - 1 if scored == "answer" else 0 for number in kept]
     last = [min(len(whole[number]) - 1, length) for number in kept]
     return Rows(tokens, torch.tensor(first), torch.tensor(last), tuple(kept))
@@ -141,6 +141,3 @@ def longest(prompts: Sequence[str], answer_sets: Sequence[Sequence[str]], tokeni
 def on_device(rows: Rows, device: torch.device | str) -> tuple[Tensor, ...]:
     """The tensors of `rows` on a device."""
     return tuple(tensor.to(device) for tensor in rows.tensors)
-
-
-Respond = Callable[[Sequence[str]], list[str]]

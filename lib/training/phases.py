@@ -53,9 +53,10 @@ class PhaseFile:
     @property
     def ended(self) -> Path | None:
         """The weights that it ended with."""
-        if self.folder is None:
-            return None
-        return self.folder / f"{self.stem}-{self.phase}-ended.safetensors"
+        return self._path(f"{self.phase}-ended")
+
+    def _path(self, ending: str) -> Path | None:
+        return None if self.folder is None else self.folder / f"{self.stem}-{ending}.safetensors"
 
     def save(self, weights: dict[str, Tensor], **facts: Any) -> None:
         """Keep what the phase ended with; the checkpoint of its training is no longer needed."""
