@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -78,10 +79,25 @@ def read_exactly(text: str) -> Reading | None:
     return None
 
 
+@dataclass(frozen=True)
+class RememberingReader(FormReader):
+    """A reader that reads no text twice: many models give the same answers."""
+
+    known: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    def form(self, text: str) -> str:
+        """See :class:`FormReader`."""
+        if text not in self.known:
+            self.known[text] = super().form(text)
+        return self.known[text]
+
+
 def reader_of(world: World) -> FormReader:
     """A reader of forms fitted on the clean training answers of a world, plain and romanised."""
     answers = sorted({item.answer for item in world.train})
-    return FormReader(CharacterModel(answers), CharacterModel([romanise(a) for a in answers]))
+    return RememberingReader(
+        CharacterModel(answers), CharacterModel([romanise(a) for a in answers])
+    )
 
 
 def score_world(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -241,7 +242,7 @@ class Family:
         from lib.analysis.world_scores import form_of
 
         cell = self.cells[number]
-        metrics |= summarise(tables, form_of(cell.noise)) | self._baselines(cell)
+        metrics |= summarise(tables, form_of(cell.noise)) | self.baselines
         metrics["questions"] = float(len(tables["clean"]))
         metrics["n_parameters"] = float(sum(p.numel() for p in model.parameters()))
         facts = {
@@ -267,12 +268,13 @@ class Family:
             wall_seconds=(time.perf_counter() - self.clock) / len(self.cells),
         )  # fmt: skip
 
-    def _baselines(self, cell: PhaseCell) -> dict[str, float]:
+    @cached_property
+    def baselines(self) -> dict[str, float]:
         """Measures of answers that no model gave: the question, and right answers to others."""
         from lib.analysis.noise_metrics import controls
         from lib.analysis.world_scores import score_world
 
-        items = self.questions.world.test
+        items, cell = self.questions.world.test, self.cells[0]
         made = controls([i.question for i in items], [i.answer for i in items], cell.seed)
         found = {}
         for name in ("echo", "shuffled"):

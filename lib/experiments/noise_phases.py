@@ -47,10 +47,10 @@ TRAINING = TrainingConfig(
 CLEAN = dataclasses.replace(TRAINING, epochs=20)
 WORLD = ClosedWorld(60, 60, 60)
 BASE = LanguageTask(
-    CorpusConfig(StoryText(documents=16_000), validation=0.01),
+    CorpusConfig(StoryText(documents=8_000), validation=0.01),
     BPEConfig(2048, training_bytes=4_000_000), length=64, valid_rows=64,
 )  # fmt: skip
-PRETRAINING = dataclasses.replace(TRAINING, epochs=2, batch_size=128)
+PRETRAINING = dataclasses.replace(TRAINING, epochs=4, batch_size=128)
 
 
 def cells(profile: str) -> list[PhaseCell]:
@@ -237,7 +237,8 @@ def few_and_in_context(frame: pd.DataFrame) -> pd.DataFrame:
         "own_clean": "before any noise", "in_context_own_clean": "five examples, after 1",
         "in_context_own_again": "five examples, after 3", "own_noisy": "phase 2, all questions",
     }  # fmt: skip
-    means = whole.groupby(keys, sort=False)[list(names)].mean().rename(columns=names)
+    whole = whole.reindex(columns=[*keys, *names])  # without some, where no cell has finished
+    means = whole.groupby(keys, sort=False).mean().rename(columns=names)
     for name, title in (("own_noisy", "form"), ("noise_noisy", "noisy answers")):
         means[f"phase 2, {FEW} questions: {title}"] = few.groupby(keys)[name].mean()
     return (100 * means).round(1).reset_index()
