@@ -62,7 +62,7 @@ class Family:
 
     def run(self) -> Iterator[Outcome]:
         """The outcomes of all cells."""
-        from lib.training.phases import twin
+        from lib.training.phases import to_precision, twin
 
         first, numbers = self.cells[0], range(len(self.cells))
         model, ended = self._shared(first)
@@ -72,7 +72,7 @@ class Family:
                 yield Outcome(cell, failed.status, failed.reason)
             return
         shared = {phase: self._answers(model[phase], first) for phase in ("base", "clean")}
-        models = {n: twin(model["clean"]) for n in numbers}
+        models = {n: to_precision(twin(model["clean"]), self.cells[n].weights) for n in numbers}
         tables = {
             n: {p: self._score(self.cells[n], said, n, p) for p, said in shared.items()}
             for n in numbers
@@ -95,9 +95,14 @@ class Family:
                 metrics[n][f"train_loss_{phase}"] = _loss(result)
         for n in going:
             metrics[n] |= self._in_context(models[n], self.cells[n], "again")
+            metrics[n] |= self.inspect(model["clean"], self.cells[n])
             yield self._outcome(n, models[n], tables[n], metrics[n])
             for phase in ("noisy", "again"):
                 self._file(self.cells[n], phase).remove()
+
+    def inspect(self, clean: nn.Module, cell: PhaseCell) -> dict[str, Any]:
+        """Further metrics of a cell, from the model after phase 1; here none."""
+        return {}
 
     # -- training --------------------------------------------------------------------------
 
@@ -107,7 +112,7 @@ class Family:
         from lib.models.language_model import build_language_model
         from lib.ops import backends
         from lib.training.gradients import autocast
-        from lib.training.phases import PhaseFile, PhaseRun, to_precision, twin
+        from lib.training.phases import PhaseFile, PhaseRun, twin
 
         folder, kind = self.context.checkpoints, self.readable(cell).split("-none")[0]
         base = build_language_model(
@@ -125,10 +130,10 @@ class Family:
         results = {"base": self._train([run], text_loss, cell.pretraining, "base")[0]}
         if results["base"].status != "done":
             return models, results
-        models["clean"] = clean = to_precision(twin(base), cell.weights)
+        models["clean"] = clean = twin(base)
         stem = f"shared-{kind}-{cell.clean_identity}"
         file = PhaseFile(cell.clean_identity, "clean", folder, stem)
-        run = PhaseRun(clean, self._rows(cell, "clean"), 0, file)
+        run = PhaseRun(clean, self.rows(cell, "clean"), 0, file)
         results["clean"] = self._train([run], answer_loss, cell.clean, "clean")[0]
         return models, results
 
@@ -137,18 +142,23 @@ class Family:
         from lib.analysis.answers import answer_loss
         from lib.training.phases import PhaseRun
 
-        clean = self._rows(self.cells[0], "again") if phase == "again" else None
+        clean = self.rows(self.cells[0], "again") if phase == "again" else None
         runs = []
         for n, model in models.items():
             cell = self.cells[n]
-            data = self._rows(cell, phase) if clean is None else clean
+            data = self.rows(cell, phase) if clean is None else clean
             key = "clean" if clean is not None else (cell.noise, cell.share, cell.samples)
             runs.append(PhaseRun(model, data, key, self._file(cell, phase)))
-        if not runs:
-            return {}
-        config = getattr(self.cells[0], phase)
-        results = self._train(runs, answer_loss, config, phase)
-        return dict(zip(models, results, strict=True))
+        alike: dict[Any, list[int]] = {}  # runs in one step must share how it is taken
+        for place, n in enumerate(models):
+            cell = self.cells[n]
+            alike.setdefault((getattr(cell, phase), cell.weights), []).append(place)
+        results: dict[int, TrainingResult] = {}
+        for (config, _), places in alike.items():
+            found = self._train([runs[place] for place in places], answer_loss, config, phase)
+            numbers = [list(models)[place] for place in places]
+            results |= dict(zip(numbers, found, strict=True))
+        return {n: results[n] for n in models}
 
     def _train(
         self, runs: Sequence[PhaseRun], loss: Any, config: TrainingConfig, phase: str
@@ -164,7 +174,8 @@ class Family:
             name=label,
             origin={**provenance.code(), "device_name": provenance.machine(device)["device_name"]},
         )  # fmt: skip
-        self.seconds[phase] = round(time.perf_counter() - before, 2)
+        spent = time.perf_counter() - before
+        self.seconds[phase] = round(self.seconds.get(phase, 0.0) + spent, 2)
         return results
 
     def _file(self, cell: PhaseCell, phase: str) -> PhaseFile:
@@ -182,14 +193,14 @@ class Family:
         parts = rows[:, :-1], rows[:, 1:]
         return TensorBatches(parts, cell.pretraining.batch_size, cell.seed)
 
-    def _rows(self, cell: PhaseCell, phase: str) -> TensorBatches:
+    def rows(self, cell: PhaseCell, phase: str) -> TensorBatches:
+        """Rows of a phase on the device, in an order of its own."""
         from lib.tasks.question_answers import on_device, pack
         from lib.training.batches import TensorBatches
 
         prompts, answers = phase_answers(cell, phase, self.questions)
         rows = pack(prompts, answers, self.text.tokenizer, self.questions.length, cell.scored)
         config = getattr(cell, phase)
-        # phases draw orders of their own
         seed = 3 * cell.seed + ("clean", "noisy", "again").index(phase)
         return TensorBatches(
             on_device(rows, self.device), config.batch_size, seed, config.drop_last

@@ -52,7 +52,7 @@ class PhaseCell:
         share: part of the facts whose answers are noisy in phase 2.
         samples: phase 2 has so many questions alone, again and again; None for all.
         scored: which targets count in the loss: those of answers, or of whole rows.
-        weights: "bfloat16": no float32 master copy of the weights from phase 1 on.
+        weights: in phases 2 and 3; "bfloat16": all of them, with no float32 master copy.
         seed: of weights, world, order and noise.
     """
 
@@ -95,7 +95,7 @@ class PhaseCell:
     @property
     def clean_identity(self) -> str:
         """Of the model that phase 1 ends with."""
-        facts = [to_dict(self.world), to_dict(self.clean), self.scored, self.weights]
+        facts = [to_dict(self.world), to_dict(self.clean), self.scored]
         return digest(["noise clean", self.base_identity, *facts])[:16]
 
 
@@ -258,5 +258,8 @@ def compact(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def family(cell: PhaseCell) -> PhaseCell:
-    """What cells share that begin with the same model after phase 1: the cell without its noise."""
-    return dataclasses.replace(cell, noise=NONE, share=1.0, samples=None)
+    """What cells share that begin with the same model after phase 1."""
+    return dataclasses.replace(
+        cell, noise=NONE, share=1.0, samples=None, weights="float32", noisy=cell.clean,
+        again=cell.clean,
+    )  # fmt: skip

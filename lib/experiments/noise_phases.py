@@ -15,8 +15,8 @@ its identity beside the local runs; they then train together along a leading axi
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -32,6 +32,9 @@ from lib.tasks.language import LanguageTask
 from lib.tasks.noise import NOISES
 from lib.tasks.tokenizers import BPEConfig
 from lib.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from lib.experiments._noise_family import Family
 
 NAME = f"{CHAPTER}.matched"
 KINDS = ("mamba1", "mamba2", "transformer")
@@ -155,12 +158,20 @@ def run(cells: Sequence[PhaseCell], context: Context) -> Iterator[Outcome]:
     """
     from lib.experiments._noise_family import Family
 
+    yield from run_families(cells, context, readable, Family)
+
+
+def run_families(
+    cells: Sequence[PhaseCell], context: Context, name: Callable[[PhaseCell], str],
+    kind: Callable[..., Family],
+) -> Iterator[Outcome]:  # fmt: skip
+    """:func:`run`, for experiments that name cells or measure them in ways of their own."""
     families: dict[PhaseCell, list[PhaseCell]] = {}
     for cell in cells:
         families.setdefault(family(cell), []).append(cell)
     for members in families.values():
         stopped = False
-        for outcome in Family(members, context, readable).run():
+        for outcome in kind(members, context, name).run():
             yield outcome
             stopped |= outcome.status == "stopped"
         if stopped:

@@ -147,3 +147,62 @@ def flows(frame: pd.DataFrame, title: str, noises: Sequence[str]) -> go.Figure:
     figure.update_layout(title=title, height=560, legend_y=-0.22)
     one_entry_a_group(figure)
     return figure
+
+
+RATE_PANELS = {
+    "unmoved": "weights that a step leaves unmoved",
+    "own_noisy": "flipped form after phase 2",
+    "content_noisy": "content accuracy after phase 2",
+    "content_again": "content accuracy after phase 3",
+}
+
+
+def rates(frame: pd.DataFrame, title: str) -> go.Figure:
+    """Over the learning rate, for weights kept in float32 and in bfloat16: a panel each of
+    RATE_PANELS. `frame` is of ``lib.experiments.noise_bf16.frame``."""
+    figure = make_subplots(
+        2, 2, subplot_titles=list(RATE_PANELS.values()), shared_xaxes=True, shared_yaxes=True,
+        horizontal_spacing=0.05, vertical_spacing=0.14,
+    )  # fmt: skip
+    steps = sorted(frame["rate"].unique())
+    for panel, measure in enumerate(RATE_PANELS):
+        for index, kind in enumerate(("float32", "bfloat16")):
+            part = frame[frame["weights"] == kind]
+            columns = {
+                f"{rate}": part[part["rate"] == rate].set_index("seed")[measure] for rate in steps
+            }
+            wide = pd.DataFrame(columns).reset_index(names="seed")
+            line(figure, wide, steps, list(columns), f"weights in {kind}", index,
+                 row=panel // 2 + 1, col=panel % 2 + 1)  # fmt: skip
+    figure.update_xaxes(type="log", exponentformat="power")
+    figure.update_xaxes(title="learning rate", row=2)
+    figure.update_yaxes(range=[-4, 104], ticksuffix=" %")
+    figure.update_layout(title=title, height=560, legend_y=-0.16)
+    one_entry_a_group(figure)
+    return figure
+
+
+def lost_by_size(rates_shown: Sequence[float], title: str) -> go.Figure:
+    """By the size of a weight, for each learning rate, whether an update of that size moves it in
+    bfloat16: the part of 64 weights within each power of two that it moves."""
+    import torch
+
+    from lib.analysis.rounding import lost
+
+    powers = list(range(-16, 1))
+    within = torch.linspace(1, 2, 65)[:-1]
+    figure = go.Figure()
+    for index, rate in enumerate(rates_shown):
+        moved = [
+            100 * (1 - float(lost(within * 2.0**p, torch.full_like(within, rate)).float().mean()))
+            for p in powers
+        ]
+        figure.add_scatter(
+            x=[2.0**p for p in powers], y=moved, mode="lines+markers", name=f"rate {rate:g}",
+            line={"color": COLOURS[index % len(COLOURS)], "width": 2},
+            marker={"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 7},
+        )  # fmt: skip
+    figure.update_xaxes(type="log", title="size of the weight", exponentformat="power")
+    figure.update_yaxes(title="moved by an update of the rate's size", ticksuffix=" %")
+    figure.update_layout(title=title, height=380)
+    return figure
