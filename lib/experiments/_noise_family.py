@@ -19,6 +19,7 @@ from lib.experiments._noise_world import (
     NONE,
     PhaseCell,
     compact,
+    family,
     in_context,
     open_questions,
     phase_answers,
@@ -114,7 +115,7 @@ class Family:
         from lib.training.gradients import autocast
         from lib.training.phases import PhaseFile, PhaseRun, twin
 
-        folder, kind = self.context.checkpoints, self.readable(cell).split("-none")[0]
+        folder, kind = self.context.checkpoints, self.readable(family(cell)).split("-none")[0]
         base = build_language_model(
             cell.model, seed=cell.seed, device=self.device, backend=self.context.backend
         )
