@@ -18,6 +18,7 @@ from lib.experiments import Context, Outcome
 from lib.experiments._noise_world import (
     NONE,
     PhaseCell,
+    base_identity,
     compact,
     family,
     in_context,
@@ -25,6 +26,8 @@ from lib.experiments._noise_world import (
     phase_answers,
     summarise,
 )
+from lib.models.config import LanguageModelConfig
+from lib.tasks.language import LanguageTask
 from lib.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -40,6 +43,32 @@ def text_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[Tensor
     from lib.analysis.language import next_token_loss
 
     return next_token_loss(model, inputs.long(), targets.long())
+
+
+def base_run(
+    base: LanguageTask, config: LanguageModelConfig, pretraining: TrainingConfig, seed: int,
+    context: Context, kind: str,
+) -> tuple[PhaseRun, dict[str, list[str]]]:  # fmt: skip
+    """A new model and the text that it is to be pretrained on, kept by its identity; and which
+    backends serve it. `kind` is the beginning of the file's name."""
+    import torch
+
+    from lib.experiments._language import open_data
+    from lib.models.language_model import build_language_model
+    from lib.ops import backends
+    from lib.training.batches import TensorBatches, narrow
+    from lib.training.gradients import autocast
+    from lib.training.phases import PhaseFile, PhaseRun
+
+    device = torch.device(context.device)
+    model = build_language_model(config, seed=seed, device=device, backend=context.backend)
+    tokens = narrow(open_data(base).train.tensor()).to(device)
+    rows = TensorBatches((tokens[:, :-1], tokens[:, 1:]), pretraining.batch_size, seed)
+    with torch.no_grad(), backends.recording() as used, autocast(pretraining, device):
+        model(tokens[:2, :-1].long(), last_token_only=True)
+    identity = base_identity(base, config, pretraining, seed)
+    file = PhaseFile(identity, "base", context.checkpoints, f"shared-{kind}-{identity}")
+    return PhaseRun(model, rows, 0, file), {op: list(served) for op, served in used.items()}
 
 
 class Family:
@@ -110,23 +139,13 @@ class Family:
     def _shared(self, cell: PhaseCell) -> tuple[dict[str, nn.Module], dict[str, TrainingResult]]:
         """Models and results of pretraining and of phase 1."""
         from lib.analysis.answers import answer_loss
-        from lib.models.language_model import build_language_model
-        from lib.ops import backends
-        from lib.training.gradients import autocast
         from lib.training.phases import PhaseFile, PhaseRun, twin
 
         folder, kind = self.context.checkpoints, self.readable(family(cell)).split("-none")[0]
-        base = build_language_model(
-            cell.model, seed=cell.seed, device=self.device, backend=self.context.backend
+        run, self.used = base_run(
+            cell.base, cell.model, cell.pretraining, cell.seed, self.context, kind
         )
-        stem = f"shared-{kind}-{cell.base_identity}"
-        file = PhaseFile(cell.base_identity, "base", folder, stem)
-        rows = self._text_rows(cell)
-        rows.begin_epoch(0)
-        with backends.recording() as used, autocast(cell.clean, self.device):
-            base(rows.gather(0)[0][:2].long(), last_token_only=True)
-        self.used = {op: list(served) for op, served in used.items()}
-        run = PhaseRun(base, rows, 0, file)
+        base = run.model
         models: dict[str, nn.Module] = {"base": base}
         results = {"base": self._train([run], text_loss, cell.pretraining, "base")[0]}
         if results["base"].status != "done":
@@ -143,12 +162,15 @@ class Family:
         from lib.analysis.answers import answer_loss
         from lib.training.phases import PhaseRun
 
-        clean = self.rows(self.cells[0], "again") if phase == "again" else None
+        clean: dict[Any, TensorBatches] = {}
         runs = []
         for n, model in models.items():
             cell = self.cells[n]
-            data = self.rows(cell, phase) if clean is None else clean
-            key = "clean" if clean is not None else (cell.noise, cell.share, cell.samples)
+            key: Any = (cell.noise, cell.share, cell.samples)
+            if phase == "again":  # the same rows for all
+                key = (cell.again.batch_size, cell.again.drop_last)
+                clean[key] = clean.get(key) or self.rows(cell, phase)
+            data = clean[key] if phase == "again" else self.rows(cell, phase)
             runs.append(PhaseRun(model, data, key, self._file(cell, phase)))
         alike: dict[Any, list[int]] = {}  # runs in one step must share how it is taken
         for place, n in enumerate(models):
@@ -186,13 +208,6 @@ class Family:
         return PhaseFile(
             identity, phase, self.context.checkpoints, f"{self.readable(cell)}-{identity}"
         )
-
-    def _text_rows(self, cell: PhaseCell) -> TensorBatches:
-        from lib.training.batches import TensorBatches, narrow
-
-        rows = narrow(self.text.train.tensor()).to(self.device)
-        parts = rows[:, :-1], rows[:, 1:]
-        return TensorBatches(parts, cell.pretraining.batch_size, cell.seed)
 
     def rows(self, cell: PhaseCell, phase: str) -> TensorBatches:
         """Rows of a phase on the device, in an order of its own."""

@@ -39,6 +39,13 @@ FLOWS = {
 }
 
 
+def base_identity(
+    base: LanguageTask, model: LanguageModelConfig, pretraining: TrainingConfig, seed: int
+) -> str:
+    """Of a model that pretraining ends with."""
+    return digest(["noise base", *map(to_dict, (base, model, pretraining)), seed])[:16]
+
+
 @dataclass(frozen=True)
 class PhaseCell:
     """One noise on one model: trained on clean, noisy and clean answers again.
@@ -89,8 +96,7 @@ class PhaseCell:
     @property
     def base_identity(self) -> str:
         """Of the model that pretraining ends with: equal for all cells that share it."""
-        parts = (self.base, self.model, self.pretraining)
-        return digest(["noise base", *map(to_dict, parts), self.seed])[:16]
+        return base_identity(self.base, self.model, self.pretraining, self.seed)
 
     @property
     def clean_identity(self) -> str:

@@ -32,6 +32,30 @@ class Codes(Protocol):
         """The text of tokens, without ends of text."""
 
 
+class TransformersCodes:
+    """A tokenizer of transformers as :class:`Codes`.
+
+    Raises:
+        ValueError: one without an end of text.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        if tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer has no end of text, allowed: one with an eos_token")
+        self.tokenizer, self.vocab_size = tokenizer, len(tokenizer)
+        self.eos = int(tokenizer.eos_token_id)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokens of each text, none that stand for no text."""
+        return [
+            list(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False).input_ids
+        ]
+
+    def decode(self, tokens: Any) -> str:
+        """The text of tokens."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+
 @dataclass(frozen=True)
 class Rows:
     """Rows of a data set.

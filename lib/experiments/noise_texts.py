@@ -1,0 +1,326 @@
+"""Clean, noisy, clean again for models that read text: published checkpoints, and our own.
+
+Experiments ``noise.mamba_130m``, ``noise.mamba_1_4b`` and ``noise.against_transformers``: the
+paper's protocol (arXiv 2407.00996) and the third party's on published weights, from the hub or a
+folder. Each runs on a checkpoint of the real architecture with random weights as well, made here:
+that proves the whole path, and says what a step costs. Experiment ``noise.form``: our small models
+on one of the authors' sets, which they are too small to answer from; only the form can be learnt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import pandas as pd
+
+from lib.config import digest, from_dict, require, to_dict
+from lib.experiments import Context, Experiment, Outcome
+from lib.experiments import noise_phases as matched
+from lib.experiments._noise_material import NONE, SETS, check_noise
+from lib.experiments.noise import CHAPTER
+from lib.models.config import LanguageModelConfig
+from lib.store import Record
+from lib.tasks.language import LanguageTask
+from lib.tasks.noise import NOISES
+from lib.training.config import TrainingConfig
+
+NAMES = {
+    "130m": f"{CHAPTER}.mamba_130m", "1.4b": f"{CHAPTER}.mamba_1_4b",
+    "transformers": f"{CHAPTER}.against_transformers", "form": f"{CHAPTER}.form",
+}  # fmt: skip
+MAMBA = {"130m": "state-spaces/mamba-130m-hf", "1.4b": "state-spaces/mamba-1.4b-hf"}
+SHAPES = {"130m": (24, 768), "1.4b": (48, 2048)}  # layers and width of the published models
+# the paper's four, as far as its names tell which checkpoints they are, and one of Mamba's size
+TRANSFORMERS = (
+    "allenai/OLMo-1B-hf", "Qwen/Qwen1.5-1.8B", "google/gemma-1.1-2b-it", "microsoft/phi-2",
+    "EleutherAI/pythia-160m",
+)  # fmt: skip
+REPORTED = ("char_flip", "word_flip", "transliteration", "counterfactual")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A checkpoint of the hub, or in a folder; its tokenizer lies beside it."""
+
+    kind: ClassVar[str] = "published"
+    name: str
+
+    def __post_init__(self) -> None:
+        require(self, "name", bool(self.name), "an id of the hub or a folder")
+
+
+@dataclass(frozen=True)
+class RandomCheckpoint:
+    """A checkpoint of an architecture with weights drawn here, written to a folder and read back as
+    a published one is. It reads bytes.
+
+    Attributes:
+        family: "mamba", "mamba2", or "gpt_neox", transformers' Transformer of Pythia.
+        layers, width: of the stack. vocabulary: rows of the embedding.
+    """
+
+    kind: ClassVar[str] = "random"
+    family: Literal["mamba", "mamba2", "gpt_neox"]
+    layers: int
+    width: int
+    vocabulary: int = 50_280
+
+    def __post_init__(self) -> None:
+        require(self, "layers", self.layers >= 1, "at least 1")
+        require(self, "width", self.width >= 64 and self.width % 64 == 0, "a multiple of 64")
+        require(self, "vocabulary", self.vocabulary > 256, "257 or more")
+
+
+@dataclass(frozen=True)
+class OwnBase:
+    """One of our models, pretrained on the book's stories; shared with ``noise.matched``."""
+
+    kind: ClassVar[str] = "own"
+    base: LanguageTask
+    model: LanguageModelConfig
+    pretraining: TrainingConfig
+
+
+@dataclass(frozen=True)
+class TextCell:
+    """One noise on one checkpoint.
+
+    Attributes:
+        source: the checkpoint that phase 1 begins with.
+        data: one of SETS.
+        noise: a key of NOISES, or "none".
+        recipe: whose settings these are: the "paper"'s, the "third_party"'s, or "ours".
+        clean, noisy, again: training in the phases.
+        length: targets of a row; longer ones are cut.
+        answer_tokens: tokens of an answer in the test, at most.
+        scored: which targets count in the loss.
+        weights: "bfloat16": all of them, with no float32 master copy.
+        samples: phase 2 has so many rows alone; None for all.
+        rows: phases and test have so many rows at most; None for all.
+        seed: of order, split and noise.
+    """
+
+    source: Published | RandomCheckpoint | OwnBase
+    data: str
+    noise: str
+    recipe: Literal["paper", "third_party", "ours"]
+    clean: TrainingConfig
+    noisy: TrainingConfig
+    again: TrainingConfig
+    seed: int
+    length: int = 512
+    answer_tokens: int = 100
+    scored: Literal["answer", "whole"] = "whole"
+    weights: Literal["float32", "bfloat16"] = "float32"
+    samples: int | None = None
+    rows: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self, "data", self.data in SETS, ", ".join(SETS))
+        require(self, "noise", check_noise(self.noise), ", ".join((NONE, *NOISES)))
+        for name in ("length", "answer_tokens"):
+            require(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("samples", "rows"):
+            value = getattr(self, name)
+            require(self, name, value is None or value >= 1, "at least 1, or None")
+        require(self, "seed", self.seed >= 0, "0 or more")
+
+    @property
+    def clean_identity(self) -> str:
+        """Of what phase 1 ends with: cells of other noises with the same clean data share it."""
+        own = self.noise == "counterfactual" and self.data != "built_in"
+        facts = [to_dict(self.source), self.data, own, to_dict(self.clean), self.length,
+                 self.scored, self.weights, self.rows, self.seed]  # fmt: skip
+        return digest(["noise texts clean", *facts])[:16]
+
+
+# the paper's Appendix C as its repository has it (protocol, section 1.4)
+PAPER = TrainingConfig(
+    epochs=5, warmup_epochs=0, warmup_steps=100, batch_size=4, lr_start=1e-9, lr_peak=3e-6,
+    lr_end=1e-9, beta2=0.95, eps=1e-5, weight_decay=0.1, clip_norm=1.0, drop_last=False,
+    precision="bfloat16",
+)  # fmt: skip
+THIRD_130M = TrainingConfig(
+    epochs=5, warmup_epochs=0, batch_size=2, lr_peak=1e-5, lr_end=1e-9, weight_decay=0.0,
+    drop_last=False,
+)  # fmt: skip
+THIRD_1_4B = dataclasses.replace(
+    THIRD_130M, lr_start=1e-9, lr_peak=3e-6, beta2=0.95, warmup_steps=100
+)
+
+
+def by_paper(source: Any, noise: str, **others: Any) -> TextCell:
+    """A cell with the paper's settings."""
+    return TextCell(source, "D_ad", noise, "paper", PAPER, PAPER, PAPER, 42, **others)
+
+
+def cells_130m(profile: str) -> list[TextCell]:
+    """paper: the third party's run (float32, 1e-5, 5, 10 and 10 epochs), then the paper's settings
+    with every noise, and 50 samples. matched: a few steps on random weights of the real
+    architecture. quick: tiny random weights."""
+    if profile != "paper":
+        return [proof("130m")] if profile == "matched" else [tiny("mamba")]
+    source, longer = Published(MAMBA["130m"]), dataclasses.replace(THIRD_130M, epochs=10)
+    theirs = TextCell(source, "D_ad", "char_flip", "third_party", THIRD_130M, longer, longer, 42)
+    few = by_paper(source, "char_flip", samples=50)
+    return [theirs, *(by_paper(source, noise) for noise in NOISES), few]
+
+
+def cells_1_4b(profile: str) -> list[TextCell]:
+    """paper: the third party's run (bfloat16 weights, 3e-6, 5 epochs each) with four noises, then
+    the paper's settings. matched, quick: as for 130M."""
+    if profile != "paper":
+        return [proof("1.4b")] if profile == "matched" else [tiny("mamba", seed=2)]
+    source, t = Published(MAMBA["1.4b"]), THIRD_1_4B
+    theirs = [
+        TextCell(source, "D_ad", noise, "third_party", t, t, t, 42, weights="bfloat16")
+        for noise in REPORTED
+    ]
+    return [*theirs, *(by_paper(source, noise) for noise in NOISES)]
+
+
+def cells_transformers(profile: str) -> list[TextCell]:
+    """paper: five Transformers with the paper's settings. quick: a tiny one of transformers."""
+    if profile != "paper":
+        return [] if profile == "matched" else [tiny("gpt_neox")]
+    return [by_paper(Published(name), noise) for name in TRANSFORMERS for noise in REPORTED]
+
+
+def tiny(family: Any, seed: int = 1) -> TextCell:
+    """Seconds on a processor: the whole path on a random checkpoint."""
+    short = dataclasses.replace(
+        PAPER, epochs=1, warmup_steps=2, batch_size=8, lr_peak=1e-3, precision="float32"
+    )
+    return TextCell(
+        RandomCheckpoint(family, 2, 64, 300), "built_in", "char_flip", "ours", short, short, short,
+        seed, length=96, answer_tokens=8, rows=32,
+    )  # fmt: skip
+
+
+def proof(size: str) -> TextCell:
+    """A few optimisation steps of the paper's at real size: what they need and take."""
+    layers, width = SHAPES[size]
+    few = dataclasses.replace(PAPER, epochs=2, warmup_steps=2)
+    # longer than phase 2 by steps alone: the difference in time is that of the steps
+    more = dataclasses.replace(few, epochs=6)
+    return TextCell(
+        RandomCheckpoint("mamba", layers, width), "built_in", "char_flip", "ours", few, few, more,
+        1, answer_tokens=8, rows=32,
+    )  # fmt: skip
+
+
+def cells_form(profile: str) -> list[TextCell]:
+    """matched: three architectures of 1M on the authors' D_ch, asked their test questions, with
+    four noises and the control. quick: a tiny one in a closed world. paper: none."""
+    if profile == "paper":
+        return []
+    if profile == "quick":
+        cell = next(c for c in matched.cells("quick") if matched.architecture(c) == "mamba2")
+        source = OwnBase(cell.base, cell.model, cell.pretraining)
+        short = dataclasses.replace(tiny("mamba").clean, lr_peak=1e-2, lr_end=1e-3)
+        made = TextCell(source, "built_in", "char_flip", "ours", short, short, short, 1,
+                        length=64, answer_tokens=8, rows=32, scored="answer")  # fmt: skip
+        return [made]
+    training = dataclasses.replace(matched.TRAINING, epochs=4, batch_size=64)
+    found = []
+    for cell in matched.cells("matched"):
+        if cell.noise != NONE or cell.seed != 1 or matched.size_of(cell) != "1M":
+            continue
+        source = OwnBase(cell.base, cell.model, cell.pretraining)
+        found += [
+            TextCell(source, "D_ch", noise, "ours", training, training, training, cell.seed,
+                     length=128, answer_tokens=64, scored="answer")
+            for noise in (NONE, "char_flip", "word_flip", "transliteration", "irrelevant")
+        ]  # fmt: skip
+    return found
+
+
+def source_name(source: Published | RandomCheckpoint | OwnBase) -> str:
+    """For example ``mamba-130m-hf``, ``random-mamba-24x768`` or ``mamba2-L14-...``."""
+    if isinstance(source, Published):
+        return source.name.rstrip("/").rsplit("/", 1)[-1].replace("_", "-")
+    if isinstance(source, RandomCheckpoint):
+        return f"random-{source.family}-{source.layers}x{source.width}".replace("_", "-")
+    kind = source.model.pattern[0].kind
+    kind = "transformer" if kind == "attention" else kind
+    return f"{kind}-L{source.model.n_layers}m{source.model.d_model}"
+
+
+def readable(cell: TextCell) -> str:
+    """For example ``mamba-130m-hf-third-party-char-flip-s42``."""
+    few = [] if cell.samples is None else [f"n{cell.samples}"]
+    parts = [source_name(cell.source), cell.recipe, cell.noise, *few]
+    return "-".join([*parts, f"s{cell.seed}"]).replace("_", "-")
+
+
+def run(cells: Sequence[TextCell], context: Context) -> Iterator[Outcome]:
+    """Take each cell's checkpoint through the phases; stops after the one in which the budget ran
+    out.
+
+    Raises:
+        HubError, DataError: weights or data that are not here, saying how to get them.
+        CheckpointError: a checkpoint is damaged, or of another cell or phase.
+    """
+    from lib.experiments._noise_checkpoint import run_cell
+
+    for cell in cells:
+        outcome = run_cell(cell, context, readable)
+        yield outcome
+        if outcome.status == "stopped":
+            return
+        # what is kept of its phases is of no use once its record is there
+        for phase in ("noisy", "again"):
+            phase_file(cell, phase, context).remove()
+
+
+def phase_file(cell: TextCell, phase: str, context: Context) -> Any:
+    """Where a phase of a cell is kept; phase 1 under an identity that several noises share. Random
+    weights are not kept: they only serve to measure."""
+    from lib.training.phases import PhaseFile
+
+    folder = None if isinstance(cell.source, RandomCheckpoint) else context.checkpoints
+    identity = context.identify(cell)
+    if phase == "clean":
+        name = f"shared-{source_name(cell.source)}-{cell.clean_identity}"
+        return PhaseFile(cell.clean_identity, phase, folder, name)
+    return PhaseFile(identity, phase, folder, f"{readable(cell)}-{identity}")
+
+
+def frame(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a record: ``model``, ``recipe``, ``noise``, ``samples``, ``weights``, ``seed``,
+    ``device``, ``peak_gb`` where it was measured, and every metric."""
+    rows = []
+    for record in records:
+        if record.status != "done":
+            continue
+        cell = from_dict(TextCell, record.config)
+        peak = record.provenance.get("peak_memory_bytes")
+        rows.append(
+            {
+                "model": source_name(cell.source), "recipe": cell.recipe, "noise": cell.noise,
+                "samples": cell.samples, "weights": cell.weights, "seed": cell.seed,
+                "device": record.provenance.get("device_name"),
+                "peak_gb": None if peak is None else peak / 1e9, **record.metrics,
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _experiment(key: str, title: str, cells: Any, notebook: str, judged: bool) -> Experiment:
+    return Experiment(
+        name=NAMES[key], title=title, protocol=1, notebook=f"notebooks/noise/{notebook}.ipynb",
+        cells=cells, readable=readable, run=run, frame=frame, judged=judged,
+    )  # fmt: skip
+
+
+EXPERIMENTS = (
+    _experiment("130m", "Mamba-130M through the three phases", cells_130m, "mamba_130m", True),
+    _experiment("1.4b", "Mamba-1.4B through the three phases", cells_1_4b, "mamba_1_4b", True),
+    _experiment("transformers", "The Transformers that Mamba was compared with",
+                cells_transformers, "against_transformers", False),
+    _experiment("form", "The form of answers, learnt from the authors' data by small models",
+                cells_form, "matched", False),
+)  # fmt: skip
