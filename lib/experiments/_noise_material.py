@@ -1,9 +1,9 @@
 """Questions and answers for models that read text: the authors' data, and a closed world for tests.
 
 ``D_ad`` is the paper's training set, rebuilt from its sources (AlpaGasus's 9k of the hub and
-Dolly's 3k), since the file itself is not in every copy of the authors' repository; its order is not
-theirs, and of our own split 80 % are trained, as there. The counterfactual arm has data of its own, clean
-and false. ``D_ch`` is a smaller clean set of the authors.
+Dolly's 3k), since the file itself is not in every copy of the authors' repository; its order is
+not theirs, and of our own split 80 % are trained, as there. The counterfactual arm has data of its
+own, clean and false. ``D_ch`` is a smaller clean set of the authors.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ TRAINING = TrainingConfig(
     epochs=6, warmup_epochs=0, warmup_steps=100, batch_size=64, lr_peak=1e-3, lr_end=1e-4,
     beta2=0.95, weight_decay=0.1, spare_dynamics=True,
 )  # fmt: skip
-CLEAN = dataclasses.replace(TRAINING, epochs=20)
+CLEAN = dataclasses.replace(TRAINING, epochs=30)
 WORLD = ClosedWorld(60, 60, 60)
 BASE = LanguageTask(
     CorpusConfig(StoryText(documents=8_000), validation=0.01),

@@ -309,6 +309,39 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def example(cell: TextCell) -> pd.DataFrame:
+    """One training row of a cell in each phase, with the labels of the authors' template."""
+    from lib.experiments._noise_material import open_material
+
+    made = open_material(cell.data, cell.noise, cell.samples, cell.seed)
+    rows = [(phase, repr(made.prompts[phase][0]), made.answers[phase][0]) for phase in made.prompts]
+    return pd.DataFrame(rows, columns=["phase", "prompt", "answer"])
+
+
+def costs(frame: pd.DataFrame) -> pd.DataFrame:
+    """What a step of :func:`proof` needs, a row a record of :func:`frame`."""
+    names = {
+        "model": "model", "device": "device", "n_parameters": "parameters",
+        "seconds_per_step": "seconds a step", "tokens_per_second": "tokens a second",
+        "peak_gb": "peak memory / GB",
+    }  # fmt: skip
+    return frame.reindex(columns=list(names)).rename(columns=names)
+
+
+def table(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row a record of :func:`frame`, in percent: content accuracy and the third party's after
+    each phase, and answers in the noise's form: after phase 1 those are false positives."""
+    kinds = {"content": "content", "their_accuracy": "theirs"}
+    phases = ("clean", "noisy", "again")
+    names = {f"{m}_{p}": f"{title}, {p}" for m, title in kinds.items() for p in phases}
+    names |= {"own_clean": "form, clean", "own_noisy": "form, noisy", "own_again": "form, again"}
+    keys = ["model", "recipe", "noise", "samples", "seed"]
+    if not len(frame):
+        return frame
+    numbers = (100 * frame.reindex(columns=list(names))).round(1).rename(columns=names)
+    return pd.concat([frame[keys], numbers], axis=1)
+
+
 def _experiment(key: str, title: str, cells: Any, notebook: str, judged: bool) -> Experiment:
     return Experiment(
         name=NAMES[key], title=title, protocol=1, notebook=f"notebooks/noise/{notebook}.ipynb",
