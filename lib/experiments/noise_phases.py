@@ -45,7 +45,7 @@ SEEDS = {"1M": (1, 2, 3), "5M": (1,)}
 # AdamW as in the paper but for the rate, which small models from scratch need larger
 TRAINING = TrainingConfig(
     epochs=6, warmup_epochs=0, warmup_steps=100, batch_size=64, lr_peak=1e-3, lr_end=1e-4,
-    beta2=0.95, weight_decay=0.1, spare_dynamics=True,
+    beta2=0.95, weight_decay=0.1, spare_dynamics=True, precision="bfloat16",
 )  # fmt: skip
 CLEAN = dataclasses.replace(TRAINING, epochs=30)
 WORLD = ClosedWorld(60, 60, 60)
@@ -108,7 +108,13 @@ def _quick() -> list[PhaseCell]:
         BPEConfig(400, training_bytes=30_000), length=32, valid_rows=4,
     )  # fmt: skip
     short = dataclasses.replace(
-        TRAINING, epochs=4, batch_size=24, warmup_steps=6, lr_peak=1e-2, lr_end=1e-3
+        TRAINING,
+        epochs=4,
+        batch_size=24,
+        warmup_steps=6,
+        lr_peak=1e-2,
+        lr_end=1e-3,
+        precision="float32",
     )
     found = []
     for kind in KINDS:
