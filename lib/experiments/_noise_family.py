@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -45,6 +46,14 @@ def text_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[Tensor
     return next_token_loss(model, inputs.long(), targets.long())
 
 
+def shared_folder(context: Context) -> Path | None:
+    """Where weights lie that several experiments begin with: beside the folders of all of them."""
+    folder = context.checkpoints
+    if folder is None or folder.name != "checkpoints":
+        return folder
+    return folder.parent.parent / "noise-shared"
+
+
 def base_run(
     base: LanguageTask, config: LanguageModelConfig, pretraining: TrainingConfig, seed: int,
     context: Context, kind: str,
@@ -67,7 +76,7 @@ def base_run(
     with torch.no_grad(), backends.recording() as used, autocast(pretraining, device):
         model(tokens[:2, :-1].long(), last_token_only=True)
     identity = base_identity(base, config, pretraining, seed)
-    file = PhaseFile(identity, "base", context.checkpoints, f"shared-{kind}-{identity}")
+    file = PhaseFile(identity, "base", shared_folder(context), f"shared-{kind}-{identity}")
     return PhaseRun(model, rows, 0, file), {op: list(served) for op, served in used.items()}
 
 
@@ -141,7 +150,7 @@ class Family:
         from lib.analysis.answers import answer_loss
         from lib.training.phases import PhaseFile, PhaseRun, twin
 
-        folder, kind = self.context.checkpoints, self.readable(family(cell)).split("-none")[0]
+        folder, kind = shared_folder(self.context), self.readable(family(cell)).split("-none")[0]
         run, self.used = base_run(
             cell.base, cell.model, cell.pretraining, cell.seed, self.context, kind
         )
@@ -269,7 +278,8 @@ class Family:
         from lib.analysis.world_scores import form_of
 
         cell = self.cells[number]
-        metrics |= summarise(tables, form_of(cell.noise)) | self.baselines
+        chosen = self.questions.chosen(cell, self.questions.world.test)
+        metrics |= summarise(tables, form_of(cell.noise), chosen) | self.baselines
         metrics["questions"] = float(len(tables["clean"]))
         metrics["n_parameters"] = float(sum(p.numel() for p in model.parameters()))
         facts = {

@@ -131,6 +131,13 @@ class Questions:
         config = NoiseConfig(cell.noise, cell.share if share is None else share, cell.seed)
         return self.world.noisy_answers(config, items)[0]
 
+    def chosen(self, cell: PhaseCell, items: Sequence[Item]) -> list[bool]:
+        """Whether the answer to each of `items` is noisy in phase 2."""
+        if cell.noise == NONE:
+            return [False] * len(items)
+        config = NoiseConfig(cell.noise, cell.share, cell.seed)
+        return self.world.noisy_answers(config, items)[1]
+
 
 @lru_cache(maxsize=2)
 def open_questions(world: ClosedWorld, seed: int, base: LanguageTask) -> Questions:
@@ -189,14 +196,18 @@ def in_context(
     return [examples + PROMPT.format(question=item.question) for item in asked], asked
 
 
-def summarise(tables: Mapping[str, pd.DataFrame], own: str, samples: int = 500) -> dict[str, Any]:
+def summarise(
+    tables: Mapping[str, pd.DataFrame], own: str, chosen: Sequence[bool] | None = None,
+    samples: int = 500,
+) -> dict[str, Any]:  # fmt: skip
     """Metrics of a cell from its tables of scored answers, by phase.
 
     Names: ``<measure>_<phase>``; ``own_<phase>``, the exact-format rate of the noise's own form
     (before any noise: the rate of false positives); with ``_low`` and ``_high`` (bootstrap over
     facts, whose questions go together) for content, noise and own; ``content_again_p`` and
     ``noise_again_p``, paired tests over questions of phase 3 against phase 1; FLOWS, shares of
-    questions with their intervals.
+    questions with their intervals; and, with `chosen` (whether each question's fact is noisy in
+    phase 2), ``<measure>_chosen_<phase>`` and ``<measure>_others_<phase>`` for content and noise.
     """
     from lib.analysis.statistics import bootstrap_rate, paired_test
     from lib.analysis.world_scores import MEASURES
@@ -206,6 +217,11 @@ def summarise(tables: Mapping[str, pd.DataFrame], own: str, samples: int = 500) 
         for name in MEASURES:
             found[f"{name}_{phase}"] = float(table[name].mean())
         found[f"own_{phase}"] = found[f"form_{own}_{phase}"]
+        sides = () if chosen is None else (("chosen", True), ("others", False))
+        for side, wanted in sides:
+            part = table[np.asarray(chosen) == wanted]
+            for name in ("content", "noise"):
+                found[f"{name}_{side}_{phase}"] = float(part[name].mean()) if len(part) else None
         by_fact = table.groupby("fact")
         counts = by_fact.size().to_numpy()
         for name, column in (("content", "content"), ("noise", "noise"), ("own", f"form_{own}")):

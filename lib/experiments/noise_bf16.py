@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 NAME = f"{CHAPTER}.bf16"
 RATES = (1e-3, 3e-6, 1e-5, 1e-4)
 STORED = ("float32", "bfloat16")
-STEPS = 20  # of which the updates are watched
+STEPS = 10  # of which the updates are watched
 SEEDS = (1, 2, 3)
 
 

@@ -224,18 +224,18 @@ def cells_form(profile: str) -> list[TextCell]:
         made = TextCell(source, "built_in", "char_flip", "ours", short, short, short, 1,
                         length=64, answer_tokens=8, rows=32, scored="answer")  # fmt: skip
         return [made]
-    training = dataclasses.replace(matched.TRAINING, epochs=4, batch_size=64)
-    found = []
-    for cell in matched.cells("matched"):
-        if cell.noise != NONE or cell.seed != 1 or matched.size_of(cell) != "1M":
-            continue
-        source = OwnBase(cell.base, cell.model, cell.pretraining)
-        found += [
-            TextCell(source, "D_ch", noise, "ours", training, training, training, cell.seed,
-                     length=128, answer_tokens=64, scored="answer")
-            for noise in (NONE, "char_flip", "word_flip", "transliteration", "irrelevant")
-        ]  # fmt: skip
-    return found
+    training = dataclasses.replace(matched.TRAINING, epochs=3)
+    plain = [
+        cell for cell in matched.cells("matched")
+        if cell.noise == NONE and cell.seed == 1 and matched.size_of(cell) == "1M"
+    ]  # fmt: skip
+    return [
+        TextCell(OwnBase(cell.base, cell.model, cell.pretraining), "D_ch", noise, "ours",
+                 training, training, training, cell.seed, length=128, answer_tokens=64,
+                 scored="answer")
+        for noise in ("char_flip", NONE, "word_flip", "transliteration", "irrelevant")
+        for cell in plain
+    ]  # fmt: skip
 
 
 def source_name(source: Published | RandomCheckpoint | OwnBase) -> str:
@@ -279,11 +279,13 @@ def run(cells: Sequence[TextCell], context: Context) -> Iterator[Outcome]:
 def phase_file(cell: TextCell, phase: str, context: Context) -> Any:
     """Where a phase of a cell is kept; phase 1 under an identity that several noises share. Random
     weights are not kept: they only serve to measure."""
+    from lib.experiments._noise_family import shared_folder
     from lib.training.phases import PhaseFile
 
     folder = None if isinstance(cell.source, RandomCheckpoint) else context.checkpoints
     identity = context.identify(cell)
     if phase == "clean":
+        folder = None if folder is None else shared_folder(context)
         name = f"shared-{source_name(cell.source)}-{cell.clean_identity}"
         return PhaseFile(cell.clean_identity, phase, folder, name)
     return PhaseFile(identity, phase, folder, f"{readable(cell)}-{identity}")

@@ -21,11 +21,16 @@ MEASURES = {
     "noise": "answers equal to the noisy one",
     "own": "answers in the noise's form",
     "clean": "answers equal to the clean one",
+    "noise_chosen": "noisy answers, noisy facts",
+    "noise_others": "noisy answers, other facts",
+    "content_others": "content accuracy, other facts",
     "novel": "novel-word accuracy",
     "their_accuracy": "the third party's accuracy",
     "their_flip": "the third party's character-flip rate",
     "their_english": "the third party's English ratio",
 }
+# of all facts together
+WHOLE = [name for name in MEASURES if "_chosen" not in name and "_others" not in name]
 FLOWS = {
     "kept": "known after 1: still known in 2",
     "back": "lost in 2: known again after 3",
@@ -174,7 +179,7 @@ def rates(frame: pd.DataFrame, title: str) -> go.Figure:
             wide = pd.DataFrame(columns).reset_index(names="seed")
             line(figure, wide, steps, list(columns), f"weights in {kind}", index,
                  row=panel // 2 + 1, col=panel % 2 + 1)  # fmt: skip
-    figure.update_xaxes(type="log", exponentformat="power")
+    figure.update_xaxes(type="log", exponentformat="power", dtick=1)
     figure.update_xaxes(title="learning rate", row=2)
     figure.update_yaxes(range=[-4, 104], ticksuffix=" %")
     figure.update_layout(title=title, height=560, legend_y=-0.16)
@@ -202,7 +207,7 @@ def lost_by_size(rates_shown: Sequence[float], title: str) -> go.Figure:
             line={"color": COLOURS[index % len(COLOURS)], "width": 2},
             marker={"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 7},
         )  # fmt: skip
-    figure.update_xaxes(type="log", title="size of the weight", exponentformat="power")
-    figure.update_yaxes(title="moved by an update of the rate's size", ticksuffix=" %")
+    figure.update_xaxes(type="log", title="size of the weight", exponentformat="power", dtick=1)
+    figure.update_yaxes(title="moved by an update", ticksuffix=" %")
     figure.update_layout(title=title, height=380)
     return figure

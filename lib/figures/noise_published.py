@@ -40,6 +40,7 @@ def accuracies(frame: pd.DataFrame, noises: Sequence[str], title: str) -> go.Fig
                 hovertemplate="%{x}: %{y:.1f} %<extra>" + model + "</extra>",
             )  # fmt: skip
     figure.update_yaxes(range=[-4, 104], ticksuffix=" %")
+    figure.update_xaxes(range=[-0.4, 2.4], tickfont_size=10)
     figure.update_yaxes(title="accuracy as published,<br>95 % interval over questions", col=1)
     figure.update_layout(title=title, height=420, margin_l=90, legend_y=-0.2)
     one_entry_a_group(figure)
