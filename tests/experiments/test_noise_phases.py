@@ -14,6 +14,7 @@ from lib.config import to_dict
 from lib.experiments import Context, Outcome, cells_of, find
 from lib.experiments import noise_bf16 as bf16
 from lib.experiments import noise_phases as phases
+from lib.experiments._noise_family import shared_folder
 from lib.experiments._noise_world import (
     FLOWS,
     NONE,
@@ -253,6 +254,32 @@ def test_flows_of_facts_counted_by_hand() -> None:
     assert found["recovery"] == 1.0 and found["content_again_p"] == 1.0
     none = summarise({k: table([0] * 5) for k in tables}, "plain")
     assert none["kept"] is None and none["recovery"] is None and none["gained"] == 0
+
+
+def test_noisy_facts_are_told_from_the_others(outcomes: list[Outcome]) -> None:
+    half = outcomes[2]
+    questions = open_questions(half.cell.world, half.cell.seed, half.cell.base)
+    chosen = questions.chosen(half.cell, questions.world.test)
+    assert sum(chosen) == len(chosen) / 2
+    facts = {item.fact: c for item, c in zip(questions.world.test, chosen, strict=True)}
+    assert sum(facts.values()) == len(facts) / 2  # noise belongs to facts
+    assert half.curves is not None
+    noisy = half.curves[half.curves["phase"] == 2]
+    for side, wanted in (("chosen", True), ("others", False)):
+        part = noisy[[c == wanted for c in chosen]]
+        for name in ("content", "noise"):
+            assert part[name].mean() == pytest.approx(half.metrics[f"{name}_{side}_noisy"])
+    assert outcomes[1].metrics["noise_others_noisy"] is None  # all facts are noisy
+    assert outcomes[1].metrics["noise_chosen_noisy"] == outcomes[1].metrics["noise_noisy"]
+
+
+def test_weights_that_experiments_share_lie_beside_their_folders(tmp_path: Path) -> None:
+    assert shared_folder(Context()) is None
+    own = tmp_path / "noise.matched" / "checkpoints"
+    assert shared_folder(context(own)) == tmp_path / "noise-shared"
+    other = tmp_path / "noise.bf16" / "checkpoints"
+    assert shared_folder(context(other)) == tmp_path / "noise-shared"
+    assert shared_folder(context(tmp_path)) == tmp_path
 
 
 class TestPage:
