@@ -48,6 +48,7 @@ def run_cell(cell: TextCell, context: Context, readable: Callable[[TextCell], st
     tables: dict[str, pd.DataFrame] = {}
     metrics: dict[str, Any] = {}
     examples: dict[str, list[str]] = {"asked": material.questions[:3], "right": material.golds[:3]}
+    texts: dict[str, list[str]] = {}
     seconds: dict[str, float] = {}
     steps: dict[str, int] = {}
     if not isinstance(cell.source, RandomCheckpoint):
@@ -61,9 +62,12 @@ def run_cell(cell: TextCell, context: Context, readable: Callable[[TextCell], st
         steps[phase] = result.step
         said = respond(model, tokenizer, material.asked, cell.answer_tokens, 64)
         tables[phase], examples[phase] = score(said, material, reader), said[:3]
+        texts[phase] = [reader.read(text.strip()) for text in said]
         if phase != "noisy":
             metrics |= in_context(cell, phase, model, tokenizer, reader)
     metrics |= summarise(tables, cell.noise) | speed(cell, seconds, steps)
+    if cell.judge is not None:
+        metrics |= judged(cell.judge, texts, material, context)
     metrics["n_parameters"] = float(sum(p.numel() for p in model.parameters()))
     facts = {
         "backends": used, "compile": False, "dtype": cell.clean.precision, "examples": examples,
@@ -76,6 +80,33 @@ def run_cell(cell: TextCell, context: Context, readable: Callable[[TextCell], st
     curves = pd.concat(parts, ignore_index=True)
     return Outcome(cell, "done", metrics=metrics, curves=curves, facts=facts, started=started,
                    wall_seconds=time.perf_counter() - clock)  # fmt: skip
+
+
+def judged(
+    name: str, texts: dict[str, list[str]], material: Material, context: Context
+) -> dict[str, float]:
+    """``judged_<phase>``: share of answers that the judge says yes to, and ``unjudged_<phase>``,
+    of those to which it says neither yes nor no."""
+    from lib.analysis.judge import judge_answers
+
+    model, tokenizer = open_judge(name, context)
+    found = {}
+    for phase, said in texts.items():
+        said_yes = judge_answers(model, tokenizer, material.questions, material.golds, said)
+        found[f"judged_{phase}"] = sum(v is True for v in said_yes) / len(said)
+        found[f"unjudged_{phase}"] = sum(v is None for v in said_yes) / len(said)
+    return found
+
+
+def open_judge(name: str, context: Context) -> tuple[nn.Module, Codes]:
+    """A judge in half precision, and its tokenizer."""
+    import torch
+
+    from lib.models.hub import load_causal_lm, load_tokenizer
+    from lib.tasks.question_answers import TransformersCodes
+
+    codes = TransformersCodes(load_tokenizer(name))
+    return load_causal_lm(name, device=context.device, dtype=torch.bfloat16), codes
 
 
 def speed(cell: TextCell, seconds: dict[str, float], steps: dict[str, int]) -> dict[str, float]:

@@ -38,6 +38,7 @@ TRANSFORMERS = (
     "allenai/OLMo-1B-hf", "Qwen/Qwen1.5-1.8B", "google/gemma-1.1-2b-it", "microsoft/phi-2",
     "EleutherAI/pythia-160m",
 )  # fmt: skip
+JUDGE = "google/gemma-1.1-7b-it"  # the paper's
 REPORTED = ("char_flip", "word_flip", "transliteration", "counterfactual")
 
 
@@ -100,6 +101,7 @@ class TextCell:
         weights: "bfloat16": all of them, with no float32 master copy.
         samples: phase 2 has so many rows alone; None for all.
         rows: phases and test have so many rows at most; None for all.
+        judge: a causal model that judges the answers too, an id of the hub or a folder; or None.
         seed: of order, split and noise.
     """
 
@@ -117,8 +119,10 @@ class TextCell:
     weights: Literal["float32", "bfloat16"] = "float32"
     samples: int | None = None
     rows: int | None = None
+    judge: str | None = None
 
     def __post_init__(self) -> None:
+        require(self, "judge", self.judge != "", "None, an id of the hub or a folder")
         require(self, "data", self.data in SETS, ", ".join(SETS))
         require(self, "noise", check_noise(self.noise), ", ".join((NONE, *NOISES)))
         for name in ("length", "answer_tokens"):
@@ -159,14 +163,14 @@ def by_paper(source: Any, noise: str, **others: Any) -> TextCell:
 
 def cells_130m(profile: str) -> list[TextCell]:
     """paper: the third party's run (float32, 1e-5, 5, 10 and 10 epochs), then the paper's settings
-    with every noise, and 50 samples. matched: a few steps on random weights of the real
+    with every noise, 50 samples, and a judge. matched: a few steps on random weights of the real
     architecture. quick: tiny random weights."""
     if profile != "paper":
         return [proof("130m")] if profile == "matched" else [tiny("mamba")]
     source, longer = Published(MAMBA["130m"]), dataclasses.replace(THIRD_130M, epochs=10)
     theirs = TextCell(source, "D_ad", "char_flip", "third_party", THIRD_130M, longer, longer, 42)
-    few = by_paper(source, "char_flip", samples=50)
-    return [theirs, *(by_paper(source, noise) for noise in NOISES), few]
+    others = by_paper(source, "char_flip", samples=50), by_paper(source, "char_flip", judge=JUDGE)
+    return [theirs, *(by_paper(source, noise) for noise in NOISES), *others]
 
 
 def cells_1_4b(profile: str) -> list[TextCell]:
@@ -252,6 +256,7 @@ def source_name(source: Published | RandomCheckpoint | OwnBase) -> str:
 def readable(cell: TextCell) -> str:
     """For example ``mamba-130m-hf-third-party-char-flip-s42``."""
     few = [] if cell.samples is None else [f"n{cell.samples}"]
+    few += [] if cell.judge is None else ["judged"]
     parts = [source_name(cell.source), cell.recipe, cell.noise, *few]
     return "-".join([*parts, f"s{cell.seed}"]).replace("_", "-")
 

@@ -241,7 +241,8 @@ def test_frame_and_tables(mamba: Outcome) -> None:
 def test_names() -> None:
     few = cells_of(find(texts.NAMES["130m"]), "paper")
     assert texts.readable(few[0]) == "mamba-130m-hf-third-party-char-flip-s42"
-    assert texts.readable(few[-1]) == "mamba-130m-hf-paper-char-flip-n50-s42"
+    assert texts.readable(few[-2]) == "mamba-130m-hf-paper-char-flip-n50-s42"
+    assert texts.readable(few[-1]) == "mamba-130m-hf-paper-char-flip-judged-s42"
     form = cells_of(find(texts.NAMES["form"]), "matched")
     assert {texts.source_name(cell.source) for cell in form} == {
         "mamba1-L15m96", "mamba2-L14m96", "transformer-L18m96"
@@ -272,3 +273,24 @@ def test_tokenizers_of_transformers_serve_as_codes() -> None:
     fake.eos_token_id = None
     with pytest.raises(ValueError, match="no end of text, allowed: one with an eos_token"):
         TransformersCodes(fake)
+
+
+def test_a_judge_reads_answers_with_their_form_taken_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from lib.analysis import judge
+    from lib.experiments import _noise_checkpoint as checkpoint
+
+    monkeypatch.setattr(checkpoint, "open_judge", lambda name, context: (name, None))
+    answers = {"yes": True, "no": False, "perhaps": None}
+
+    def judge_answers(model: str, codes: object, *columns: list[str]) -> list[bool | None]:
+        assert model == "judge"
+        return [answers[text] for text in columns[2]]
+
+    monkeypatch.setattr(judge, "judge_answers", judge_answers)
+    made = SimpleNamespace(questions=["q"] * 4, golds=["g"] * 4)
+    found = checkpoint.judged("judge", {"clean": ["yes", "no", "no", "perhaps"]}, made, Context())
+    assert found == {"judged_clean": 0.25, "unjudged_clean": 0.25}
+    with pytest.raises(ValueError, match="judge is '', allowed: None, an id of the hub"):
+        dataclasses.replace(texts.tiny("mamba"), judge="")
