@@ -13,7 +13,14 @@ from lib import provenance
 from lib.config import digest, to_dict
 from lib.experiments import Context, Outcome
 from lib.experiments._noise_material import NONE, Material, in_context_test, open_material
-from lib.experiments.noise_texts import OwnBase, Published, RandomCheckpoint, TextCell, phase_file
+from lib.experiments._noise_text_cell import (
+    OwnBase,
+    Published,
+    RandomCheckpoint,
+    TextCell,
+    phase_file,
+    source_name,
+)
 from lib.store import Store
 from lib.training.config import TrainingConfig
 
@@ -160,7 +167,6 @@ def _own(
 ) -> tuple[nn.Module, Codes, dict[str, list[str]], TrainingResult]:
     from lib.experiments._language import open_data
     from lib.experiments._noise_family import base_run, text_loss
-    from lib.experiments.noise_texts import source_name
     from lib.training.phases import train_phase
 
     run, used = base_run(source.base, source.model, source.pretraining, cell.seed, context,
@@ -235,7 +241,7 @@ def train(
     batches = TensorBatches(
         on_device(rows, context.device), min(config.batch_size, len(rows)), seed, config.drop_last
     )
-    run = PhaseRun(model, batches, phase, phase_file(cell, phase, context))
+    run = PhaseRun(model, batches, phase, phase_file(cell, phase, context, readable))
     machine = provenance.machine(context.device)
     before = time.perf_counter()
     (result,) = train_phase(
