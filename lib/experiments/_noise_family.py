@@ -98,6 +98,8 @@ class Family:
         self.seconds: dict[str, float] = {}
         self.examples: dict[int, dict[str, list[str]]] = {n: {} for n in range(len(cells))}
         self.used: dict[str, list[str]] = {}
+        # code and machine of what was trained for many cells, perhaps long ago
+        self.begun_with: dict[str, dict[str, Any] | None] = {}
 
     def run(self) -> Iterator[Outcome]:
         """The outcomes of all cells."""
@@ -159,11 +161,13 @@ class Family:
         results = {"base": self._train([run], text_loss, cell.pretraining, "base")[0]}
         if results["base"].status != "done":
             return models, results
+        self.begun_with["base"] = run.file.origin()
         models["clean"] = clean = twin(base)
         stem = f"shared-{kind}-{cell.clean_identity}"
         file = PhaseFile(cell.clean_identity, "clean", folder, stem)
         run = PhaseRun(clean, self.rows(cell, "clean"), 0, file)
         results["clean"] = self._train([run], answer_loss, cell.clean, "clean")[0]
+        self.begun_with["clean"] = file.origin()
         return models, results
 
     def _phase(self, phase: str, models: Mapping[int, nn.Module]) -> dict[int, TrainingResult]:
@@ -288,6 +292,7 @@ class Family:
             "dtype": cell.clean.precision,
             "training_seconds": dict(self.seconds),
             "together": len(self.cells),
+            "begun_with": dict(self.begun_with),
             "examples": {
                 "asked": self.questions.asked[:3],
                 "right": [item.answer for item in self.questions.world.test[:3]],

@@ -74,6 +74,11 @@ class PhaseFile:
             return None
         return load_checkpoint(self.ended, self.identity)
 
+    def origin(self) -> dict[str, Any] | None:
+        """Code and machine that ended the phase, as they were given; None if nothing is kept."""
+        kept = self.load()
+        return None if kept is None else kept[1].get("origin")
+
     def step(self) -> int:
         """Step at which its training goes on; 0 without a checkpoint.
 
@@ -163,7 +168,9 @@ def _train(
         run.model.eval()
         if result.status == "done":
             rows = result.curves.to_dict("records")
-            run.file.save(run.model.state_dict(), step=result.step, rows=rows)
+            run.file.save(
+                run.model.state_dict(), step=result.step, rows=rows, origin=options.get("origin")
+            )
     return results
 
 

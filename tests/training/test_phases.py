@@ -52,7 +52,9 @@ def test_together_or_alone_the_runs_are_the_same(tmp_path: Path) -> None:
 
 def test_what_has_ended_is_not_trained_again(tmp_path: Path) -> None:
     first = runs(tmp_path)
-    train_phase(first, loss, CONFIG)
+    assert first[0].file.origin() is None
+    train_phase(first, loss, CONFIG, origin={"commit": "abc"})
+    assert first[0].file.origin() == {"commit": "abc"}
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         f"cell{n}-noisy-ended.safetensors" for n in range(3)
     ]
