@@ -241,6 +241,24 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     return means.rename(columns=kept).round(1).reset_index()
 
 
+def compared(records: Sequence[Record], size: str) -> pd.DataFrame:
+    """Architectures of a size in pairs, fact by fact, under noise on all facts; see ``pairs``."""
+    from lib.experiments._noise_pairs import pairs
+
+    chosen = []
+    for record in records:
+        cell = from_dict(PhaseCell, record.config)
+        whole = cell.share == 1 and cell.samples is None and cell.weights == "float32"
+        if record.status == "done" and whole and size_of(cell) == size:
+            chosen.append(record)
+
+    def describe(record: Record) -> tuple[str, str, int]:
+        cell = from_dict(PhaseCell, record.config)
+        return NAMES[architecture(cell)], cell.noise, cell.seed
+
+    return pairs(chosen, describe)
+
+
 def few_and_in_context(frame: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds in percent, a row for each model, size and noise: answers in the noise's
     form before any noise, after five noisy examples (before and after tuning), after phase 2 on few

@@ -15,6 +15,7 @@ from lib.experiments import Context, Outcome, cells_of, find
 from lib.experiments import noise_bf16 as bf16
 from lib.experiments import noise_phases as phases
 from lib.experiments._noise_family import shared_folder
+from lib.experiments._noise_pairs import COLUMNS, pairs
 from lib.experiments._noise_world import (
     FLOWS,
     NONE,
@@ -320,6 +321,39 @@ class TestPage:
         shown = phases.example(dataclasses.replace(plain(), noise="char_flip"))
         assert shown["phase"].tolist() == ["clean", "noisy", "again", "asked"]
         assert shown["answer"][1] == shown["answer"][0][::-1]
+
+
+def test_architectures_in_pairs_of_facts(
+    outcomes: list[Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def table(content: list[int]) -> pd.DataFrame:
+        rows = [
+            {"phase": phase, "fact": n // 2, "content": value, "noise": 0}
+            for phase in range(4)
+            for n, value in enumerate(content)
+        ]
+        return pd.DataFrame(rows)
+
+    made = {
+        ("A", 1): table([1, 1, 1, 0, 0, 0, 1, 1]), ("B", 1): table([0, 0, 0, 0, 0, 0, 1, 1]),
+        ("A", 2): table([1, 1, 0, 0, 0, 0, 0, 0]), ("B", 2): table([0, 0, 1, 0, 0, 0, 1, 1]),
+        ("A", 3): table([1] * 8),
+    }  # fmt: skip
+    kept = [Record("x", 1, {"model": m, "seed": s}, f"{m}{s}", "done", {}, {}) for m, s in made]
+    monkeypatch.setattr(
+        Record, "read_curves", lambda self: made[self.config["model"], self.config["seed"]]
+    )
+    found = pairs(kept, lambda r: (r.config["model"], "char_flip", r.config["seed"]))
+    assert list(found.columns) == COLUMNS and len(found) == 3
+    row = found[(found["measure"] == "content") & (found["phase"] == "again")].iloc[0]
+    # facts: seed 1 differs by 1, 1/2, 0, 0; seed 2 by 1, -1/2, 0, -1; seed 3 has no partner
+    assert row["difference"] == pytest.approx(100 * 1 / 8) and row["models"] == "A – B"
+    assert (row["seeds"], row["same sign"]) == (2, 1) and 0.1 < row["p"] <= 1
+    assert found[found["measure"] == "noise"]["p"].tolist() == [1.0]
+    assert not len(phases.compared([], "1M"))
+    monkeypatch.undo()
+    size = phases.frame(records(outcomes))["size"].iloc[0]
+    assert not len(phases.compared(records(outcomes), size))  # one architecture has no pair
 
 
 class TestBf16:
