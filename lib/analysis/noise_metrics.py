@@ -171,14 +171,16 @@ Row = Mapping[str, float]
 
 
 def score_answers(
-    responses: Sequence[str], questions: Sequence[str], golds: Sequence[str], reader: FormReader
-) -> list[Row]:
+    responses: Sequence[str], questions: Sequence[str], golds: Sequence[str], reader: FormReader,
+    rouge: bool = True,
+) -> list[Row]:  # fmt: skip
     """Every sound measure of every answer, by name; an accuracy is 0 or 1.
 
     Names: ``form_<form>`` (exact-format rate: 1 for the answer's form); ``novel`` (novel-word
     accuracy as written); ``content`` (the same after the form was taken back, whichever it is);
     ``content_char_flip``, ``content_word_flip`` (after that flip was taken back, right or not);
-    ``rouge_l`` (as written), ``rouge_l_content`` (form taken back); ``repeats``.
+    ``rouge_l`` (as written), ``rouge_l_content`` (form taken back), both left out without `rouge`,
+    which needs a package of its own; ``repeats``.
 
     Raises:
         ValueError: no rows, or columns of different lengths.
@@ -188,7 +190,7 @@ def score_answers(
             f"{len(responses)} responses, {len(questions)} questions, {len(golds)} gold answers; "
             "allowed: equally many, at least one"
         )
-    scorer = rouge_scorer()
+    scorer = rouge_scorer() if rouge else None
     rows: list[Row] = []
     for response, question, gold in zip(responses, questions, golds, strict=True):
         form = reader.form(response)
@@ -200,8 +202,9 @@ def score_answers(
             row[f"content_{name}"] = float(
                 novel_word_match(as_plain(response, name), question, gold)
             )
-        row["rouge_l"] = rouge_l(response, gold, scorer)
-        row["rouge_l_content"] = rouge_l(plain, gold, scorer)
+        if scorer is not None:
+            row["rouge_l"] = rouge_l(response, gold, scorer)
+            row["rouge_l_content"] = rouge_l(plain, gold, scorer)
         row["repeats"] = float(repeats_itself(response))
         rows.append(row)
     return rows

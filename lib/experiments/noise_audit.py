@@ -95,15 +95,25 @@ def readable(cell: AuditCell) -> str:
 
 
 def score(
-    responses: Sequence[str], questions: Sequence[str], golds: Sequence[str], clean: Sequence[str]
-) -> pd.DataFrame:
+    responses: Sequence[str], questions: Sequence[str], golds: Sequence[str],
+    clean: Sequence[str], rouge: bool = True,
+) -> pd.DataFrame:  # fmt: skip
     """Every measure of every answer, a row a question: THEIRS, then the names of
     ``lib.analysis.noise_metrics.score_answers``, then ``echo_missed`` (1 where an echo of the
     question does not pass their accuracy).
 
     Args:
         clean: text to fit the reader of forms on.
+        rouge: whether the package for ROUGE-L is to be used.
     """
+    return score_read(responses, questions, golds, _reader(tuple(clean)), rouge)
+
+
+def score_read(
+    responses: Sequence[str], questions: Sequence[str], golds: Sequence[str], reader: FormReader,
+    rouge: bool = True,
+) -> pd.DataFrame:  # fmt: skip
+    """:func:`score` with a reader of forms that is there already."""
     from lib.analysis import noise_third_party as theirs
     from lib.analysis.noise_metrics import score_answers
 
@@ -113,7 +123,7 @@ def score(
     frame["their_flip"] = [float(theirs.looks_flipped(said)) for said in responses]
     frame["their_flip_strict"] = [float(theirs.looks_flipped_strictly(s)) for s in responses]
     frame["their_english"] = [theirs.english_ratio(said) for said in responses]
-    rows = score_answers(responses, questions, golds, _reader(tuple(clean)))
+    rows = score_answers(responses, questions, golds, reader, rouge)
     frame = pd.concat([frame, pd.DataFrame(rows)], axis=1)
     frame["echo_missed"] = [
         float(not theirs.fuzzy_match(asked, gold))

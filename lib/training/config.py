@@ -17,6 +17,7 @@ class TrainingConfig:
     Attributes:
         epochs: passes over the data, warm-up included (10 of warm-up and 200 of cosine).
         warmup_epochs: epochs of linear warm-up from `lr_start` to `lr_peak`.
+        warmup_steps: steps of it instead, at most all there are; None for `warmup_epochs`.
         lr_end: the cosine ends here.
         lr_by: the rate changes with every "batch" (group code) or "epoch" (third party).
         weight_decay: AdamW's, on every parameter, or (`spare_dynamics`) on all but A_log, D and
@@ -44,10 +45,19 @@ class TrainingConfig:
     drop_last: bool = True
     accumulate: int = added_later(1)
     precision: Literal["float32", "bfloat16"] = added_later("float32")
+    warmup_steps: int | None = added_later(None)
+
+    def warmup(self, epoch_steps: int) -> int:
+        """Steps of warm-up where an epoch has `epoch_steps`."""
+        if self.warmup_steps is None:
+            return self.warmup_epochs * epoch_steps
+        return min(self.warmup_steps, self.epochs * epoch_steps)
 
     def __post_init__(self) -> None:
         require(self, "epochs", self.epochs >= 1, "at least 1")
         require(self, "warmup_epochs", 0 <= self.warmup_epochs <= self.epochs, f"0..{self.epochs}")
+        fits = self.warmup_steps is None or self.warmup_steps >= 0
+        require(self, "warmup_steps", fits, "None, or 0 or more")
         require(self, "batch_size", self.batch_size >= 1, "at least 1")
         for name in ("lr_start", "lr_peak", "lr_end", "eps"):
             require(self, name, getattr(self, name) > 0, "more than 0")

@@ -140,7 +140,7 @@ class Trainer:
         self.total = config.epochs * batches.steps
         self.optimizer = adamw(self.parameters, config)
         table = warmup_cosine(
-            self.total, config.warmup_epochs * batches.steps,
+            self.total, config.warmup(batches.steps),
             config.lr_start, config.lr_peak, config.lr_end,
             hold=batches.steps if config.lr_by == "epoch" else 1,
         )  # fmt: skip

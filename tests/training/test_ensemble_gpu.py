@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lib.analysis.answers import answer_loss, respond
 from lib.experiments import Context, Outcome
 from lib.experiments.achilles import (
     CompositeCell,
@@ -16,8 +17,14 @@ from lib.experiments.achilles import (
     third_party_model,
 )
 from lib.models.config import InitialisationConfig, LanguageModelConfig, Mamba2Config
+from lib.models.language_model import build_language_model
+from lib.models.presets import preset
 from lib.tasks.composite import CompositeTask
+from lib.tasks.question_answers import on_device, pack
+from lib.tasks.tokenizers import ByteTokenizer
+from lib.training.batches import TensorBatches
 from lib.training.config import TrainingConfig
+from lib.training.phases import PhaseFile, PhaseRun, to_precision, train_phase
 
 pytestmark = [
     pytest.mark.gpu,
@@ -131,3 +138,36 @@ def test_a_failed_run_harms_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found[1].reason == "the loss was not finite at step 1 of 50"
     for k in (0, 2, 3):
         follows(found[k], expected[k])
+
+
+@pytest.mark.parametrize("kind", ["mamba1", "mamba2", "transformer"])
+@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+def test_phases_of_many_runs_follow_each_alone(kind: str, weights: str) -> None:
+    """Loss of answers, autocast and weights in half precision inside a CUDA graph; then answers."""
+    config = dataclasses.replace(preset(kind, "1M", 300), n_layers=4)
+    training = TrainingConfig(
+        epochs=4, warmup_epochs=0, warmup_steps=4, batch_size=16, lr_peak=1e-3, precision="bfloat16"
+    )
+    texts = [[f"{n} {'ab'[k]}{n % 7}?" for n in range(64)] for k in range(2)]
+
+    def runs() -> list[PhaseRun]:
+        made = []
+        for k, prompts in enumerate(texts):
+            rows = pack(prompts, [p[::-1] for p in prompts], ByteTokenizer(), 24)
+            batches = TensorBatches(on_device(rows, "cuda"), 16, 1)
+            model = build_language_model(config, seed=k, device="cuda")
+            file = PhaseFile(f"run{k}", "noisy", None, "x")
+            made.append(PhaseRun(to_precision(model, weights), batches, k, file))
+        return made
+
+    together, alone = runs(), runs()
+    found = train_phase(together, answer_loss, training)
+    expected = train_phase(alone, answer_loss, training, most=1)
+    for a, b in zip(found, expected, strict=True):
+        assert a.status == b.status == "done"
+        assert a.curves["train_loss"].iloc[-1] < a.curves["train_loss"].iloc[0]
+        assert a.curves["train_loss"].tolist() == pytest.approx(
+            b.curves["train_loss"].tolist(), rel=0.05
+        )
+    said = respond(together[0].model, ByteTokenizer(), texts[0], 8)
+    assert len(said) == 64 and all(len(text) <= 8 for text in said)

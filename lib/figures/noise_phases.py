@@ -1,0 +1,213 @@
+"""Figures of the three phases: what is known and what is noisy after each, architecture by
+architecture, with mean and interval over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from lib.analysis.statistics import mean_interval
+from lib.figures import COLOURS, one_entry_a_group
+from lib.tasks.noise import NOISES
+
+PHASES = {"base": "before", "clean": "1 clean", "noisy": "2 noisy", "again": "3 clean"}
+SYMBOLS = ("circle", "diamond", "square", "x")
+TITLES = {"none": "no noise (control)", **{name: noise.title for name, noise in NOISES.items()}}
+MEASURES = {
+    "content": "content accuracy",
+    "noise": "answers equal to the noisy one",
+    "own": "answers in the noise's form",
+    "clean": "answers equal to the clean one",
+    "noise_chosen": "noisy answers, noisy facts",
+    "noise_others": "noisy answers, other facts",
+    "content_others": "content accuracy, other facts",
+    "novel": "novel-word accuracy",
+    "their_accuracy": "the third party's accuracy",
+    "their_flip": "the third party's character-flip rate",
+    "their_english": "the third party's English ratio",
+}
+# of all facts together
+WHOLE = [name for name in MEASURES if "_chosen" not in name and "_others" not in name]
+FLOWS = {
+    "kept": "known after 1: still known in 2",
+    "back": "lost in 2: known again after 3",
+    "lost": "known after 1: not known after 3",
+    "gained": "not known after 1: known after 3",
+}
+
+
+def phases(frame: pd.DataFrame, measure: str, title: str, noises: Sequence[str]) -> go.Figure:
+    """A measure in percent before and after each phase, a panel a noise, a line an architecture.
+
+    Args:
+        frame: of ``lib.experiments.noise_phases.frame``, one cell for each model, noise and seed.
+        measure: a key of MEASURES. noises: keys of TITLES; the panels.
+    """
+    columns = min(3, len(noises))
+    rows = -(-len(noises) // columns)
+    figure = make_subplots(
+        rows, columns, subplot_titles=[TITLES[noise] for noise in noises], shared_yaxes=True,
+        horizontal_spacing=0.04, vertical_spacing=0.16,
+    )  # fmt: skip
+    models = list(dict.fromkeys(frame["model"]))
+    for panel, noise in enumerate(noises):
+        place = {"row": panel // columns + 1, "col": panel % columns + 1}
+        for index, model in enumerate(models):
+            part = frame[(frame["noise"] == noise) & (frame["model"] == model)]
+            line(figure, part, list(PHASES.values()), [f"{measure}_{p}" for p in PHASES], model,
+                 index, **place)  # fmt: skip
+    figure.update_yaxes(range=[-4, 104], ticksuffix=" %")
+    figure.update_yaxes(title=MEASURES[measure], col=1)
+    figure.update_layout(title=title, height=130 + 230 * rows, legend_y=-0.12)
+    one_entry_a_group(figure)
+    return figure
+
+
+def line(
+    figure: go.Figure, part: pd.DataFrame, x: Sequence[str | float], names: Sequence[str],
+    model: str, index: int, **place: int,
+) -> None:  # fmt: skip
+    """Add metrics `names` of the records `part`, one a seed, over `x`: means, the 95 % interval
+    over seeds from three on, and for a single seed the record's own interval over facts."""
+    seeds = part["seed"].nunique()
+    middle, up, down = [], [], []
+    for name in names:
+        values = part[name].dropna().tolist() if name in part else []
+        low = high = mean = float("nan")
+        if values:
+            mean, interval = mean_interval(values)
+            low, high = interval if interval and seeds > 2 else (mean, mean)
+            if seeds == 1 and f"{name}_low" in part:
+                low, high = part[f"{name}_low"].iloc[0], part[f"{name}_high"].iloc[0]
+        middle.append(100 * mean)
+        up.append(100 * (min(1.0, high) - mean))
+        down.append(100 * (mean - max(0.0, low)))
+    count = f"{seeds} seeds" if seeds != 1 else "1 seed, interval over facts"
+    figure.add_scatter(
+        x=list(x), y=middle, mode="lines+markers", name=f"{model} ({count})", legendgroup=model,
+        line={"color": COLOURS[index], "width": 2},
+        marker={"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 8},
+        error_y={"type": "data", "symmetric": False, "array": up, "arrayminus": down,
+                 "thickness": 1.2},
+        hovertemplate="%{x}: %{y:.1f} %<extra>" + model + "</extra>", **place,
+    )  # fmt: skip
+
+
+def mixed(
+    frame: pd.DataFrame, measures: Sequence[str], title: str, noises: Sequence[str]
+) -> go.Figure:
+    """Metrics over the share of noisy facts in phase 2: a row a metric, a column a noise."""
+    figure = make_subplots(
+        len(measures), len(noises), column_titles=[TITLES[noise] for noise in noises],
+        shared_yaxes=True, shared_xaxes=True, horizontal_spacing=0.03, vertical_spacing=0.08,
+    )  # fmt: skip
+    models = list(dict.fromkeys(frame["model"]))
+    for row, measure in enumerate(measures, 1):
+        for column, noise in enumerate(noises, 1):
+            for index, model in enumerate(models):
+                part = frame[(frame["noise"] == noise) & (frame["model"] == model)]
+                shares = sorted(part["share"].unique())
+                wide = pd.concat(
+                    [part[part["share"] == s].set_index("seed")[[measure]].rename(
+                        columns={measure: f"{s}"}) for s in shares] or [pd.DataFrame()], axis=1,
+                ).reset_index(names="seed") if shares else part  # fmt: skip
+                line(figure, wide, [100 * s for s in shares], [f"{s}" for s in shares], model,
+                     index, row=row, col=column)  # fmt: skip
+        name, _, phase = measure.rpartition("_")
+        figure.update_yaxes(title=f"{MEASURES[name]}<br>after {PHASES[phase]}", row=row, col=1,
+                            title_font_size=11)  # fmt: skip
+    figure.update_xaxes(title="noisy facts / %", row=len(measures))
+    figure.update_yaxes(range=[-4, 104], ticksuffix=" %")
+    figure.update_layout(title=title, height=160 + 190 * len(measures), margin_l=90, legend_y=-0.2)
+    one_entry_a_group(figure)
+    return figure
+
+
+def flows(frame: pd.DataFrame, title: str, noises: Sequence[str]) -> go.Figure:
+    """What becomes of facts between phases (FLOWS), a panel a flow, a group of bars a noise."""
+    figure = make_subplots(
+        2, 2, subplot_titles=list(FLOWS.values()), shared_yaxes=True, shared_xaxes=True,
+        horizontal_spacing=0.05, vertical_spacing=0.14,
+    )  # fmt: skip
+    models = list(dict.fromkeys(frame["model"]))
+    for panel, flow in enumerate(FLOWS):
+        for index, model in enumerate(models):
+            means, errors = [], []
+            for noise in noises:
+                part = frame[(frame["noise"] == noise) & (frame["model"] == model)]
+                values = part[flow].dropna().tolist() if flow in part else []
+                mean, interval = mean_interval(values) if values else (float("nan"), None)
+                means.append(100 * mean)
+                wide = interval is not None and len(values) > 2
+                errors.append(100 * (interval[1] - mean) if interval and wide else 0.0)
+            figure.add_bar(
+                x=[TITLES[noise] for noise in noises], y=means, name=model, legendgroup=model,
+                marker_color=COLOURS[index], error_y={"type": "data", "array": errors},
+                row=panel // 2 + 1, col=panel % 2 + 1,
+            )  # fmt: skip
+    figure.update_yaxes(range=[0, 104], ticksuffix=" %")
+    figure.update_layout(title=title, height=560, legend_y=-0.22)
+    one_entry_a_group(figure)
+    return figure
+
+
+RATE_PANELS = {
+    "unmoved": "weights that a step leaves unmoved",
+    "own_noisy": "flipped form after phase 2",
+    "content_noisy": "content accuracy after phase 2",
+    "content_again": "content accuracy after phase 3",
+}
+
+
+def rates(frame: pd.DataFrame, title: str) -> go.Figure:
+    """Over the learning rate, for weights kept in float32 and in bfloat16: a panel each of
+    RATE_PANELS. `frame` is of ``lib.experiments.noise_bf16.frame``."""
+    figure = make_subplots(
+        2, 2, subplot_titles=list(RATE_PANELS.values()), shared_xaxes=True, shared_yaxes=True,
+        horizontal_spacing=0.05, vertical_spacing=0.14,
+    )  # fmt: skip
+    steps = sorted(frame["rate"].unique())
+    for panel, measure in enumerate(RATE_PANELS):
+        for index, kind in enumerate(("float32", "bfloat16")):
+            part = frame[frame["weights"] == kind]
+            columns = {
+                f"{rate}": part[part["rate"] == rate].set_index("seed")[measure] for rate in steps
+            }
+            wide = pd.DataFrame(columns).reset_index(names="seed")
+            line(figure, wide, steps, list(columns), f"weights in {kind}", index,
+                 row=panel // 2 + 1, col=panel % 2 + 1)  # fmt: skip
+    figure.update_xaxes(type="log", exponentformat="power", dtick=1)
+    figure.update_xaxes(title="learning rate", row=2)
+    figure.update_yaxes(range=[-4, 104], ticksuffix=" %")
+    figure.update_layout(title=title, height=560, legend_y=-0.16)
+    one_entry_a_group(figure)
+    return figure
+
+
+def lost_by_size(rates_shown: Sequence[float], title: str) -> go.Figure:
+    """By the size of a weight, for each learning rate, whether an update of that size moves it in
+    bfloat16: the part of 64 weights within each power of two that it moves."""
+    import torch
+
+    from lib.analysis.rounding import lost
+
+    powers = list(range(-16, 1))
+    within = torch.linspace(1, 2, 65)[:-1]
+    figure = go.Figure()
+    for index, rate in enumerate(rates_shown):
+        moved = [
+            100 * (1 - float(lost(within * 2.0**p, torch.full_like(within, rate)).float().mean()))
+            for p in powers
+        ]
+        figure.add_scatter(
+            x=[2.0**p for p in powers], y=moved, mode="lines+markers", name=f"rate {rate:g}",
+            line={"color": COLOURS[index % len(COLOURS)], "width": 2},
+            marker={"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 7},
+        )  # fmt: skip
+    figure.update_xaxes(type="log", title="size of the weight", exponentformat="power", dtick=1)
+    figure.update_yaxes(title="moved by an update", ticksuffix=" %")
+    figure.update_layout(title=title, height=380)
+    return figure

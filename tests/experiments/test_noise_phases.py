@@ -1,0 +1,380 @@
+"""Three phases on tiny models: the grid, what is shared, what is recorded, what resumes."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lib.config import to_dict
+from lib.experiments import Context, Outcome, cells_of, find
+from lib.experiments import noise_bf16 as bf16
+from lib.experiments import noise_phases as phases
+from lib.experiments._noise_family import shared_folder
+from lib.experiments._noise_pairs import COLUMNS, pairs
+from lib.experiments._noise_world import (
+    FLOWS,
+    NONE,
+    PhaseCell,
+    family,
+    in_context,
+    open_questions,
+    phase_answers,
+    summarise,
+)
+from lib.figures import noise_phases as figures
+from lib.models.presets import SIZES, non_embedding
+from lib.store import Record, identity
+from lib.tasks.noise import NOISES
+from lib.training.checkpoints import CheckpointError
+
+
+def context(folder: Path | None = None, **options: object) -> Context:
+    return Context(
+        checkpoints=folder, identify=lambda c: identity(phases.NAME, 1, to_dict(c)), **options
+    )  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MAMBA_BOOK_RUNS", str(tmp_path_factory.mktemp("runs")))
+        yield
+
+
+def plain(kind: str = "mamba2") -> PhaseCell:
+    found = [c for c in cells_of(find(phases.NAME), "quick") if phases.architecture(c) == kind]
+    cell = next(cell for cell in found if cell.noise == NONE)
+    short = dataclasses.replace(cell.noisy, epochs=2)
+    return dataclasses.replace(
+        cell, clean=dataclasses.replace(cell.clean, epochs=5), noisy=short, again=short
+    )
+
+
+def trained() -> list[PhaseCell]:
+    cell = plain()
+    return [
+        cell,
+        dataclasses.replace(cell, noise="char_flip"),
+        dataclasses.replace(cell, noise="irrelevant", share=0.5),
+        dataclasses.replace(cell, noise="word_flip", samples=3),
+    ]
+
+
+@pytest.fixture(scope="module")
+def outcomes(local_runs: None) -> list[Outcome]:
+    return list(phases.run(trained(), context()))
+
+
+def records(found: list[Outcome], name: str = phases.NAME) -> list[Record]:
+    made = []
+    for o in found:
+        metrics = {k: v for k, v in o.metrics.items() if v is not None}
+        readable = find(name).readable(o.cell)
+        made.append(Record(name, 1, to_dict(o.cell), readable, o.status, metrics, {}))
+    return made
+
+
+class TestGrid:
+    def test_architectures_are_of_equal_size_and_meet_the_same(self) -> None:
+        cells = cells_of(find(phases.NAME), "matched")
+        groups: dict[tuple[object, ...], list[str]] = {}
+        for cell in cells:
+            size = phases.size_of(cell)
+            assert non_embedding(cell.model) == pytest.approx(SIZES[size].parameters, rel=0.03)
+            rest = dataclasses.replace(cell, model=cells[0].model)
+            groups.setdefault((rest, size), []).append(phases.architecture(cell))
+        assert {tuple(kinds) for kinds in groups.values()} == {phases.KINDS}
+        for noise in NOISES:
+            at = [c for c in cells if c.noise == noise and c.seed == 1 and c.model.d_model == 96]
+            assert {(c.share, c.samples) for c in at} == {
+                (1.0, None), (0.1, None), (0.5, None), (1.0, phases.FEW)
+            }  # fmt: skip
+
+    def test_the_first_cells_are_a_small_comparison_of_all_architectures(self) -> None:
+        cells = cells_of(find(phases.NAME), "matched")
+        first = cells[: len(phases.KINDS) * len(phases.variants(plain()))]
+        assert {phases.architecture(c) for c in first} == set(phases.KINDS)
+        assert {c.seed for c in first} == {1}
+        assert cells_of(find(phases.NAME), "paper") == []
+
+    def test_cells_of_a_family_share_the_model_after_phase_1(self) -> None:
+        cell = cells_of(find(phases.NAME), "matched")[0]
+        rate = bf16.at_rate(dataclasses.replace(cell, noise="char_flip"), 1e-5, "bfloat16")
+        assert family(rate) == family(cell) and rate.clean_identity == cell.clean_identity
+        other = dataclasses.replace(cell, seed=9)
+        assert other.base_identity != cell.base_identity
+        longer = dataclasses.replace(cell, clean=dataclasses.replace(cell.clean, epochs=3))
+        assert longer.base_identity == cell.base_identity
+        assert longer.clean_identity != cell.clean_identity
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"noise": "x"}, "noise is 'x', allowed: none, char_flip"),
+            ({"share": 0.5}, "share is 0.5, allowed: more than 0 and at most 1; 1 without noise"),
+            ({"samples": 0}, "samples is 0, allowed: None, or at least 1"),
+            ({"seed": -1}, "seed is -1, allowed: 0 or more"),
+            ({"weights": "float16"}, "weights is 'float16', allowed: float32, bfloat16"),
+            ({"scored": "x"}, "scored is 'x', allowed: answer, whole"),
+        ],
+    )
+    def test_bad_cells_are_refused(self, changes: dict, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(plain(), **changes)
+
+    def test_the_vocabulary_must_be_the_tokenizers(self) -> None:
+        model = dataclasses.replace(plain().model, vocab_size=401)
+        with pytest.raises(ValueError, match="vocab_size is 401, allowed: 400, the tokens"):
+            dataclasses.replace(plain(), model=model)
+
+
+class TestRows:
+    def test_phases_ask_the_same_and_differ_in_answers(self) -> None:
+        cell = dataclasses.replace(plain(), noise="char_flip")
+        questions = open_questions(cell.world, cell.seed, cell.base)
+        asked, clean = phase_answers(cell, "clean", questions)
+        same, noisy = phase_answers(cell, "noisy", questions)
+        assert asked == same and noisy == [answer[::-1] for answer in clean]
+        assert phase_answers(cell, "again", questions) == (asked, clean)
+
+    def test_few_questions_come_again_and_again(self) -> None:
+        cell = dataclasses.replace(plain(), noise="char_flip", samples=3)
+        questions = open_questions(cell.world, cell.seed, cell.base)
+        prompts, answers = phase_answers(cell, "noisy", questions)
+        assert len(prompts) == len(answers) == len(questions.prompts)
+        assert len(set(zip(prompts, answers, strict=True))) == 3
+
+    def test_examples_in_context_are_noisy_and_not_asked(self) -> None:
+        cell = dataclasses.replace(plain(), noise="word_flip")
+        questions = open_questions(cell.world, cell.seed, cell.base)
+        prompts, items = in_context(cell, questions)
+        assert len(prompts) == len(items) == 2 * (len(questions.world.facts) - 5)
+        for prompt, item in zip(prompts, items, strict=True):
+            assert prompt.count(" of ") >= 5 and prompt.endswith(f"{item.question}\n")
+            lines = prompt.splitlines()
+            assert len(lines) == 11 and all(line.startswith(". ") for line in lines[1::2])
+            name = questions.world.facts[item.fact].name
+            assert name not in "".join(lines[:-1])
+
+    def test_no_phrasing_of_the_test_is_trained(self) -> None:
+        cell = plain()
+        questions = open_questions(cell.world, cell.seed, cell.base)
+        assert not set(questions.prompts) & set(questions.asked)
+
+
+class TestRun:
+    def test_every_phase_is_measured(self, outcomes: list[Outcome]) -> None:
+        assert [o.status for o in outcomes] == ["done"] * 4
+        assert [o.cell for o in outcomes] == trained()
+        control, flip, half, few = (o.metrics for o in outcomes)
+        # all begin with one model after phase 1
+        assert len({m["content_clean"] for m in (control, flip, half, few)}) == 1
+        assert flip["form_plain_noisy"] <= control["form_plain_noisy"]
+        assert control["content_echo"] == 0 < control["their_accuracy_echo"]
+        assert "in_context_own_clean" in flip and "in_context_own_clean" not in few
+        assert control["noise_noisy"] == 0 and 0 <= flip["noise_noisy"] <= 1
+        for metrics in (control, flip, half, few):
+            for phase in ("base", "clean", "noisy", "again"):
+                assert 0 <= metrics[f"content_{phase}"] <= 1
+                assert metrics[f"train_loss_{phase}"] > 0
+        facts = outcomes[1].facts
+        assert facts["together"] == 4 and set(facts["examples"]) >= {"asked", "clean", "noisy"}
+
+    def test_the_table_of_answers_gives_the_metrics(self, outcomes: list[Outcome]) -> None:
+        for o in outcomes:
+            assert o.curves is not None and set(o.curves["phase"]) == {0, 1, 2, 3}
+            for number, phase in enumerate(("base", "clean", "noisy", "again")):
+                part = o.curves[o.curves["phase"] == number]
+                assert len(part) == o.metrics["questions"] == 24
+                assert part["content"].mean() == pytest.approx(o.metrics[f"content_{phase}"])
+
+    def test_an_interrupted_family_goes_on_to_the_same_numbers(
+        self, outcomes: list[Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from lib.training import phases as training
+
+        def stop_in(phase: str) -> None:
+            def train(runs: list, *args: object, **options: object) -> list:
+                if runs[0].file.phase == phase:
+                    options["deadline"] = time.monotonic() + 0.05
+                return original(runs, *args, **options)
+
+            monkeypatch.setattr(training, "train_phase", train)
+
+        original = training.train_phase
+        for phase in ("clean", "noisy", "again"):
+            stop_in(phase)
+            stopped = list(phases.run(trained(), context(tmp_path)))
+            assert {o.status for o in stopped} == {"stopped"} and len(stopped) == 4
+        monkeypatch.setattr(training, "train_phase", original)
+        done = list(phases.run(trained(), context(tmp_path)))
+        for a, b in zip(outcomes, done, strict=True):
+            assert a.cell == b.cell and b.status == "done"
+            assert a.metrics == pytest.approx(b.metrics, nan_ok=True)
+        left = sorted(path.name for path in tmp_path.iterdir())
+        assert len(left) == 2 and all(name.startswith("shared-") for name in left)
+
+    def test_shared_weights_serve_other_noises(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from lib.experiments import _noise_family
+
+        cells = trained()
+        list(phases.run(cells[:1], context(tmp_path)))
+        monkeypatch.setattr(_noise_family, "text_loss", None)  # nothing is pretrained again
+        (outcome,) = phases.run(cells[1:2], context(tmp_path))
+        assert outcome.status == "done"
+        base, clean = sorted(tmp_path.glob("shared-*"))
+        base, clean = (base, clean) if "-base-" in base.name else (clean, base)
+        clean.write_bytes(base.read_bytes())
+        with pytest.raises(CheckpointError, match=r"phase base, not to .*, phase clean"):
+            list(phases.run(cells[1:2], context(tmp_path)))
+
+
+def test_flows_of_facts_counted_by_hand() -> None:
+    def table(known: list[int]) -> pd.DataFrame:
+        names = ["content", "clean", "noise", "novel", "their_accuracy", "their_flip",
+                 "their_english", "form_plain", "form_char_flip", "form_word_flip",
+                 "form_transliteration"]  # fmt: skip
+        frame = pd.DataFrame({name: [float(k) for k in known] for name in names})
+        return frame.assign(fact=[0, 0, 1, 1, 2])
+
+    tables = {
+        "clean": table([1, 1, 1, 0, 0]), "noisy": table([1, 0, 0, 0, 1]),
+        "again": table([1, 1, 0, 1, 0]),
+    }  # fmt: skip
+    found = summarise(tables, "plain")
+    assert {name: found[name] for name in FLOWS} == pytest.approx(
+        {"kept": 1 / 3, "back": 1 / 2, "lost": 1 / 3, "gained": 1 / 2}
+    )
+    assert found["recovery"] == 1.0 and found["content_again_p"] == 1.0
+    none = summarise({k: table([0] * 5) for k in tables}, "plain")
+    assert none["kept"] is None and none["recovery"] is None and none["gained"] == 0
+
+
+def test_noisy_facts_are_told_from_the_others(outcomes: list[Outcome]) -> None:
+    half = outcomes[2]
+    questions = open_questions(half.cell.world, half.cell.seed, half.cell.base)
+    chosen = questions.chosen(half.cell, questions.world.test)
+    assert sum(chosen) == len(chosen) / 2
+    facts = {item.fact: c for item, c in zip(questions.world.test, chosen, strict=True)}
+    assert sum(facts.values()) == len(facts) / 2  # noise belongs to facts
+    assert half.curves is not None
+    noisy = half.curves[half.curves["phase"] == 2]
+    for side, wanted in (("chosen", True), ("others", False)):
+        part = noisy[[c == wanted for c in chosen]]
+        for name in ("content", "noise"):
+            assert part[name].mean() == pytest.approx(half.metrics[f"{name}_{side}_noisy"])
+    assert outcomes[1].metrics["noise_others_noisy"] is None  # all facts are noisy
+    assert outcomes[1].metrics["noise_chosen_noisy"] == outcomes[1].metrics["noise_noisy"]
+
+
+def test_weights_that_experiments_share_lie_beside_their_folders(tmp_path: Path) -> None:
+    assert shared_folder(Context()) is None
+    own = tmp_path / "noise.matched" / "checkpoints"
+    assert shared_folder(context(own)) == tmp_path / "noise-shared"
+    other = tmp_path / "noise.bf16" / "checkpoints"
+    assert shared_folder(context(other)) == tmp_path / "noise-shared"
+    assert shared_folder(context(tmp_path)) == tmp_path
+
+
+class TestPage:
+    def test_frame_and_tables(self, outcomes: list[Outcome]) -> None:
+        frame = phases.frame(records(outcomes))
+        assert frame["noise"].tolist() == [cell.noise for cell in trained()]
+        whole = phases.on_all_facts(frame, frame["size"].iloc[0])
+        assert whole["noise"].tolist() == [NONE, "char_flip"]
+        table = phases.table(whole)
+        assert len(table) == 2 and table["known after 1"].between(0, 100).all()
+        few = phases.few_and_in_context(frame)
+        assert few["noise"].tolist() == ["char_flip"]
+        empty = phases.frame([])
+        for made in (phases.on_all_facts(empty, "1M"), phases.table(empty)):
+            assert not len(made)
+        assert not len(phases.few_and_in_context(empty))
+        assert len(phases.few_and_in_context(frame[frame["noise"] == NONE])) == 0
+
+    def test_figures_show_means_and_intervals(self, outcomes: list[Outcome]) -> None:
+        frame = phases.frame(records(outcomes))
+        seeds = [frame.assign(seed=s, content_again=s / 10) for s in (1, 2, 3)]
+        frame = pd.concat(seeds, ignore_index=True)
+        figure = figures.phases(frame, "content", "t", [NONE, "char_flip"])
+        shown = [t for t in figure.data if t.showlegend is not False]
+        assert len(shown) == 1 and shown[0].name.endswith("(3 seeds)")
+        assert shown[0].y[3] == pytest.approx(20) and shown[0].error_y.array[3] == pytest.approx(
+            24.84, abs=0.1
+        )
+        assert figure.layout.yaxis.title.text == "content accuracy"
+        one = figures.phases(frame[frame["seed"] == 1], "noise", "t", ["char_flip"])
+        assert "interval over facts" in one.data[0].name
+        mixed = figures.mixed(frame, ["noise_noisy"], "t", ["irrelevant", "char_flip"])
+        assert [list(t.x) for t in mixed.data] == [[50.0], [100.0]]
+        bars = figures.flows(frame, "t", [NONE, "char_flip"])
+        assert len(bars.data) == len(figures.FLOWS)
+
+    def test_an_example_shows_a_question_in_each_phase(self) -> None:
+        shown = phases.example(dataclasses.replace(plain(), noise="char_flip"))
+        assert shown["phase"].tolist() == ["clean", "noisy", "again", "asked"]
+        assert shown["answer"][1] == shown["answer"][0][::-1]
+
+
+def test_architectures_in_pairs_of_facts(
+    outcomes: list[Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def table(content: list[int]) -> pd.DataFrame:
+        rows = [
+            {"phase": phase, "fact": n // 2, "content": value, "noise": 0}
+            for phase in range(4)
+            for n, value in enumerate(content)
+        ]
+        return pd.DataFrame(rows)
+
+    made = {
+        ("A", 1): table([1, 1, 1, 0, 0, 0, 1, 1]), ("B", 1): table([0, 0, 0, 0, 0, 0, 1, 1]),
+        ("A", 2): table([1, 1, 0, 0, 0, 0, 0, 0]), ("B", 2): table([0, 0, 1, 0, 0, 0, 1, 1]),
+        ("A", 3): table([1] * 8),
+    }  # fmt: skip
+    kept = [Record("x", 1, {"model": m, "seed": s}, f"{m}{s}", "done", {}, {}) for m, s in made]
+    monkeypatch.setattr(
+        Record, "read_curves", lambda self: made[self.config["model"], self.config["seed"]]
+    )
+    found = pairs(kept, lambda r: (r.config["model"], "char_flip", r.config["seed"]))
+    assert list(found.columns) == COLUMNS and len(found) == 3
+    row = found[(found["measure"] == "content") & (found["phase"] == "again")].iloc[0]
+    # facts: seed 1 differs by 1, 1/2, 0, 0; seed 2 by 1, -1/2, 0, -1; seed 3 has no partner
+    assert row["difference"] == pytest.approx(100 * 1 / 8) and row["models"] == "A – B"
+    assert (row["seeds"], row["same sign"]) == (2, 1) and 0.1 < row["p"] <= 1
+    assert found[found["measure"] == "noise"]["p"].tolist() == [1.0]
+    assert not len(phases.compared([], "1M"))
+    monkeypatch.undo()
+    size = phases.frame(records(outcomes))["size"].iloc[0]
+    assert not len(phases.compared(records(outcomes), size))  # one architecture has no pair
+
+
+class TestBf16:
+    def test_cells_differ_in_rate_and_storage_alone(self) -> None:
+        cells = cells_of(find(bf16.NAME), "matched")
+        assert len(cells) == len(bf16.SEEDS) * len(bf16.RATES) * 2
+        assert len({family(cell) for cell in cells}) == len(bf16.SEEDS)
+        assert bf16.readable(cells[3]) == "mamba1-1M-char-flip-bfloat16-lr3e-06-s1"
+
+    def test_tiny_updates_round_away_and_nothing_is_learnt(self) -> None:
+        cells = cells_of(find(bf16.NAME), "quick")
+        low = [cell for cell in cells if cell.noisy.lr_peak == 1e-5]
+        full, half = bf16.run(low, context())
+        assert full.cell.weights == "float32" and half.cell.weights == "bfloat16"
+        assert full.metrics["unmoved"] < 0.2 < 0.5 < half.metrics["unmoved"]
+        assert half.metrics["unmoved"] == pytest.approx(full.metrics["would_round_away"], abs=0.1)
+        frame = bf16.frame(records([full, half], bf16.NAME))
+        assert frame["rate"].tolist() == [1e-5, 1e-5]
+        assert bf16.table(frame)["weights"].tolist() == ["bfloat16", "float32"]
+        figure = figures.rates(frame, "t")
+        assert len(figure.data) == 8 and figure.layout.xaxis3.title.text == "learning rate"
+        assert not len(bf16.table(bf16.frame([])))
+        moved = figures.lost_by_size([3e-6], "t").data[0]
+        assert moved.y[0] == 100 and moved.y[-1] == 0
