@@ -1,4 +1,4 @@
-"""Language models of equal size: four architectures, five sizes.
+"""Language models of equal size: four architectures, six sizes.
 
 Equal means parameters outside the embedding, which all share with the head: within 3 % of the
 size's number. At one size all have one width; the number of layers makes up the rest. A size that
@@ -48,6 +48,7 @@ class Size:
 
 SIZES = {
     "1M": Size(1_000_000, 96, 32, 64, 256, 56, (15, 14, 9, 6)),
+    "2M": Size(2_000_000, 128, 32, 64, 344, 72, (17, 17, 10, 7)),
     "5M": Size(5_000_000, 192, 64, 64, 512, 120, (20, 20, 11, 7)),
     "16M": Size(16_100_000, 320, 64, 128, 864, 208, (24, 23, 13, 8)),
     "27M": Size(27_000_000, 384, 64, 128, 1024, 264, (28, 27, 15, 9)),

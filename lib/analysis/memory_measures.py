@@ -1,0 +1,316 @@
+"""All that is measured of one decoder: numbers for claims, and small tables for the pages.
+
+The pages on word classes, kinds of text, positions and prevalence look at the same decoders, so each
+is measured once, with its controls (:mod:`lib.analysis.memory_controls`). Tables are aggregated and
+put into one, whose column ``table`` tells them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lib.analysis import memory_controls as controls
+from lib.analysis import omission
+from lib.analysis.forgetting import exact_matches, rouge, token_accuracy, token_table, word_table
+from lib.models.autoencoder import Decoded, StateAutoencoder, map_states, state_floats
+from lib.tasks.memory_text import Asked
+
+WRITERS = ("", "untrained_", "zero_", "shuffled_", "alone_")
+AT_ONCE = 1024  # chunks decoded together: a step costs the same for one as for hundreds
+READ_TOKENS = 32_768  # of which the logits are held at once
+DRAWS = 500  # of chunks, for the intervals of tables
+LEAST = 20  # occurrences of a word class, or of a token, that count
+LEFT_OUT = ("X", "INTJ")  # of the word classes, as in the paper
+EXAMPLES = 2  # of each category, kept as text
+
+Metrics = dict[str, float | None]
+
+
+# -- writing --------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def write_all(model: StateAutoencoder, tokens: Tensor, at_once: int = AT_ONCE) -> dict[str, Decoded]:
+    """What the decoder and each control write of chunks (b, L), by the prefixes of WRITERS.
+
+    What the trained decoder writes from three states is decoded in one go. From zeros it writes one
+    text, whatever the chunk.
+    """
+    found: dict[str, list[Decoded]] = {name: [] for name in WRITERS}
+    for part in tokens.split(at_once):
+        count = len(part)
+        states, disorder = model.encode(part), model.encode(controls.shuffle(part))
+        zeros = map_states(model.encode(part[:1]), torch.zeros_like)
+        joined = [
+            type(own)(*(torch.cat(each) for each in zip(own, other, none, strict=True)))
+            for own, other, none in zip(states, disorder, zeros, strict=True)
+        ]
+        written, lengths = model.decode(joined, 2 * count + 1)
+        found[""].append(Decoded(written[:count], lengths[:count]))
+        found["shuffled_"].append(Decoded(written[count:-1], lengths[count:-1]))
+        found["zero_"].append(
+            Decoded(written[-1:].expand(count, -1), lengths[-1:].expand(count))
+        )  # fmt: skip
+        found["untrained_"].append(model.decode(states, count, untrained=True))
+        found["alone_"].append(
+            controls.in_batches(
+                lambda few: controls.language_model_alone(model, few), part, _few(part)
+            )
+        )
+    return {name: _joined(parts) for name, parts in found.items()}
+
+
+@torch.no_grad()
+def write(model: StateAutoencoder, tokens: Tensor, at_once: int = AT_ONCE) -> Decoded:
+    """What the decoder alone writes of chunks (b, L)."""
+    return controls.in_batches(model.reconstruct, tokens, at_once)
+
+
+def _few(tokens: Tensor) -> int:
+    return max(1, READ_TOKENS // tokens.shape[1])
+
+
+def _joined(parts: Sequence[Decoded]) -> Decoded:
+    written, lengths = zip(*parts, strict=True)
+    return Decoded(torch.cat(written), torch.cat(lengths))
+
+
+@torch.no_grad()
+def perplexities(model: StateAutoencoder, tokens: Tensor) -> list[float]:
+    """Perplexity of each chunk under the frozen language model."""
+    found = [
+        controls.perplexity(model.encoder, part, model.config.bos)
+        for part in tokens.split(_few(tokens))
+    ]
+    return torch.cat(found).tolist()
+
+
+# -- whole chunks ---------------------------------------------------------------------------
+
+
+def scores(
+    model: StateAutoencoder, tokens: Tensor, written: Decoded, decode: Callable[[list[int]], str]
+) -> pd.DataFrame:
+    """One row a chunk: ROUGE F1, scorable, token_accuracy, exact, similarity."""
+    rows, references = written.rows(), tokens.tolist()
+    table = rouge([decode(row) for row in references], [decode(row) for row in rows])
+    table["token_accuracy"] = token_accuracy(references, rows)
+    table["exact"] = exact_matches(references, rows)
+    table["similarity"] = similarity(model.encoder.embedding.weight, tokens, written)
+    return table.astype(float)
+
+
+@torch.no_grad()
+def similarity(embedding: Tensor, tokens: Tensor, written: Decoded) -> list[float]:
+    """Cosine between the mean token vectors of two texts, a second opinion beside matching words:
+    a word in place of a like one costs less. The vectors are the frozen language model's own input
+    embedding, less their mean, which all have in common. 0 where nothing was written.
+
+    Args:
+        embedding: (v, m). tokens: (b, L).
+    """
+    vectors = embedding.float() - embedding.float().mean(0)
+    kept = torch.arange(written.tokens.shape[1], device=tokens.device) < written.lengths[:, None]
+    found = (vectors[written.tokens] * kept[..., None]).sum(1)
+    return F.cosine_similarity(vectors[tokens].sum(1), found, dim=1).tolist()
+
+
+# -- all of it ------------------------------------------------------------------------------
+
+
+def measure(
+    model: StateAutoencoder, asked: Asked, decode: Callable[[list[int]], str],
+    frequency: np.ndarray, tagged: Asked | None = None,
+) -> tuple[Metrics, pd.DataFrame]:  # fmt: skip
+    """Numbers and tables of a trained decoder.
+
+    Args:
+        asked: chunks of text that it has never seen.
+        frequency: (v,) how often each token stands in the text of pretraining.
+        tagged: other chunks, with tags; None takes the tags of `asked`, if it has any.
+
+    Returns:
+        metrics: for each writer of WRITERS, as a prefix, rouge1, rouge2, rougeL, token_accuracy,
+        exact, similarity and omission; by category; by word class (see :func:`by_class`); by
+        position; correlations with frequency and perplexity; sizes. And the tables: column
+        ``table`` is category, position, frequency, perplexity, label, pos, entity, example, or one
+        of these with ``_pairs``; ``writer`` a prefix of WRITERS.
+    """
+    tokens = asked.chunks.tokens.to(model.decoder.embedding.weight.device)
+    written = write_all(model, tokens)
+    rows = {name: one.rows() for name, one in written.items()}
+    perplexity = perplexities(model, tokens)
+    counts = dict(enumerate(frequency.tolist()))
+    metrics: Metrics = {}
+    tables: list[pd.DataFrame] = []
+    for name, one in written.items():
+        whole = scores(model, tokens, one, decode)
+        if name:
+            whole = whole.drop(columns="scorable")  # of the text asked for: the same for all
+        items = token_table(
+            asked.chunks, rows[name], perplexity=perplexity, frequency=counts, labels=asked.labels
+        )
+        means = whole.mean().to_dict() | {"omission": 1 - float(items["found"].mean())}
+        metrics |= {f"{name}{key}": float(value) for key, value in means.items()}
+        for category, own in whole.groupby(asked.chunks.categories):
+            metrics |= {f"{name}{key}_{category}": float(own[key].mean())
+                        for key in ("rouge1", "token_accuracy", "similarity")}  # fmt: skip
+        metrics |= {
+            f"{name}omission_{key}": value for key, value in _means(items, "category").items()
+        }
+        if "label" in items:
+            found = _means(items, "label")
+            metrics |= {f"{name}omission_label_{key}": value for key, value in found.items()}
+        if name in ("", "zero_", "alone_"):
+            tables += _token_tables(items, asked.chunks.tokens.shape[1], name)
+        if not name:
+            metrics |= _positions(items) | _prevalence(items, whole["token_accuracy"], perplexity)
+    words = tagged or asked
+    if words.tagged is not None:
+        device = tokens.device
+        mine = rows if tagged is None else {"": write(model, words.chunks.tokens.to(device)).rows()}
+        found, more = by_class(words, {k: v for k, v in mine.items() if k in ("", "alone_")})
+        metrics |= found
+        tables += more
+    tables.append(_examples(asked, rows[""], decode))
+    metrics["chunks"] = float(len(tokens))
+    metrics["perplexity"] = float(np.mean(perplexity))
+    metrics["state_floats"] = float(state_floats(model.encode(tokens[:1])))
+    metrics["n_parameters"] = float(sum(p.numel() for p in model.decoder.parameters()))
+    return metrics, pd.concat(tables, ignore_index=True)
+
+
+def _means(items: pd.DataFrame, by: str) -> dict[str, float]:
+    return {str(key): 1 - float(v) for key, v in items.groupby(by)["found"].mean().items()}
+
+
+def _named(table: pd.DataFrame, name: str, by: str, writer: str = "") -> pd.DataFrame:
+    """Rates by `by` as rows of the whole table: numbers go to x, names to group."""
+    out = table.rename(columns={by: "x" if pd.api.types.is_numeric_dtype(table[by]) else "group"})
+    return out.assign(table=name, writer=writer)
+
+
+def _token_tables(items: pd.DataFrame, length: int, writer: str) -> list[pd.DataFrame]:
+    items = items.assign(
+        position=omission.position_bins(items["position"], length),
+        perplexity=omission.perplexity_bins(items["perplexity"]).clip(max=200),
+        frequency=omission.frequency_bins(items["frequency"]),
+    )  # fmt: skip
+    names = ["category", "position", "perplexity", "frequency", *(["label"] * ("label" in items))]
+    out = [_named(omission.rates(items, by, draws=DRAWS), by, by, writer) for by in names]
+    if not writer:
+        out += [_pairs(items, by) for by in ("category", "label") if by in names]
+    return out
+
+
+def _pairs(items: pd.DataFrame, by: str) -> pd.DataFrame:
+    found = omission.pairwise_tests(items, by)
+    return found.rename(columns={"a": "group", "b": "other"}).assign(table=f"{by}_pairs", writer="")
+
+
+def _positions(items: pd.DataFrame) -> Metrics:
+    """Omission in the first and the last quarter of a chunk, and its slope over the whole."""
+    place = items["position"] / (items["position"].max() + 1)
+    lost = 1.0 - items["found"]
+    slope = float(np.polyfit(place, lost, 1)[0])
+    return {
+        "omission_first_quarter": float(lost[place < 0.25].mean()),
+        "omission_last_quarter": float(lost[place >= 0.75].mean()),
+        "omission_slope": slope,
+    }
+
+
+def _prevalence(items: pd.DataFrame, accuracy: pd.Series, perplexity: list[float]) -> Metrics:
+    """Spearman's rho of omission with how often a token stands in the pretraining text, over kinds
+    of tokens and within categories (mean), and with the perplexity of a chunk."""
+    out: Metrics = {"rho_frequency": _rho(items), "rho_perplexity": None}
+    inside = [_rho(own) for _, own in items.groupby("category")]
+    known = [value for value in inside if value is not None]
+    out["rho_frequency_within"] = float(np.mean(known)) if known else None
+    lost = 1 - items.groupby("chunk")["found"].mean()
+    if len(lost) > 2 and lost.nunique() > 1:
+        out["rho_perplexity"] = omission.rank_correlation(perplexity, lost.tolist())[0]
+    return out
+
+
+def _rho(items: pd.DataFrame) -> float | None:
+    kinds = items.groupby("token").agg(
+        frequency=("frequency", "first"), found=("found", "mean"), count=("found", "size")
+    )
+    kinds = kinds[kinds["count"] >= LEAST]
+    if len(kinds) < 3 or kinds["found"].nunique() < 2 or kinds["frequency"].nunique() < 2:
+        return None
+    return omission.rank_correlation(kinds["frequency"].tolist(), (1 - kinds["found"]).tolist())[0]
+
+
+# -- words ----------------------------------------------------------------------------------
+
+
+def by_class(
+    words: Asked, rows: dict[str, list[list[int]]]
+) -> tuple[Metrics, list[pd.DataFrame]]:  # fmt: skip
+    """Omission by part of speech and by entity.
+
+    Returns:
+        metrics: ``omission_pos_NUM`` and the like, with ``standardised_pos_NUM`` beside it;
+        ``omission_pos_most``, the largest of the classes but numbers, and likewise for entities but
+        organisations, so that a claim can hold one against the other. And tables.
+    """
+    assert words.tagged is not None
+    metrics: Metrics = {}
+    tables = []
+    for writer, written in rows.items():
+        items = word_table(words.chunks, written, words.tagged, words.encoded)
+        items = items[~items["pos"].isin(LEFT_OUT)]
+        for by, own in (("pos", "NUM"), ("entity", "Organization")):
+            sizes = items[by].value_counts()
+            kept = items[items[by].isin(sizes[sizes >= LEAST].index)]
+            if not len(kept):
+                continue
+            rates = omission.rates(kept, by, draws=DRAWS)
+            plain = dict(zip(rates[by], rates["omission"], strict=True))
+            metrics |= _against(f"{writer}omission_{by}", plain, own)
+            try:
+                even = omission.standardised(kept, by)
+            except ValueError:  # no size of words that all classes have
+                even = None
+            if even is not None:
+                adjusted = dict(zip(even[by], even["standardised"], strict=True))
+                metrics |= _against(f"{writer}standardised_{by}", adjusted, own)
+                rates = rates.assign(standardised=[adjusted.get(key) for key in rates[by]])
+            tables.append(_named(rates, by, by, writer))
+            if not writer and len(plain) > 1:
+                tables.append(_pairs(kept, by))
+    return metrics, tables
+
+
+def _against(name: str, values: dict[str, float], own: str) -> Metrics:
+    out: Metrics = {f"{name}_{key}": float(value) for key, value in values.items()}
+    others = [value for key, value in values.items() if key != own]
+    if others and own in values:
+        out[f"{name}_most"] = float(max(others))
+    return out
+
+
+def _examples(
+    asked: Asked, rows: list[list[int]], decode: Callable[[list[int]], str]
+) -> pd.DataFrame:
+    """A few chunks as text, what was written of them, and as 0 and 1 which tokens came back."""
+    from lib.analysis.forgetting import found_by_occurrence
+
+    out = []
+    for category in sorted(set(asked.chunks.categories)):
+        for index in np.flatnonzero(asked.chunks.categories == category)[:EXAMPLES].tolist():
+            tokens = asked.chunks.tokens[index].tolist()
+            flags = found_by_occurrence(tokens, rows[index])
+            pieces = "\x1f".join(decode([token]) for token in tokens)
+            marks = "".join("01"[flag] for flag in flags)
+            out.append((category, pieces, decode(rows[index]), marks))
+    found = pd.DataFrame(out, columns=["group", "text", "written", "marks"])
+    return found.assign(table="example", writer="")
