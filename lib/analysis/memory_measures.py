@@ -110,12 +110,14 @@ def scores(
 def similarity(embedding: Tensor, tokens: Tensor, written: Decoded) -> list[float]:
     """Cosine between the mean token vectors of two texts, a second opinion beside matching words:
     a word in place of a like one costs less. The vectors are the frozen language model's own input
-    embedding, less their mean, which all have in common. 0 where nothing was written.
+    embedding, less the mean over all the texts asked for, so that texts with nothing but common
+    words in common score about 0. 0 where nothing was written.
 
     Args:
         embedding: (v, m). tokens: (b, L).
     """
-    vectors = embedding.float() - embedding.float().mean(0)
+    vectors = embedding.float()
+    vectors = vectors - vectors[tokens.flatten()].mean(0)
     kept = torch.arange(written.tokens.shape[1], device=tokens.device) < written.lengths[:, None]
     found = (vectors[written.tokens] * kept[..., None]).sum(1)
     return F.cosine_similarity(vectors[tokens].sum(1), found, dim=1).tolist()

@@ -104,14 +104,14 @@ def quick_language(
     training = TrainingConfig(
         epochs=4, warmup_epochs=1, batch_size=16, lr_start=1e-4, lr_peak=5e-3, lr_end=1e-4
     )
-    tiny = LanguageModelConfig(320, 2, (Mamba1Config(32, d_state=8),), tie_embeddings=True)
+    tiny = LanguageModelConfig(320, 2, (Mamba1Config(48, d_state=8),), tie_embeddings=True)
     return LanguageCell(task, model or tiny, training, seed)
 
 
 def quick_decoder(language: LanguageCell, length: int, **more: Any) -> MemoryCell:
     """A decoder of a tiny language model."""
     training = TrainingConfig(
-        epochs=4, warmup_epochs=1, batch_size=512 // length, lr_start=1e-4, lr_peak=5e-3,
+        epochs=4, warmup_epochs=1, batch_size=512 // length, lr_start=1e-4, lr_peak=1e-2,
         lr_end=1e-4,
     )  # fmt: skip
     return MemoryCell(
