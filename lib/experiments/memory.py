@@ -45,6 +45,7 @@ CORPORA = {"kinds": (KINDS, 2048, "built-in"), "local": (*TEXTS["debian"], "ud")
 READ_TOKENS, MEASUREMENTS = 32_768_000, 20  # of pretraining
 BATCH_TOKENS = 16_384  # of a decoder's training
 DECODER_STEPS, DECODER_MEASUREMENTS = 1000, 10
+KEPT_LENGTHS = (8, 16, 32, 64)  # of a model small enough to be published with the book
 
 
 def chunk_task(length: int) -> ReconstructionConfig:
@@ -116,7 +117,7 @@ def quick_decoder(language: LanguageCell, length: int, **more: Any) -> MemoryCel
     )  # fmt: skip
     return MemoryCell(
         language, chunk_task(length), training, epoch_chunks(training, 120), 40,
-        more.pop("tags", None), language.seed, **more,
+        more.pop("tags", None), language.seed, keep_weights=True, **more,
     )  # fmt: skip
 
 
@@ -157,7 +158,11 @@ def cells(profile: str) -> list[MemoryCell]:
         corpus, vocab, tags = CORPORA[name]
         language = language_cell(preset("mamba1", size, vocab), corpus, BPEConfig(vocab), seed)
         found += [decoder_cell(language, length, tags) for length in LENGTHS]
-    return found
+    corpus, _, tags = CORPORA["kinds"]
+    small = LanguageModelConfig(1024, 5, (Mamba1Config(96),), tie_embeddings=True)
+    language = language_cell(small, corpus, BPEConfig(1024), 1)
+    kept = [decoder_cell(language, n, tags, keep_weights=True) for n in KEPT_LENGTHS]
+    return [*found, *kept]
 
 
 def paper_cell(size: str, length: int) -> MemoryCell:
