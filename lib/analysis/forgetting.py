@@ -257,6 +257,22 @@ def word_table(
     return pd.DataFrame(rows, columns=names)
 
 
+def found_again(
+    table: pd.DataFrame, chunks: Chunks, written: Sequence[Sequence[int]]
+) -> pd.DataFrame:  # fmt: skip
+    """A :func:`word_table` for other reconstructions of the same chunks.
+
+    Raises:
+        ValueError: not one reconstruction a chunk.
+    """
+    _expect_pairs("written", len(written), len(chunks))
+    references, flags = chunks.tokens.tolist(), []
+    for chunk, own in table.groupby("chunk", sort=False):
+        spans = zip(own["position"], own["position"] + own["tokens"] - 1, strict=True)
+        flags += found_phrases(references[chunk], written[chunk], list(spans))
+    return table.assign(found=flags)
+
+
 def _expect_pairs(name: str, found: int, wanted: int) -> None:
     if found != wanted:
         raise ValueError(f"{name} has {found} entries, allowed: {wanted}, one for each")

@@ -1,13 +1,14 @@
 """All that is measured of one decoder: numbers for claims, and small tables for the pages.
 
-The pages on word classes, kinds of text, positions and prevalence look at the same decoders, so each
-is measured once, with its controls (:mod:`lib.analysis.memory_controls`). Tables are aggregated and
-put into one, whose column ``table`` tells them apart.
+The pages on word classes, kinds of text, positions and prevalence look at the same decoders, so
+each is measured once, with its controls (:mod:`lib.analysis.memory_controls`). Tables are
+aggregated and put into one, whose column ``table`` tells them apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -17,19 +18,29 @@ from torch import Tensor
 
 from lib.analysis import memory_controls as controls
 from lib.analysis import omission
-from lib.analysis.forgetting import exact_matches, rouge, token_accuracy, token_table, word_table
+from lib.analysis.forgetting import (
+    exact_matches,
+    found_again,
+    rouge,
+    token_accuracy,
+    token_table,
+    word_table,
+)
 from lib.models.autoencoder import Decoded, StateAutoencoder, map_states, state_floats
 from lib.tasks.memory_text import Asked
 
 WRITERS = ("", "untrained_", "zero_", "shuffled_", "alone_")
-AT_ONCE = 1024  # chunks decoded together: a step costs the same for one as for hundreds
+AT_ONCE = 2048  # chunks decoded together: a step costs the same for one as for hundreds
 READ_TOKENS = 32_768  # of which the logits are held at once
 DRAWS = 500  # of chunks, for the intervals of tables
 LEAST = 20  # occurrences of a word class, or of a token, that count
 LEFT_OUT = ("X", "INTJ")  # of the word classes, as in the paper
 EXAMPLES = 2  # of each category, kept as text
 
+TABLED = ("", "zero_", "alone_")  # writers whose omission is tabulated
+
 Metrics = dict[str, float | None]
+Decode = Callable[[list[int]], str]
 
 
 # -- writing --------------------------------------------------------------------------------
@@ -91,19 +102,47 @@ def perplexities(model: StateAutoencoder, tokens: Tensor) -> list[float]:
     return torch.cat(found).tolist()
 
 
-# -- whole chunks ---------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Observed:
+    """All that a device is needed for; what is made of it needs a processor.
+
+    Attributes:
+        rows: what each writer wrote of the chunks asked for, as tokens; by the prefixes of WRITERS.
+        similarity: of each, by writer.
+        perplexity: of each chunk.
+        tagged_rows: what the decoder wrote of other chunks, with tags; None if there are none.
+        sizes: of the state and of the decoder.
+    """
+
+    rows: dict[str, list[list[int]]]
+    similarity: dict[str, list[float]]
+    perplexity: list[float]
+    tagged_rows: list[list[int]] | None
+    sizes: dict[str, float]
 
 
-def scores(
-    model: StateAutoencoder, tokens: Tensor, written: Decoded, decode: Callable[[list[int]], str]
-) -> pd.DataFrame:
-    """One row a chunk: ROUGE F1, scorable, token_accuracy, exact, similarity."""
-    rows, references = written.rows(), tokens.tolist()
-    table = rouge([decode(row) for row in references], [decode(row) for row in rows])
-    table["token_accuracy"] = token_accuracy(references, rows)
-    table["exact"] = exact_matches(references, rows)
-    table["similarity"] = similarity(model.encoder.embedding.weight, tokens, written)
-    return table.astype(float)
+def observe(model: StateAutoencoder, asked: Asked, tagged: Asked | None = None) -> Observed:
+    """Let the decoder and its controls write.
+
+    Args:
+        asked: chunks of text that the decoder has never seen. tagged: others, with tags.
+    """
+    embedding = model.encoder.embedding.weight
+    tokens = asked.chunks.tokens.to(embedding.device)
+    written = write_all(model, tokens)
+    others = None
+    if tagged is not None:
+        others = write(model, tagged.chunks.tokens.to(embedding.device)).rows()
+    return Observed(
+        {name: one.rows() for name, one in written.items()},
+        {name: similarity(embedding, tokens, one) for name, one in written.items()},
+        perplexities(model, tokens),
+        others,
+        {
+            "state_floats": float(state_floats(model.encode(tokens[:1]))),
+            "n_parameters": float(sum(p.numel() for p in model.decoder.parameters())),
+        },
+    )
 
 
 @torch.no_grad()
@@ -119,23 +158,36 @@ def similarity(embedding: Tensor, tokens: Tensor, written: Decoded) -> list[floa
     vectors = embedding.float()
     vectors = vectors - vectors[tokens.flatten()].mean(0)
     kept = torch.arange(written.tokens.shape[1], device=tokens.device) < written.lengths[:, None]
-    found = (vectors[written.tokens] * kept[..., None]).sum(1)
-    return F.cosine_similarity(vectors[tokens].sum(1), found, dim=1).tolist()
+    wanted = torch.stack([vectors[part].sum(0) for part in tokens])
+    parts = zip(written.tokens, kept, strict=True)
+    found = torch.stack([(vectors[part] * flag[:, None]).sum(0) for part, flag in parts])
+    return F.cosine_similarity(wanted, found, dim=1).tolist()
 
 
-# -- all of it ------------------------------------------------------------------------------
+# -- tables ---------------------------------------------------------------------------------
 
 
-def measure(
-    model: StateAutoencoder, asked: Asked, decode: Callable[[list[int]], str],
-    frequency: np.ndarray, tagged: Asked | None = None,
+def scores(
+    references: list[list[int]], rows: list[list[int]], decode: Decode, similar: list[float]
+) -> pd.DataFrame:
+    """One row a chunk: ROUGE F1, scorable, token_accuracy, exact, similarity."""
+    table = rouge([decode(row) for row in references], [decode(row) for row in rows])
+    table["token_accuracy"] = token_accuracy(references, rows)
+    table["exact"] = exact_matches(references, rows)
+    return table.astype(float).assign(similarity=similar)
+
+
+def tabulate(
+    observed: Observed, asked: Asked, decode: Decode, frequency: np.ndarray,
+    tagged: Asked | None = None,
 ) -> tuple[Metrics, pd.DataFrame]:  # fmt: skip
     """Numbers and tables of a trained decoder.
 
     Args:
-        asked: chunks of text that it has never seen.
+        decode: tokens to text.
         frequency: (v,) how often each token stands in the text of pretraining.
-        tagged: other chunks, with tags; None takes the tags of `asked`, if it has any.
+        asked, tagged: as they were observed; without `tagged` word classes are those of `asked`, if
+            it has any.
 
     Returns:
         metrics: for each writer of WRITERS, as a prefix, rouge1, rouge2, rougeL, token_accuracy,
@@ -144,47 +196,40 @@ def measure(
         ``table`` is category, position, frequency, perplexity, label, pos, entity, example, or one
         of these with ``_pairs``; ``writer`` a prefix of WRITERS.
     """
-    tokens = asked.chunks.tokens.to(model.decoder.embedding.weight.device)
-    written = write_all(model, tokens)
-    rows = {name: one.rows() for name, one in written.items()}
-    perplexity = perplexities(model, tokens)
+    references, perplexity = asked.chunks.tokens.tolist(), observed.perplexity
     counts = dict(enumerate(frequency.tolist()))
-    metrics: Metrics = {}
+    metrics: Metrics = dict(observed.sizes)
     tables: list[pd.DataFrame] = []
-    for name, one in written.items():
-        whole = scores(model, tokens, one, decode)
+    for name, rows in observed.rows.items():
+        whole = scores(references, rows, decode, observed.similarity[name])
         if name:
             whole = whole.drop(columns="scorable")  # of the text asked for: the same for all
         items = token_table(
-            asked.chunks, rows[name], perplexity=perplexity, frequency=counts, labels=asked.labels
+            asked.chunks, rows, perplexity=perplexity, frequency=counts, labels=asked.labels
         )
         means = whole.mean().to_dict() | {"omission": 1 - float(items["found"].mean())}
         metrics |= {f"{name}{key}": float(value) for key, value in means.items()}
         for category, own in whole.groupby(asked.chunks.categories):
             metrics |= {f"{name}{key}_{category}": float(own[key].mean())
                         for key in ("rouge1", "token_accuracy", "similarity")}  # fmt: skip
-        metrics |= {
-            f"{name}omission_{key}": value for key, value in _means(items, "category").items()
-        }
-        if "label" in items:
-            found = _means(items, "label")
-            metrics |= {f"{name}omission_label_{key}": value for key, value in found.items()}
-        if name in ("", "zero_", "alone_"):
+        for by, prefix in (("category", ""), ("label", "label_")):
+            if by in items:
+                found = _means(items, by)
+                metrics |= {f"{name}omission_{prefix}{key}": v for key, v in found.items()}
+        if name in TABLED:
             tables += _token_tables(items, asked.chunks.tokens.shape[1], name)
         if not name:
-            metrics |= _positions(items) | _prevalence(items, whole["token_accuracy"], perplexity)
-    words = tagged or asked
+            metrics |= _positions(items) | _prevalence(items, perplexity)
+    words, written = asked, {name: observed.rows[name] for name in ("", "alone_")}
+    if tagged is not None and observed.tagged_rows is not None:
+        words, written = tagged, {"": observed.tagged_rows}
     if words.tagged is not None:
-        device = tokens.device
-        mine = rows if tagged is None else {"": write(model, words.chunks.tokens.to(device)).rows()}
-        found, more = by_class(words, {k: v for k, v in mine.items() if k in ("", "alone_")})
+        found, more = by_class(words, written)
         metrics |= found
         tables += more
-    tables.append(_examples(asked, rows[""], decode))
-    metrics["chunks"] = float(len(tokens))
+    tables.append(_examples(asked, observed.rows[""], decode))
+    metrics["chunks"] = float(len(references))
     metrics["perplexity"] = float(np.mean(perplexity))
-    metrics["state_floats"] = float(state_floats(model.encode(tokens[:1])))
-    metrics["n_parameters"] = float(sum(p.numel() for p in model.decoder.parameters()))
     return metrics, pd.concat(tables, ignore_index=True)
 
 
@@ -228,7 +273,7 @@ def _positions(items: pd.DataFrame) -> Metrics:
     }
 
 
-def _prevalence(items: pd.DataFrame, accuracy: pd.Series, perplexity: list[float]) -> Metrics:
+def _prevalence(items: pd.DataFrame, perplexity: list[float]) -> Metrics:
     """Spearman's rho of omission with how often a token stands in the pretraining text, over kinds
     of tokens and within categories (mean), and with the perplexity of a chunk."""
     out: Metrics = {"rho_frequency": _rho(items), "rho_perplexity": None}
@@ -267,8 +312,9 @@ def by_class(
     assert words.tagged is not None
     metrics: Metrics = {}
     tables = []
+    every = word_table(words.chunks, rows[""], words.tagged, words.encoded)
     for writer, written in rows.items():
-        items = word_table(words.chunks, written, words.tagged, words.encoded)
+        items = every if not writer else found_again(every, words.chunks, written)
         items = items[~items["pos"].isin(LEFT_OUT)]
         for by, own in (("pos", "NUM"), ("entity", "Organization")):
             sizes = items[by].value_counts()
@@ -301,7 +347,7 @@ def _against(name: str, values: dict[str, float], own: str) -> Metrics:
 
 
 def _examples(
-    asked: Asked, rows: list[list[int]], decode: Callable[[list[int]], str]
+    asked: Asked, rows: list[list[int]], decode: Decode
 ) -> pd.DataFrame:
     """A few chunks as text, what was written of them, and as 0 and 1 which tokens came back."""
     from lib.analysis.forgetting import found_by_occurrence

@@ -11,7 +11,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -121,19 +122,34 @@ def train_decoders(cells: Sequence[MemoryCell], context: Context) -> Iterator[Ou
 
     for tags in {cell.tags for cell in cells}:
         check_tags(tags)
+    # counting takes seconds on a processor, in which a device can train the next decoder
+    with ThreadPoolExecutor(1) as counting:
+        before: Future[Outcome] | None = None
+        for future in _decoders(cells, context, counting):
+            if before is not None:
+                yield before.result()
+            before = future
+        if before is not None:
+            yield before.result()
+
+
+def _decoders(
+    cells: Sequence[MemoryCell], context: Context, counting: Executor
+) -> Iterator[Future[Outcome]]:  # fmt: skip
+    """Each cell's outcome, which may still be counted up."""
     known: tuple[Any, Loaded] | None = None
     for cell in cells:
         if known is None or known[0] != cell.language:
             known = None  # a large model leaves before the next one comes
             loaded = language_model(cell.language, context)
             if isinstance(loaded, Outcome):
-                yield Outcome(cell, loaded.status, loaded.reason)
+                yield counting.submit(Outcome, cell, loaded.status, loaded.reason)
                 if loaded.status == "stopped":
                     return
                 continue
             known = cell.language, loaded
-        outcome = _run_cell(cell, known[1], context)
-        yield outcome
+        outcome, finish = _run_cell(cell, known[1], context)
+        yield counting.submit(finish)
         if outcome.status == "stopped":
             return
 
@@ -157,11 +173,14 @@ def open_text(task: LanguageTask) -> LanguageData:
     return open_data(dataclasses.replace(task, corpus=corpus))
 
 
-def _run_cell(cell: MemoryCell, language: Loaded, context: Context) -> Outcome:
+def _run_cell(
+    cell: MemoryCell, language: Loaded, context: Context
+) -> tuple[Outcome, Callable[[], Outcome]]:
+    """An outcome, all but what is counted of its decoder, and what counts that."""
     import numpy as np
     import torch
 
-    from lib.analysis.memory_measures import measure
+    from lib.analysis.memory_measures import observe, tabulate
     from lib.models.autoencoder import AutoencoderConfig, StateAutoencoder
     from lib.ops import backends
     from lib.training.gradients import autocast
@@ -206,34 +225,40 @@ def _run_cell(cell: MemoryCell, language: Loaded, context: Context) -> Outcome:
         **language.facts,
     }
     del trainer
-    metrics: dict[str, float | None] = {}
-    curves = result.curves.assign(table="training")
-    weights = None
+    outcome = Outcome(
+        cell, result.status, result.reason, {}, result.curves.assign(table="training"), None, facts,
+        started,
+    )  # fmt: skip
+    observed = None
     if result.status == "done":
-        tokens = np.asarray(read.train.stream.tokens)
-        frequency = np.bincount(tokens, minlength=cell.model.vocab_size)
-        metrics, tables = measure(model.eval(), asked, data.tokenizer.decode, frequency, tagged)
-        metrics |= {f"language_{name}": value for name, value in language.metrics.items()}
-        curves = pd.concat([curves, tables], ignore_index=True)
-        weights = _weights(cell, model, data)
+        observed = observe(model.eval(), asked, tagged)
+        outcome.weights = _weights(cell, model, data)
     facts["peak_memory_bytes"] = (
         torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     )
-    return Outcome(
-        cell, result.status, result.reason, metrics, curves, weights, facts, started,
-        time.perf_counter() - clock,
-    )  # fmt: skip
+    outcome.wall_seconds = time.perf_counter() - clock
+
+    def finish() -> Outcome:
+        if observed is not None:
+            tokens = np.asarray(read.train.stream.tokens)
+            frequency = np.bincount(tokens, minlength=cell.model.vocab_size)
+            found, tables = tabulate(observed, asked, data.tokenizer.decode, frequency, tagged)
+            own = {f"language_{name}": value for name, value in language.metrics.items()}
+            outcome.metrics = {**found, **own}
+            outcome.curves = pd.concat([outcome.curves, tables], ignore_index=True)
+        return outcome
+
+    return outcome, finish
 
 
 def _asked(cell: MemoryCell, data: LanguageData) -> tuple[Asked, Asked | None]:
-    from lib.tasks.memory_text import ask, ask_tagged, held_out_documents
+    from lib.tasks.memory_text import ask, ask_tagged
 
-    documents = held_out_documents(data.corpus)
-    asked = ask(data, cell.task, cell.asked, documents)
+    asked = ask(data, cell.task, cell.asked)
     if cell.tags in (None, "built-in"):
         return asked, None
     assert cell.tags is not None
-    return asked, ask_tagged(data, cell.task, cell.tags, len(asked.chunks), documents)
+    return asked, ask_tagged(data, cell.task, cell.tags, len(asked.chunks))
 
 
 def _batches(cell: MemoryCell, data: LanguageData, device: torch.device) -> Any:

@@ -141,7 +141,7 @@ def cells(profile: str) -> list[MemoryCell]:
     text. quick: one tiny model, two lengths.
     """
     if profile == "quick":
-        return [quick_decoder(quick_language(), length, tags="built-in") for length in (4, 16)]
+        return [quick_decoder(quick_language(), length, tags="built-in") for length in (4, 8)]
     if profile == "paper":
         return [paper_cell(size, length) for size in PUBLISHED for length in LENGTHS]
     if profile != "matched":

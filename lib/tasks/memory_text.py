@@ -9,8 +9,9 @@ five kinds has a part of speech for each word, the built-in stories a category f
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,8 @@ def held_out_documents(corpus: Corpus) -> list[Document]:
 def _category(row: Any) -> str:
     if isinstance(row, dict):
         meta = row.get("meta")
-        name = row.get("category") or (meta.get("pile_set_name") if isinstance(meta, dict) else None)
-        if name:
+        own = meta.get("pile_set_name") if isinstance(meta, dict) else None
+        if name := row.get("category") or own:
             return RENAMED.get(str(name), str(name))
     return "text"
 
@@ -135,33 +136,57 @@ def _local_categories(source: LocalText, part: Iterable[str]) -> list[str]:
 # -- what is asked for ----------------------------------------------------------------------
 
 
-def ask(
-    data: LanguageData, task: ReconstructionConfig, per_category: int, documents: list[Document]
-) -> Asked:
+@dataclass(frozen=True)
+class HeldOutText:
+    """Held-out documents with what all lengths need of them.
+
+    Attributes:
+        encode: each document once.
+        tagged: words with tags, where the text knows them.
+    """
+
+    documents: list[Document]
+    encode: Encode
+    tagged: list[TaggedText] | None
+
+
+@lru_cache(maxsize=2)  # all lengths of a study ask for the same documents
+def held_out_text(data: LanguageData) -> HeldOutText:
+    """The held-out documents of a text."""
+    documents = held_out_documents(data.corpus)
+    encode, known = encode_with(data.tokenizer), dict[str, Encoded]()
+
+    def once(text: str) -> Encoded:
+        if text not in known:
+            known[text] = encode(text)
+        return known[text]
+
+    return HeldOutText(documents, once, _tagged(data.corpus, documents))
+
+
+def ask(data: LanguageData, task: ReconstructionConfig, per_category: int) -> Asked:
     """Test chunks, up to `per_category` of each category, drawn with ``task.seed``.
 
     Raises:
         ValueError: no document is as long as a chunk.
     """
-    chunks, encoded = build(task, documents, encode_with(data.tokenizer))
+    text = held_out_text(data)
+    chunks, encoded = build(task, text.documents, text.encode)
     rng = np.random.default_rng(np.random.SeedSequence([task.seed, 0xA5]))
     kept: list[int] = []
     for category in sorted(set(chunks.categories)):
         own = np.flatnonzero(chunks.categories == category)
         kept += rng.choice(own, min(per_category, len(own)), replace=False).tolist()
     chosen = chunks.take(np.array(sorted(kept)))
-    return Asked(chosen, encoded, _tagged(data.corpus, documents), _labels(data, chosen, encoded))
+    return Asked(chosen, encoded, text.tagged, _labels(data, chosen, encoded))
 
 
-def ask_tagged(
-    data: LanguageData, task: ReconstructionConfig, tags: str, most: int,
-    documents: list[Document],
-) -> Asked:  # fmt: skip
+def ask_tagged(data: LanguageData, task: ReconstructionConfig, tags: str, most: int) -> Asked:
     """Chunks of text with tags, up to `most`, drawn with ``task.seed``.
 
     Args:
         tags: "ud": gold tags of Universal Dependencies; "conll2003": those of the paper's data;
-            "spacy": spaCy's, of `documents`.
+            "spacy": spaCy's, of the held-out documents.
 
     Raises:
         TagsUnavailable: files that are not there. MissingTagger: spaCy that is not.
@@ -174,7 +199,7 @@ def ask_tagged(
 
         texts = read_conll2003(require_file(CONLL_FILE))
     elif tags == "spacy":
-        texts = [tag_text(document.text, document.name) for document in documents]
+        texts = [tag_text(one.text, one.name) for one in held_out_text(data).documents]
     else:
         raise ValueError(f"tags is {tags!r}, allowed: {', '.join(TAGS)}")
     own = [Document(text.text, tags, text.name) for text in texts]
@@ -194,9 +219,9 @@ def require_file(name: str) -> Path:
     if not path.is_file():
         raise TagsUnavailable(
             f"{name} is not there. The gold tags are Universal Dependencies' "
-            "github.com/UniversalDependencies/UD_English-EWT and UD_English-GUM (files *-test.conllu)"
-            " and, for the paper's own, CoNLL-2003's test set in its four columns (eng.testb, by "
-            "licence from its publisher), saved under that name"
+            "github.com/UniversalDependencies/UD_English-EWT and UD_English-GUM (*-test.conllu) and, "
+            "for the paper's own, CoNLL-2003's test set in its four columns (eng.testb, by licence "
+            "from its publisher), saved under that name"
         )
     return path
 
@@ -242,6 +267,3 @@ def _labels(data: LanguageData, chunks: Chunks, encoded: list[Encoded]) -> np.nd
         places = np.searchsorted(firsts, [end - 1 for _, end in offsets], side="right") - 1
         out.append([spans[max(0, int(place))][1] for place in places])
     return np.array(out, dtype=object)
-
-
-Decode = Callable[[list[int]], str]

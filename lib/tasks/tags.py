@@ -40,7 +40,7 @@ UNIVERSAL_CLASSES = {
     "ADV": "ADV", "X": "X", "ADP": "ADP", "ADJ": "ADJ", "VERB": "VERB", "AUX": "VERB",
     "NOUN": "NOUN", "PROPN": "NOUN", "PART": "PRT", "PRON": "PRON", "INTJ": "INTJ",
 }  # fmt: skip
-# entity types of GUM, of spaCy (OntoNotes) and of CoNLL-2003 itself; amounts and dates are no entities in CoNLL-2003
+# entity types of GUM, spaCy (OntoNotes) and CoNLL-2003, which has none of amounts and dates
 _ENTITIES = {
     "Person": "person PERSON PER",
     "Organization": "organization ORG",
