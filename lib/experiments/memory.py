@@ -211,6 +211,16 @@ def tables(records: Sequence[Record], name: str) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
+def largest(records: Sequence[Record], length: int, corpus: str | None = None) -> list[Record]:
+    """Of the records of a length (and of a text: "kinds", "local"), those of the largest model."""
+    rows = frame([dataclasses.replace(record, metrics={}) for record in records])
+    if not len(rows):
+        return []
+    fits = (rows["length"] == length) & (rows["corpus"] == corpus if corpus else True)
+    top = rows[fits]["parameters"].max()
+    return [records[index] for index in rows[fits & (rows["parameters"] == top)].index]
+
+
 EXPERIMENTS = (
     Experiment(
         name=NAME,

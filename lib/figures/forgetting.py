@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 
 from lib.figures import COLOURS, DASHES, band
-from lib.figures.memory import no_run
+from lib.figures.memory import WRITERS, no_run
 
 LOST, KEPT = COLOURS[1], "#888888"
 LINE = 76  # characters of a line of text
@@ -61,8 +61,8 @@ def by_group(
 
 
 def over(
-    tables: dict[str, pd.DataFrame], title: str, label: str, *, log: bool = False,
-    extra: pd.DataFrame | None = None,
+    tables: Mapping[str, pd.DataFrame], title: str, label: str, *, log: bool = False,
+    extra: pd.DataFrame | None = None, unit: str = "share of tokens",
 ) -> go.Figure:  # fmt: skip
     """Omission over a number (position, frequency, perplexity), a line each table, its control
     dotted in the same colour.
@@ -71,10 +71,12 @@ def over(
         tables: name to rows with x, omission, low, high and writer, of one or several seeds.
         extra: published: columns x and omission.
     """
-    if not any(map(len, tables.values())):
+    if extra is None and not any(map(len, tables.values())):
         return no_run()
     figure = go.Figure()
     for index, (name, table) in enumerate(tables.items()):
+        if not len(table):
+            continue
         colour = COLOURS[index % len(COLOURS)]
         for writer, dash, mark in (("", DASHES[0], ""), ("alone_", "dot", ", language model alone")):
             rows = table[table["writer"] == writer]
@@ -97,7 +99,30 @@ def over(
             line={"color": COLOURS[6], "dash": "dash"},
         )  # fmt: skip
     figure.update_xaxes(title=label, type="log" if log else "linear")
-    figure.update_yaxes(title="omission (share of tokens)", rangemode="tozero")
+    figure.update_yaxes(title=f"omission ({unit})", rangemode="tozero")
+    figure.update_layout(title=title, height=440)
+    return figure
+
+
+def writers(table: pd.DataFrame, title: str) -> go.Figure:
+    """Omission by place in the chunk (0 to 1), of the decoder and its controls.
+
+    Args:
+        table: rows with x, omission and writer, of one length and model, of one or several seeds.
+    """
+    if not len(table):
+        return no_run()
+    figure = go.Figure()
+    for index, (writer, name) in enumerate(WRITERS.items()):
+        rows = table[table["writer"] == writer]
+        if len(rows):
+            mean = rows.groupby("x", as_index=False)["omission"].mean()
+            figure.add_scatter(
+                x=mean["x"], y=mean["omission"], mode="lines+markers", name=name,
+                line={"color": COLOURS[index], "dash": DASHES[index]},
+            )  # fmt: skip
+    figure.update_xaxes(title="place in the chunk (share)")
+    figure.update_yaxes(title="omission (share of tokens)", range=[0, 1.02])
     figure.update_layout(title=title, height=440)
     return figure
 
@@ -147,6 +172,25 @@ def architectures(frame: pd.DataFrame, metric: str, title: str) -> go.Figure:
     return figure
 
 
+def speed(frame: pd.DataFrame, of: str, title: str) -> go.Figure:
+    """Tokens a second by length of a chunk, a bar each precision and batch.
+
+    Args:
+        frame: :func:`lib.experiments.memory_scale.frame`'s. of: "train" or "decode".
+    """
+    figure = go.Figure()
+    for index, (precision, rows) in enumerate(frame.groupby("precision", sort=False)):
+        names = [f"{row.length} tokens x {row.batch}" for row in rows.itertuples()]
+        figure.add_bar(
+            x=names, y=rows[f"{of}_tokens_per_second"], name=str(precision),
+            marker_color=COLOURS[index],
+        )  # fmt: skip
+    figure.update_xaxes(title="length of a chunk x chunks a batch")
+    figure.update_yaxes(title="tokens a second")
+    figure.update_layout(title=title, height=400, showlegend=True)
+    return figure
+
+
 def passage(pieces: Sequence[str], marks: str, written: str, title: str) -> go.Figure:
     """A text with its lost tokens marked, and below it what was written from memory.
 
@@ -168,7 +212,7 @@ def passage(pieces: Sequence[str], marks: str, written: str, title: str) -> go.F
             textfont={"family": "monospace", "size": 12, "color": colour},
             hovertext=[f"{piece!r}: {name}" for *_, piece in own] or [""], hoverinfo="text",
         )  # fmt: skip
-    below, more = layout([written[at : at + LINE] for at in range(0, len(written), LINE)])
+    below, _ = layout([written[at : at + LINE] for at in range(0, len(written), LINE)])
     figure.add_scatter(
         x=[0 for _ in below] or [None], y=[-(lines + 2 + row) for row in range(len(below))] or [None],
         text=[shown(written[at : at + LINE]) for at in range(0, len(written), LINE)] or [""],
