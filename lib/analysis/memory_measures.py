@@ -34,7 +34,7 @@ AT_ONCE = 2048  # chunks decoded together: a step costs the same for one as for 
 READ_TOKENS = 32_768  # of which the logits are held at once
 DRAWS = 500  # of chunks, for the intervals of tables
 LEAST = 20  # occurrences of a word class, or of a token, that count
-LEFT_OUT = ("X", "INTJ")  # of the word classes, as in the paper
+LEFT_OUT = ("X", "INTJ")  # of what word classes are tested against each other, as in the paper
 EXAMPLES = 2  # of each category, kept as text
 
 TABLED = ("", "zero_", "alone_")  # writers whose omission is tabulated
@@ -47,7 +47,9 @@ Decode = Callable[[list[int]], str]
 
 
 @torch.no_grad()
-def write_all(model: StateAutoencoder, tokens: Tensor, at_once: int = AT_ONCE) -> dict[str, Decoded]:
+def write_all(
+    model: StateAutoencoder, tokens: Tensor, at_once: int = AT_ONCE
+) -> dict[str, Decoded]:
     """What the decoder and each control write of chunks (b, L), by the prefixes of WRITERS.
 
     What the trained decoder writes from three states is decoded in one go. From zeros it writes one
@@ -224,8 +226,8 @@ def tabulate(
     if tagged is not None and observed.tagged_rows is not None:
         words, written = tagged, {"": observed.tagged_rows}
     if words.tagged is not None:
-        found, more = by_class(words, written)
-        metrics |= found
+        classes, more = by_class(words, written)
+        metrics |= classes
         tables += more
     tables.append(_examples(asked, observed.rows[""], decode))
     metrics["chunks"] = float(len(references))
@@ -262,13 +264,18 @@ def _pairs(items: pd.DataFrame, by: str) -> pd.DataFrame:
 
 
 def _positions(items: pd.DataFrame) -> Metrics:
-    """Omission in the first and the last quarter of a chunk, and its slope over the whole."""
-    place = items["position"] / (items["position"].max() + 1)
+    """Omission in the first and the last quarter of a chunk, in the first and the last of the
+    paper's bins, and its slope over the whole."""
+    length = int(items["position"].max()) + 1
+    place = items["position"] / length
     lost = 1.0 - items["found"]
+    bins = omission.position_bins(items["position"], length)
     slope = float(np.polyfit(place, lost, 1)[0])
     return {
         "omission_first_quarter": float(lost[place < 0.25].mean()),
         "omission_last_quarter": float(lost[place >= 0.75].mean()),
+        "omission_first_bin": float(lost[bins == bins.min()].mean()),
+        "omission_last_bin": float(lost[bins == bins.max()].mean()),
         "omission_slope": slope,
     }
 
@@ -315,7 +322,6 @@ def by_class(
     every = word_table(words.chunks, rows[""], words.tagged, words.encoded)
     for writer, written in rows.items():
         items = every if not writer else found_again(every, words.chunks, written)
-        items = items[~items["pos"].isin(LEFT_OUT)]
         for by, own in (("pos", "NUM"), ("entity", "Organization")):
             sizes = items[by].value_counts()
             kept = items[items[by].isin(sizes[sizes >= LEAST].index)]
@@ -333,22 +339,21 @@ def by_class(
                 metrics |= _against(f"{writer}standardised_{by}", adjusted, own)
                 rates = rates.assign(standardised=[adjusted.get(key) for key in rates[by]])
             tables.append(_named(rates, by, by, writer))
-            if not writer and len(plain) > 1:
-                tables.append(_pairs(kept, by))
+            tested = kept[~kept[by].isin(LEFT_OUT)]
+            if not writer and tested[by].nunique() > 1:
+                tables.append(_pairs(tested, by))
     return metrics, tables
 
 
 def _against(name: str, values: dict[str, float], own: str) -> Metrics:
     out: Metrics = {f"{name}_{key}": float(value) for key, value in values.items()}
-    others = [value for key, value in values.items() if key != own]
+    others = [value for key, value in values.items() if key not in (own, *LEFT_OUT)]
     if others and own in values:
         out[f"{name}_most"] = float(max(others))
     return out
 
 
-def _examples(
-    asked: Asked, rows: list[list[int]], decode: Decode
-) -> pd.DataFrame:
+def _examples(asked: Asked, rows: list[list[int]], decode: Decode) -> pd.DataFrame:
     """A few chunks as text, what was written of them, and as 0 and 1 which tokens came back."""
     from lib.analysis.forgetting import found_by_occurrence
 

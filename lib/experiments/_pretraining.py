@@ -117,7 +117,9 @@ def _published(language: Published, context: Context) -> Loaded:
 
 def _shape(config: LanguageModelConfig) -> str:
     kinds = "+".join(block.kind for block in config.pattern)
-    return f"{config.n_layers} layers of {kinds}, width {config.d_model}, {config.vocab_size} tokens"
+    return (
+        f"{config.n_layers} layers of {kinds}, width {config.d_model}, {config.vocab_size} tokens"
+    )
 
 
 def _train(cell: LanguageCell, context: Context, path: Path) -> Outcome | None:
@@ -167,7 +169,4 @@ def _load(cell: LanguageCell, path: Path, context: Context) -> Loaded:
     )
     model.load_state_dict(tensors)
     kept = {name: facts["metrics"][name] for name in KEPT if name in facts["metrics"]}
-    return Loaded(
-        model.eval(), kept, {"language_model": path.name, "pretraining": facts["origin"]}
-    )
-
+    return Loaded(model.eval(), kept, {"language_model": path.name, "pretraining": facts["origin"]})

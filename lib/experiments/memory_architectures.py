@@ -2,9 +2,9 @@
 
 Not in arXiv 2512.15653. A Mamba-2 and a Transformer whose memory is cut down to a few trained slots
 (:mod:`lib.models.autoencoder`) have states of as many numbers as a Mamba-1, at about equal
-parameters. A GRU cannot: its weights grow with the square of its state. It comes at equal parameters
-with the state that these allow, and so does a Mamba-1 with a quarter of its state entries, so that
-the size of a state and the architecture can be told apart.
+parameters. A GRU cannot: its weights grow with the square of its state. It comes at equal
+parameters with the state that these allow, and so does a Mamba-1 with a quarter of its state
+entries, so that the size of a state and the architecture can be told apart.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def cells(profile: str) -> list[MemoryCell]:
     """
     if profile == "quick":
         return [
-            quick_decoder(quick_language(model), 8, slots=SLOTS_QUICK if _attends(model) else 0)
+            quick_decoder(quick_language(model), 4, 40, slots=SLOTS_QUICK if _attends(model) else 0)
             for model in models(320, quick=True).values()
         ]
     if profile != "matched":
@@ -97,7 +97,7 @@ def cells(profile: str) -> list[MemoryCell]:
     ]  # fmt: skip
 
 
-# as many as fit into the floats of the Mamba-1 beside them, see `slots_for`; a test holds them to it
+# as many as fit into the floats of the Mamba-1 beside them, see `slots_for`
 SLOTS, SLOTS_QUICK = 32, 11
 
 
@@ -119,7 +119,7 @@ def name_of(cell: MemoryCell) -> str:
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
-    """One row a finished record: architecture (its name), parameters, length, seed, every metric."""
+    """One row a record: architecture (its name), parameters, length, seed, every metric."""
     rows: list[dict[str, Any]] = []
     for record in records:
         cell = from_dict(MemoryCell, record.config)

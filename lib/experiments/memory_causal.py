@@ -1,15 +1,14 @@
 """Does what is rare in pretraining get forgotten? The causal test.
 
-Hossain et al. 2025 (arXiv 2512.15653) report that rarer categories are forgotten more; rare and hard
-go together there. Here language models read stories in which one category of sentences is ten times
-rarer or ten times more frequent and all else is equal (:mod:`lib.tasks.stories`: the same stories,
-the same words in all other beats). The decoders of all of them learn and are asked for the same other
-stories, with the same tokens, so that nothing but the pretraining differs.
+Hossain et al. 2025 (arXiv 2512.15653) report that rarer categories are forgotten more; rare and
+hard go together there. Here language models read stories in which one category of sentences is ten
+times rarer or ten times more frequent and all else is equal (:mod:`lib.tasks.stories`: the same
+stories, the same words in all other beats). The decoders of all of them learn and are asked for the
+same other stories, with the same tokens, so that nothing but the pretraining differs.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,11 +57,8 @@ def cells(profile: str) -> list[MemoryCell]:
         found = []
         for frequency in (0.1, 10.0):
             corpus = read_stories("numbers", frequency, 150, 0.1)
-            language = quick_language(corpus=corpus)
-            tokens = dataclasses.replace(language.task.tokenizer, corpus=asked)  # type: ignore[type-var]
-            task = dataclasses.replace(language.task, tokenizer=tokens)
-            language = dataclasses.replace(language, task=task)
-            found.append(quick_decoder(language, 8, text=asked))
+            language = quick_language(corpus=corpus, tokens_of=asked)
+            found.append(quick_decoder(language, 8, 60, text=asked))
         return found
     if profile != "matched":
         return []
@@ -104,9 +100,7 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
     for record in records:
         cell = from_dict(MemoryCell, record.config)
         category, frequency = changed(cell)
-        found = {
-            name: record.metrics.get(f"omission_label_{name}") for name in stories.CATEGORIES
-        }
+        found = {name: record.metrics.get(f"omission_label_{name}") for name in stories.CATEGORIES}
         rest = [value for name, value in found.items() if name != category and value is not None]
         rows.append(
             {

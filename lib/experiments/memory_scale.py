@@ -1,9 +1,9 @@
 """Does the paper's scale run here? One optimisation step on a checkpoint of a published size.
 
-The published weights come from the hub. What they need of a machine does not hang on their values: a
-checkpoint with random weights of the same sizes is written in the hub's format, loaded as a published
-one would be, and a decoder of it trained for a few steps and asked for a few chunks. The records hold
-memory and speed, and say nothing about forgetting.
+The published weights come from the hub. What they need of a machine does not hang on their values:
+a checkpoint with random weights of the same sizes is written in the hub's format, loaded as a
+published one would be, and a decoder of it trained for a few steps and asked for a few chunks. The
+records hold memory and speed, and say nothing about forgetting.
 """
 
 from __future__ import annotations

@@ -42,7 +42,9 @@ def by_group(
     )  # fmt: skip
     marks: list[tuple[str, Any, Any, str, str]] = []
     if "standardised" in own:
-        marks.append(("words of equal sizes", own["group"], own["standardised"], "diamond", COLOURS[1]))
+        marks.append(
+            ("words of equal sizes", own["group"], own["standardised"], "diamond", COLOURS[1])
+        )
     alone = table[table["writer"] == "alone_"]
     if len(alone):
         name = "language model alone, told the text before"
@@ -78,7 +80,10 @@ def over(
         if not len(table):
             continue
         colour = COLOURS[index % len(COLOURS)]
-        for writer, dash, mark in (("", DASHES[0], ""), ("alone_", "dot", ", language model alone")):
+        for writer, dash, mark in (
+            ("", DASHES[0], ""),
+            ("alone_", "dot", ", language model alone"),
+        ):
             rows = table[table["writer"] == writer]
             if not len(rows):
                 continue
@@ -207,15 +212,16 @@ def passage(pieces: Sequence[str], marks: str, written: str, title: str) -> go.F
         ]
         bold = [f"<b>{text}</b>" if flag == "0" else text for _, _, text, _ in own]
         figure.add_scatter(
-            x=[one[0] for one in own] or [None], y=[one[1] for one in own] or [None],
-            text=bold or [""], mode="text", name=name, textposition="middle right",
+            x=[one[0] for one in own], y=[one[1] for one in own],
+            text=bold, mode="text", name=name, textposition="middle right",
             textfont={"family": "monospace", "size": 12, "color": colour},
-            hovertext=[f"{piece!r}: {name}" for *_, piece in own] or [""], hoverinfo="text",
+            hovertext=[f"{piece!r}: {name}" for *_, piece in own], hoverinfo="text",
         )  # fmt: skip
     below, _ = layout([written[at : at + LINE] for at in range(0, len(written), LINE)])
     figure.add_scatter(
-        x=[0 for _ in below] or [None], y=[-(lines + 2 + row) for row in range(len(below))] or [None],
-        text=[shown(written[at : at + LINE]) for at in range(0, len(written), LINE)] or [""],
+        x=[0 for _ in below],
+        y=[-(lines + 2 + row) for row in range(len(below))],
+        text=[shown(written[at : at + LINE]) for at in range(0, len(written), LINE)],
         mode="text", name="written from memory", textposition="middle right",
         textfont={"family": "monospace", "size": 12, "color": COLOURS[0]}, hoverinfo="skip",
     )  # fmt: skip

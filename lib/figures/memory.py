@@ -81,6 +81,28 @@ def by_category(frame: pd.DataFrame, metric: str, title: str) -> go.Figure:
     return by_length(figure, metric.replace("_", " "), title)
 
 
+def learning(table: pd.DataFrame, title: str) -> go.Figure:
+    """Held-out accuracy of decoders as they train, a line each run.
+
+    Args:
+        table: :func:`lib.experiments.memory_training.learning`'s.
+    """
+    if not len(table):
+        return no_run()
+    figure = go.Figure()
+    groups = table.groupby(["length", "rate", "steps"], sort=False)
+    for index, ((length, rate, steps), rows) in enumerate(groups):
+        figure.add_scatter(
+            x=rows["step"], y=rows["test_accuracy"], mode="lines+markers",
+            name=f"{length} tokens, rate {rate:g}, {steps} steps",
+            line={"color": COLOURS[index % 7], "dash": DASHES[index % 7]},
+        )  # fmt: skip
+    figure.update_xaxes(title="optimiser steps")
+    figure.update_yaxes(title="right tokens, given those before (share)", rangemode="tozero")
+    figure.update_layout(title=title, height=420)
+    return figure
+
+
 def by_length(figure: go.Figure, label: str, title: str) -> go.Figure:
     """Axes of a figure over the length of a chunk."""
     figure.update_xaxes(title="length of the chunk (tokens)", type="log", dtick=0.30103)

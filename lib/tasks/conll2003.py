@@ -29,7 +29,8 @@ def parse_conll2003(lines: Iterable[str], name: str = "text") -> Iterator[Tagged
         ValueError: a line with another number of columns; its number is named.
     """
     words: list[Word] = []
-    size, text, number = 0, [], 0
+    text: list[str] = []
+    size = number = 0
     for at, line in enumerate(lines, 1):
         fields = line.split()
         if fields and fields[0] == START:
@@ -47,4 +48,3 @@ def parse_conll2003(lines: Iterable[str], name: str = "text") -> Iterator[Tagged
             size += len(word) + 1
     if words:
         yield TaggedText(f"{name} {number}", " ".join(text), tuple(words))
-

@@ -1,7 +1,8 @@
 """Text to train language models on: four sources, one interface.
 
 A source is a config: a data set of the hub at a pinned revision, text files on this machine, the
-built-in stories, or the built-in text of five kinds. `Corpus` opens it and splits its documents in two::
+built-in stories, or the built-in text of five kinds. `Corpus` opens it and splits its documents in
+two::
 
     corpus = Corpus(CorpusConfig(StoryText(), validation=0.02))
     corpus.train[0]          # a document, as a string

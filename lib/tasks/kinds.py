@@ -207,7 +207,9 @@ class _Writer:
             way = f"{self.pick(words.WENT)}|VERB from|ADP {self.place()} to|ADP {self.place()}"
             self.sentence(f"{start} {way}")
         elif kind == 4:
-            why = f"{self.pick(words.SUBORDINATORS)}|SCONJ {self.who()} {self.verb()} {self.thing()}"
+            why = (
+                f"{self.pick(words.SUBORDINATORS)}|SCONJ {self.who()} {self.verb()} {self.thing()}"
+            )
             self.sentence(f"{self.who()} {self.adverb()} {self.verb()} {self.thing()} {why}")
         elif kind == 5:
             many = f"{self.number(2, 980)}|NUM {self.pick(words.ADJECTIVES)}|ADJ"
@@ -218,13 +220,15 @@ class _Writer:
                           f"{self.event()}")  # fmt: skip
         else:
             paid = f"~{self.number(2, 99)}|NUM for|ADP {self.thing()}"
-            self.sentence(f"{self.who()} paid|VERB $|SYM {paid} {self.preposition()} {self.place()}")
+            self.sentence(
+                f"{self.who()} paid|VERB $|SYM {paid} {self.preposition()} {self.place()}"
+            )
 
     # -- dialogue ------------------------------------------------------------------------------
 
     def dialogue(self) -> None:
         self.put('"|PUNCT')
-        first, last = self.pick(self.persons)
+        first, _ = self.pick(self.persons)
         kind = self.draw.below(5)
         if self.draw.below(2):
             word = self.pick(words.INTERJECTIONS)
@@ -239,8 +243,8 @@ class _Writer:
         elif kind == 2:
             self.put(f"I|PRON {self.verb()} it|PRON {self.preposition()} {self.thing()} ~,|PUNCT")
         elif kind == 3:
-            self.put(f"you|PRON must|AUX not|PART tell|VERB {self.person()} about|ADP the|DET {noun}"
-                     " ~!|PUNCT")  # fmt: skip
+            self.put(f"you|PRON must|AUX not|PART tell|VERB {self.person()} about|ADP the|DET "
+                     f"{noun} ~!|PUNCT")  # fmt: skip
         else:
             self.put(f"meet|VERB me|PRON in|ADP {self.place()} at|ADP {self.number(1, 12)}|NUM "
                      "~,|PUNCT")  # fmt: skip
@@ -292,15 +296,19 @@ class _Writer:
                      f"{self.pick(words.NOUNS)}|NOUN ~.|PUNCT")  # fmt: skip
         elif kind == 1:
             born, first = self.number(1700, 1899), self.pick(words.FIRST_NAMES)
-            self.put(f"{self.surname()}|PROPN|PERSON ~,|PUNCT {first}|PROPN|PERSON (|PUNCT "
-                     f"~{born}|NUM ~-|PUNCT ~{born + self.number(25, 90)}|NUM ~)|PUNCT ~,|PUNCT "
-                     f"{self.pick(words.ADJECTIVES)}|ADJ {self.pick(words.PROFESSIONS)}|NOUN of|ADP "
-                     f"{self.place()} ~,|PUNCT known|VERB for|ADP {self.thing()} ~.|PUNCT")
+            self.put(
+                f"{self.surname()}|PROPN|PERSON ~,|PUNCT {first}|PROPN|PERSON (|PUNCT "
+                f"~{born}|NUM ~-|PUNCT ~{born + self.number(25, 90)}|NUM ~)|PUNCT ~,|PUNCT "
+                f"{self.pick(words.ADJECTIVES)}|ADJ {self.pick(words.PROFESSIONS)}|NOUN of|ADP "
+                f"{self.place()} ~,|PUNCT known|VERB for|ADP {self.thing()} ~.|PUNCT"
+            )
         else:
             people = f"{self.number(1, 99)},{self.number(100, 999)}"
-            self.put(f"{self.town()}|PROPN|GPE ~.|PUNCT A|DET town|NOUN near|ADP {self.place()} "
-                     f"~;|PUNCT population|NOUN {people}|NUM ~;|PUNCT founded|VERB in|ADP "
-                     f"{self.number(900, 1899)}|NUM by|ADP {self.organisation()} ~.|PUNCT")
+            self.put(
+                f"{self.town()}|PROPN|GPE ~.|PUNCT A|DET town|NOUN near|ADP {self.place()} "
+                f"~;|PUNCT population|NOUN {people}|NUM ~;|PUNCT founded|VERB in|ADP "
+                f"{self.number(900, 1899)}|NUM by|ADP {self.organisation()} ~.|PUNCT"
+            )
         self.add("\n")
 
     # -- code ----------------------------------------------------------------------------------
@@ -319,8 +327,8 @@ class _Writer:
         elif kind == 1:
             item = self.pick(words.IDENTIFIERS)
             self.line(f"for|X {item}|X in|X {three}|X ~:|PUNCT")
-            self.line(f"{one}|X {sign}=|SYM {item}|X {self.pick('+-*')}|SYM {self.number(1, 64)}|NUM",
-                      2)  # fmt: skip
+            other, number = self.pick("+-*"), self.number(1, 64)
+            self.line(f"{one}|X {sign}=|SYM {item}|X {other}|SYM {number}|NUM", 2)
         self.line(f"return|X {one}|X {sign}|SYM {self.number(1, 999)}|NUM")
         self.add("\n\n")
 

@@ -219,8 +219,8 @@ def require_file(name: str) -> Path:
     if not path.is_file():
         raise TagsUnavailable(
             f"{name} is not there. The gold tags are Universal Dependencies' "
-            "github.com/UniversalDependencies/UD_English-EWT and UD_English-GUM (*-test.conllu) and, "
-            "for the paper's own, CoNLL-2003's test set in its four columns (eng.testb, by licence "
+            "github.com/UniversalDependencies/UD_English-EWT and UD_English-GUM (*-test.conllu), and "
+            "for the paper's own CoNLL-2003's test set in its four columns (eng.testb, by licence "
             "from its publisher), saved under that name"
         )
     return path

@@ -55,7 +55,7 @@ class BPEConfig:
     kind: ClassVar[str] = "bpe"
     vocab_size: int = 4096
     training_bytes: int = 50_000_000
-    corpus: CorpusConfig | None = added_later(None)
+    corpus: CorpusConfig | None = added_later(None)  # noqa: RUF009
 
     def __post_init__(self) -> None:
         require(self, "vocab_size", self.vocab_size > BYTES, f"at least {BYTES + 1}")
