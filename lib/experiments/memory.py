@@ -102,7 +102,7 @@ def quick_language(
     tokens of that text."""
     source = KindsText(KindsConfig(characters=500), documents=400)
     task = LanguageTask(
-        corpus or CorpusConfig(source, validation=0.15), BPEConfig(320, 100_000, tokens_of), length=32,
+        corpus or CorpusConfig(source, validation=0.15), BPEConfig(320, 100_000, tokens_of), 32,
         epoch_tokens=32 * 16 * 15, valid_rows=16,
     )  # fmt: skip
     training = TrainingConfig(

@@ -49,11 +49,13 @@ class KindsConfig:
         whole = 1 / RATE + 1e-9
         # the largest first: it is the one to blame if they do not fit together
         for name in sorted(KINDS, key=lambda name: -getattr(self, name)):
-            rest = whole - sum(max(getattr(self, other), 0) for other in KINDS if other != name)
+            # a rarer kind leaves its stretch to prose, not to another kind
+            rest = whole - sum(max(getattr(self, other), 1) for other in KINDS if other != name)
             fits = 0 <= getattr(self, name) <= rest
             require(
                 self, name, fits,
-                f"0..{max(rest, 0):.4g} (frequencies add up to at most {whole:.4g})",
+                f"0..{max(rest, 0):.4g} (with at least 1 for each of the others, frequencies add "
+                f"up to at most {whole:.4g})",
             )  # fmt: skip
 
 

@@ -66,8 +66,8 @@ PROFESSIONS = _words(
 ADJECTIVES = _words(
     "ancient bitter bleak bold brass brief bright broad broken calm careful cheap clever cold "
     "crooked curious damp dark deep distant dusty empty faded faint famous fierce fine foreign "
-    "gentle golden grand heavy hidden hollow humble idle iron large late little lonely long loose lost "
-    "loud lucky mild modern narrow new noble odd old pale plain polite poor proud quiet rare "
+    "gentle golden grand heavy hidden hollow humble idle iron large late little lonely long loose "
+    "lost loud lucky mild modern narrow new noble odd old pale plain polite poor proud quiet rare "
     "ripe rough round rusty sharp shallow silent silver simple slow small solemn splendid steep "
     "stout strange strong sturdy sudden sweet tall thick thin tiny vast warm weary wet wide wild "
     "wooden young"

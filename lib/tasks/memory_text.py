@@ -218,10 +218,10 @@ def require_file(name: str) -> Path:
     path = provenance.ROOT / name
     if not path.is_file():
         raise TagsUnavailable(
-            f"{name} is not there. The gold tags are Universal Dependencies' "
-            "github.com/UniversalDependencies/UD_English-EWT and UD_English-GUM (*-test.conllu), and "
-            "for the paper's own CoNLL-2003's test set in its four columns (eng.testb, by licence "
-            "from its publisher), saved under that name"
+            f"{name} is not there. Gold tags are those of Universal Dependencies, *-test.conllu of "
+            "github.com/UniversalDependencies/UD_English-EWT and UD_English-GUM; the paper's own "
+            "are CoNLL-2003's test set in its four columns (eng.testb, by licence from its publisher), "
+            "saved under that name"
         )
     return path
 
