@@ -103,7 +103,7 @@ def language_name(cell: MemoryCell) -> str:
     if isinstance(language, Published):
         return language.short
     model = language.model
-    blocks = "+".join(dict.fromkeys(block.kind for block in model.pattern))
+    blocks = "_".join(dict.fromkeys(block.kind for block in model.pattern))
     return f"{blocks}-{model.n_layers}x{model.d_model}-{language.task.corpus.source.kind}"
 
 

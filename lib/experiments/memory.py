@@ -120,7 +120,7 @@ def quick_decoder(language: LanguageCell, length: int, steps: int = 120, **more:
     )  # fmt: skip
     return MemoryCell(
         language, chunk_task(length), training, epoch_chunks(training, steps), 40,
-        more.pop("tags", None), language.seed, keep_weights=True, **more,
+        more.pop("tags", None), language.seed, **more,
     )  # fmt: skip
 
 
@@ -148,7 +148,10 @@ def cells(profile: str) -> list[MemoryCell]:
     lengths.
     """
     if profile == "quick":
-        return [quick_decoder(quick_language(), length, tags="built-in") for length in (4, 8)]
+        language = quick_language()
+        return [
+            quick_decoder(language, n, tags="built-in", keep_weights=True) for n in (4, 8)
+        ]  # fmt: skip
     if profile == "paper":
         return [paper_cell(size, length) for size in PUBLISHED for length in LENGTHS]
     if profile != "matched":

@@ -7,7 +7,6 @@ falls with more training was not forgotten.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,10 +38,7 @@ def cells(profile: str) -> list[MemoryCell]:
     """Cells of a profile. matched: 2M parameters, made-up text. quick: a tiny model, two lengths
     of training. paper: none."""
     if profile == "quick":
-        return [
-            dataclasses.replace(quick_decoder(quick_language(), 4, steps), keep_weights=False)
-            for steps in (20, 60)
-        ]
+        return [quick_decoder(quick_language(), 4, steps) for steps in (20, 60)]
     if profile != "matched":
         return []
     corpus, vocab, _ = CORPORA["kinds"]

@@ -219,8 +219,8 @@ def require_file(name: str) -> Path:
     if not path.is_file():
         raise TagsUnavailable(
             f"{name} is not there. Gold tags are those of Universal Dependencies, *-test.conllu of "
-            "github.com/UniversalDependencies/UD_English-EWT and UD_English-GUM; the paper's own "
-            "are CoNLL-2003's test set in its four columns (eng.testb, by licence from its publisher), "
+            "github.com/UniversalDependencies/UD_English-EWT and UD_English-GUM; the paper's tags "
+            "are CoNLL-2003's test set in four columns (eng.testb, by licence from its publisher), "
             "saved under that name"
         )
     return path
