@@ -8,6 +8,7 @@ is called after its published model (130M) counts that model's embedding in its 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from lib.config import require
 from lib.models.config import (
@@ -110,6 +111,7 @@ def hybrid(size: str, vocab_size: int, every: int = 8) -> LanguageModelConfig:
     return LanguageModelConfig(vocab_size, plain.n_layers, tuple(blocks), tie_embeddings=True)
 
 
+@lru_cache(maxsize=256)  # pages ask for the same few models for each of many records
 def non_embedding(config: LanguageModelConfig) -> int:
     """Parameters outside the embedding (and a head of its own)."""
     import torch
