@@ -134,10 +134,11 @@ def _train(cell: LanguageCell, context: Context, path: Path) -> Outcome | None:
         facts = {"metrics": record.metrics, "origin": [record.name]}
         write_atomic(path, serialise(tensors, identity=identity(cell), **facts))
         return None
+    # a model of this size trains in less time than compiling it takes
+    folder = None if context.checkpoints is None else path.parent / "checkpoints"
     own = dataclasses.replace(
-        context, checkpoints=None if context.checkpoints is None else path.parent / "checkpoints",
-        identify=identity,
-    )  # fmt: skip
+        context, compile=bool(context.compile), checkpoints=folder, identify=identity
+    )
     (outcome,) = train_language([cell], own)
     if outcome.status != "done":
         return outcome

@@ -40,7 +40,7 @@ PAPER_BATCH = 800  # tokens; the paper's only known batch: 200 chunks of 4 token
 
 SIZES = ("5M", "2M", "16M")  # in the order of their worth to a run that may be cut short
 SEEDS = {"2M": (1, 2, 3), "5M": (1, 2, 3), "16M": (1,)}
-KINDS = CorpusConfig(KindsText(documents=25_000), validation=0.05)
+KINDS = CorpusConfig(KindsText(KindsConfig(characters=2400), 30_000), validation=0.05)
 CORPORA = {"kinds": (KINDS, 2048, "built-in"), "local": (*TEXTS["debian"], "ud")}
 READ_TOKENS, MEASUREMENTS = 32_768_000, 20  # of pretraining
 BATCH_TOKENS = 16_384  # of a decoder's training

@@ -28,10 +28,10 @@ from lib.tasks.tokenizers import BPEConfig
 NAME = "memory.prevalence_causal"
 CATEGORIES = ("numbers", "names")
 FREQUENCIES = (1.0, 0.1, 10.0)
-LENGTHS = (64, 128)
+LENGTHS = (32, 64)
 SEEDS = (1, 2, 3)
 OTHER = 90  # seed of the stories that decoders learn: none of the language models read them
-TOKENS = 16_384_000  # of pretraining
+TOKENS, STEPS = 16_384_000, 1000  # of pretraining, of a decoder
 
 
 def read_stories(category: str, frequency: float, documents: int, held: float) -> CorpusConfig:
@@ -62,7 +62,7 @@ def cells(profile: str) -> list[MemoryCell]:
         return found
     if profile != "matched":
         return []
-    asked = asked_stories(20_000, 0.05)
+    asked = asked_stories(60_000, 0.02)
     tokenizer = BPEConfig(2048, corpus=asked)
     found = []
     for seed in SEEDS:
@@ -70,10 +70,13 @@ def cells(profile: str) -> list[MemoryCell]:
             for frequency in FREQUENCIES:
                 if frequency == 1 and category != CATEGORIES[0]:
                     continue  # the base rate is the same for all
-                corpus = read_stories(category, frequency, 40_000, 0.02)
+                corpus = read_stories(category, frequency, 25_000, 0.02)
                 model = preset("mamba1", "2M", 2048)
                 language = language_cell(model, corpus, tokenizer, seed, TOKENS)
-                found += [decoder_cell(language, length, None, text=asked) for length in LENGTHS]
+                found += [
+                    decoder_cell(language, length, None, steps=STEPS, text=asked)
+                    for length in LENGTHS
+                ]
     return found
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from lib.figures import COLOURS, DASHES, band
-from lib.figures.memory import WRITERS, no_run
+from lib.figures.memory import TOP, WRITERS, no_run
 
 LOST, KEPT = COLOURS[1], "#888888"
 LINE = 76  # characters of a line of text
@@ -58,7 +58,7 @@ def by_group(
         )  # fmt: skip
     figure.update_yaxes(title="omission (share of occurrences)", rangemode="tozero")
     figure.update_xaxes(categoryorder="array", categoryarray=own["group"].tolist())
-    figure.update_layout(title=title, height=440)
+    figure.update_layout(title=title, height=440, **TOP)
     return figure
 
 
@@ -105,7 +105,7 @@ def over(
         )  # fmt: skip
     figure.update_xaxes(title=label, type="log" if log else "linear")
     figure.update_yaxes(title=f"omission ({unit})", rangemode="tozero")
-    figure.update_layout(title=title, height=440)
+    figure.update_layout(title=title, height=440, **(TOP if len(figure.data) < 5 else {}))
     return figure
 
 
@@ -128,7 +128,7 @@ def writers(table: pd.DataFrame, title: str) -> go.Figure:
             )  # fmt: skip
     figure.update_xaxes(title="place in the chunk (share)")
     figure.update_yaxes(title="omission (share of tokens)", range=[0, 1.02])
-    figure.update_layout(title=title, height=440)
+    figure.update_layout(title=title, height=440, **TOP)
     return figure
 
 
@@ -153,7 +153,7 @@ def causal(table: pd.DataFrame, category: str, title: str) -> go.Figure:
     figure.update_xaxes(title=f"frequency of {category} in pretraining (times the base rate)",
                         type="log")  # fmt: skip
     figure.update_yaxes(title="omission (share of tokens)", rangemode="tozero")
-    figure.update_layout(title=title, height=440)
+    figure.update_layout(title=title, height=440, **TOP)
     return figure
 
 
@@ -173,7 +173,7 @@ def architectures(frame: pd.DataFrame, metric: str, title: str) -> go.Figure:
         )  # fmt: skip
     figure.update_xaxes(title="state (floats)", type="log")
     figure.update_yaxes(title=f"{metric.replace('_', ' ')} (share)", rangemode="tozero")
-    figure.update_layout(title=title, height=440)
+    figure.update_layout(title=title, height=440, **TOP)
     return figure
 
 
@@ -192,7 +192,7 @@ def speed(frame: pd.DataFrame, of: str, title: str) -> go.Figure:
         )  # fmt: skip
     figure.update_xaxes(title="length of a chunk x chunks a batch")
     figure.update_yaxes(title="tokens a second")
-    figure.update_layout(title=title, height=400, showlegend=True)
+    figure.update_layout(title=title, height=400, showlegend=True, **TOP)
     return figure
 
 
@@ -228,7 +228,7 @@ def passage(pieces: Sequence[str], marks: str, written: str, title: str) -> go.F
     rows = lines + 3 + max(1, len(below))
     figure.update_xaxes(visible=False, range=[-1, LINE + 10])
     figure.update_yaxes(visible=False, range=[-rows, 1])
-    figure.update_layout(title=title, height=min(700, 150 + 20 * rows))
+    figure.update_layout(title=title, height=min(700, 150 + 20 * rows), **TOP)
     return figure
 
 

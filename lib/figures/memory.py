@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -14,6 +16,12 @@ WRITERS = {
     "zero_": "trained, state of zeros",
     "shuffled_": "trained, text in disorder",
     "alone_": "language model, told the text before",
+}
+
+# above the plot: below it there may be a slider
+TOP: dict[str, Any] = {
+    "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0.0},
+    "margin": {"t": 110},
 }
 
 
@@ -55,7 +63,7 @@ def by_writer(frame: pd.DataFrame, metric: str, title: str) -> go.Figure:
     for index, (prefix, name) in enumerate(WRITERS.items()):
         if prefix + metric in frame:
             band(figure, frame, "length", prefix + metric, name, index, limits=(0, 1))
-    return by_length(figure, metric.replace("_", " "), title)
+    return by_length(figure, metric.replace("_", " "), title).update_layout(**TOP)
 
 
 def by_model(frame: pd.DataFrame, metric: str, title: str) -> go.Figure:

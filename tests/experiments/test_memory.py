@@ -16,7 +16,16 @@ from lib.analysis.memory_reference import (
 )
 from lib.claims import load_claims
 from lib.config import from_dict, to_dict
-from lib.experiments import Context, Outcome, _memory, _pretraining, _reading, memory
+from lib.experiments import (
+    Context,
+    Outcome,
+    _language,
+    _memory,
+    _pretraining,
+    _reading,
+    find,
+    memory,
+)
 from lib.models.config import LanguageModelConfig, Mamba1Config
 from lib.models.hub import HubError, save_pretrained
 from lib.models.language_model import build_language_model
@@ -211,6 +220,40 @@ def test_language_models_are_trained_once(monkeypatch: pytest.MonkeyPatch) -> No
         assert torch.equal(value, again.model.state_dict()[name]), name
     with pytest.raises(AssertionError, match="trained again"):  # another seed is another model
         _pretraining.language_model(dataclasses.replace(language, seed=6), Context())
+
+
+def test_pretraining_goes_on_where_it_was_stopped(tmp_path: Path, runs: Path) -> None:
+    language = dataclasses.replace(short(memory.cells("quick")[0]).language, seed=11)  # type: ignore[arg-type]
+    whole = _pretraining.language_model(language, Context())
+    path = _pretraining.model_path(language)
+    path.unlink()
+    context = Context(checkpoints=tmp_path)
+    stopped = _pretraining.language_model(language, dataclasses.replace(context, deadline=0.0))
+    assert isinstance(stopped, Outcome) and stopped.status == "stopped" and not path.exists()
+    checkpoints = list((path.parent / "checkpoints").glob("*.safetensors"))
+    assert len(checkpoints) == 1
+    rest = _pretraining.language_model(language, context)
+    assert isinstance(rest, _pretraining.Loaded) and isinstance(whole, _pretraining.Loaded)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, rest.model.state_dict()[name]), name
+    assert not checkpoints[0].exists() and path.exists()
+
+
+def test_a_model_of_the_stories_is_taken_from_its_record(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    language = dataclasses.replace(short(memory.cells("quick")[0]).language, seed=12)  # type: ignore[arg-type]
+    (outcome,) = _language.train_language([language], Context())
+    store = Store(runs, ROOT / "book" / "results")
+    found = {name: value for name, value in outcome.metrics.items() if value is not None}
+    record = Record(*_pretraining.STORIES, to_dict(language), "x", "done", found, outcome.facts)
+    store.save(record, outcome.curves, outcome.weights)
+    monkeypatch.setattr(_pretraining, "train_language", None)
+    loaded = _pretraining.language_model(language, Context())
+    assert isinstance(loaded, _pretraining.Loaded)
+    assert loaded.facts["pretraining"] == [record.name]
+    assert loaded.metrics["final_valid_loss"] == found["final_valid_loss"]
+    assert find(_pretraining.STORIES[0]).protocol == _pretraining.STORIES[1]
 
 
 def test_a_language_model_out_of_budget_stops_its_cells() -> None:
