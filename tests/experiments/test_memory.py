@@ -25,6 +25,7 @@ from lib.experiments import (
     _reading,
     find,
     memory,
+    stories,
 )
 from lib.models.config import LanguageModelConfig, Mamba1Config
 from lib.models.hub import HubError, save_pretrained
@@ -89,6 +90,11 @@ def test_matched_cells_begin_with_a_whole_comparison() -> None:
     assert len({cell.language for cell in kept}) == 1
     size = non_embedding(kept[0].model) + kept[0].model.vocab_size * kept[0].model.d_model
     assert 2 * 2 * size < 2 * 2**20 - 200_000  # encoder, decoder and tokenizer in half precision
+
+
+def test_models_of_real_text_are_those_of_the_stories() -> None:
+    own = {cell.language for cell in memory.cells("matched")}
+    assert len(own & set(stories.cells("matched"))) == 3  # 5M, three seeds
 
 
 @pytest.mark.parametrize(
