@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +51,8 @@ class Claim:
         experiment, profile, select: the cells that test it. `select` maps config names to a value,
             or to a list of values of which any will do.
         metric: name in the records' metrics; `minus`: a second metric to subtract.
+        against: changes to `select`, naming other cells: the same measure of these, of the same
+            seed, is subtracted. For sentences that compare two lengths or two models.
         combine: what becomes of several cells of one seed: their "mean", or the "share above zero"
             (with `minus`: the share of cells in which the first metric is the larger).
         value: the published number.
@@ -76,6 +78,7 @@ class Claim:
     tolerance_reason: str
     select: dict[str, Any] = field(default_factory=dict)
     minus: str | None = None
+    against: dict[str, Any] = field(default_factory=dict)
     combine: Literal["mean", "share above zero"] = "mean"
     rule: Literal["within", "at least", "at most"] = "within"
     seeds: int | None = None
@@ -99,6 +102,11 @@ class Claim:
     def chapter(self) -> str:
         """First part of the id."""
         return self.id.split(".", 1)[0]
+
+    @property
+    def other(self) -> Claim:
+        """The same claim about the cells that it is held `against`."""
+        return replace(self, select={**self.select, **self.against}, against={})
 
     @property
     def rule_text(self) -> str:
@@ -206,6 +214,7 @@ def load_claims(root: Path, evidence: Evidence | None = None) -> list[Claim]:
                 if claim.id in claims:
                     raise ValueError("this id is used twice")
                 evidence.cells(claim)
+                evidence.cells(claim.other)
             except ValueError as error:
                 raise ClaimError(f"{path.name}, {where}: {error}") from error
             claims[claim.id] = claim
@@ -242,14 +251,21 @@ class Verdict:
 
 def judge(claim: Claim, store: Store, evidence: Evidence | None = None) -> Verdict:
     """The verdict on `claim` from the records in `store` (`evidence`: what was looked up there)."""
-    found = (evidence or Evidence(store)).records(claim)
-    seeds: dict[int, list[float | None]] = defaultdict(list)
+    evidence = evidence or Evidence(store)
+    found = evidence.records(claim)
+    seeds, whole = _by_seed(claim, found)
     used: dict[int, list[str]] = defaultdict(list)
     for cell, record in found.items():
-        done = record is not None and record.status == "done"
-        seeds[cell.seed].append(_measure(claim, record) if done and record else None)
         used[cell.seed] += [record.name] if record else []
-    whole = {seed: _combine(claim, cells) for seed, cells in seeds.items() if None not in cells}
+    if claim.against:
+        others = evidence.records(claim.other)
+        more, subtracted = _by_seed(claim, others)
+        whole = {seed: whole[seed] - subtracted[seed] for seed in whole if seed in subtracted}
+        for seed, cells in more.items():
+            seeds[seed] = seeds.get(seed, []) + cells
+        for cell, record in others.items():
+            used[cell.seed] += [record.name] if record else []
+        found = {**found, **others}
     values = tuple(whole.values())
     mean, interval = mean_interval(values) if values else (None, None)
     if interval is not None and claim.limits is not None:
@@ -272,6 +288,18 @@ def judge(claim: Claim, store: Store, evidence: Evidence | None = None) -> Verdi
         sum(r is not None and r.status == "failed" for r in found.values()),
         tuple(name for seed in whole for name in used[seed]),
     )  # fmt: skip
+
+
+def _by_seed(
+    claim: Claim, found: dict[Any, Record | None]
+) -> tuple[dict[int, list[float | None]], dict[int, float]]:
+    """The measures of each seed's cells, and of seeds that have all of them the one number."""
+    seeds: dict[int, list[float | None]] = defaultdict(list)
+    for cell, record in found.items():
+        done = record is not None and record.status == "done"
+        seeds[cell.seed].append(_measure(claim, record) if done and record else None)
+    whole = {seed: _combine(claim, cells) for seed, cells in seeds.items() if None not in cells}
+    return dict(seeds), whole
 
 
 def _combine(claim: Claim, cells: Sequence[float | None]) -> float:

@@ -133,6 +133,32 @@ def test_the_share_of_cells_in_which_one_metric_wins(store: Store) -> None:
     assert found.values == (0.5, 1.0, 0.5) and found.verdict == "reproduced"
 
 
+def test_two_regions_are_compared_seed_by_seed(store: Store) -> None:
+    fill(store, {(2, 1): 0.3, (7, 1): 0.9, (2, 2): 0.6, (7, 2): 0.9, (2, 3): 0.5})
+    larger = {**BASE, "against": {"n_layers": 2}, "value": 0.4, "rule": "at least"}
+    found = judge(Claim(**larger), store)
+    assert found.values == pytest.approx((0.6, 0.3))
+    assert (found.verdict, found.done, found.expected) == ("not run", 2, 3)
+    assert (found.cells_done, found.cells_expected, len(found.records)) == (5, 6, 4)
+    put(store, FakeCell(7, 3), best=0.9)
+    found = judge(Claim(**larger), store)
+    assert found.values == pytest.approx((0.6, 0.3, 0.4)) and found.verdict == "reproduced"
+    assert len(found.records) == found.cells_done == found.cells_expected == 6
+    # with a metric to subtract on both sides
+    fill(store, {(2, 1): 0.3, (7, 1): 0.9, (2, 2): 0.6, (7, 2): 0.9, (2, 3): 0.5, (7, 3): 0.9},
+         other=0.5)  # fmt: skip
+    assert judge(Claim(**larger, minus="other"), store).values == found.values
+
+
+def test_cells_to_be_held_against_must_exist(tmp_path: Path) -> None:
+    folder = tmp_path / "book" / "claims"
+    folder.mkdir(parents=True)
+    entry = {**BASE, "against": {"n_layers": 5}}
+    (folder / "demo.yml").write_text(yaml.safe_dump([entry]))
+    with pytest.raises(ClaimError, match=r"demo.best: select .*'n_layers': 5.* fits no cell"):
+        load_claims(tmp_path)
+
+
 def test_a_listed_value_that_no_cell_has_is_named(tmp_path: Path) -> None:
     write(tmp_path, {**BASE, "select": {"n_layers": [2, 8]}})
     with pytest.raises(ClaimError, match=r"select n_layers: 8 fits no cell"):

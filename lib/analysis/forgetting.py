@@ -11,6 +11,8 @@ Scores are 0 to 1, not percent.
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 
@@ -29,7 +31,7 @@ ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
 def rouge(references: Sequence[str], written: Sequence[str]) -> pd.DataFrame:
-    """ROUGE-1, -2 and -L F1 of each pair, by rouge_score without stemming.
+    """ROUGE-1, -2 and -L F1 of each pair, as rouge_score without stemming gives them.
 
     Returns:
         Columns rouge1, rouge2, rougeL, and scorable: whether the reference has anything that ROUGE
@@ -38,17 +40,47 @@ def rouge(references: Sequence[str], written: Sequence[str]) -> pd.DataFrame:
     Raises:
         ValueError: not as many of one as of the other.
     """
-    from rouge_score import rouge_scorer, tokenizers
-
     _expect_pairs("written", len(written), len(references))
-    words = tokenizers.DefaultTokenizer(use_stemmer=False)
-    scorer = rouge_scorer.RougeScorer(ROUGE, tokenizer=words)
     rows = []
     for reference, found in zip(references, written, strict=True):
-        scores = scorer.score(reference, found)
-        row: dict[str, float | bool] = {name: scores[name].fmeasure for name in ROUGE}
-        rows.append({**row, "scorable": bool(words.tokenize(reference))})
+        a, b = rouge_words(reference), rouge_words(found)
+        pairs = [list(itertools.pairwise(words)) for words in (a, b)]
+        rows.append(
+            {
+                "rouge1": _f1(_shared(a, b), len(a), len(b)),
+                "rouge2": _f1(_shared(*pairs), *map(len, pairs)),
+                "rougeL": _f1(common_subsequence(a, b), len(a), len(b)),
+                "scorable": bool(a),
+            }
+        )
     return pd.DataFrame(rows, columns=[*ROUGE, "scorable"])
+
+
+def rouge_words(text: str) -> list[str]:
+    """What ROUGE sees of a text: runs of letters a to z and digits, in small letters."""
+    return re.findall("[a-z0-9]+", text.lower())
+
+
+def _shared(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
+    return (Counter(a) & Counter(b)).total()
+
+
+def _f1(shared: int, wanted: int, found: int) -> float:
+    return 2 * shared / (wanted + found) if shared else 0.0
+
+
+def common_subsequence(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
+    """Length of the longest common subsequence, by one addition of long integers for each item of
+    `b` (Hyyro 2004): no table of ``len(a) * len(b)`` entries."""
+    places: dict[Hashable, int] = {}
+    for index, item in enumerate(a):
+        places[item] = places.get(item, 0) | 1 << index
+    every = (1 << len(a)) - 1
+    left = every
+    for item in b:
+        met = left & places.get(item, 0)
+        left = ((left + met) | (left - met)) & every
+    return len(a) - left.bit_count()
 
 
 def token_accuracy(
@@ -145,6 +177,7 @@ def token_table(
     chunks: Chunks,
     written: Sequence[Sequence[int]],
     *,
+    labels: np.ndarray | None = None,
     perplexity: Sequence[float] | None = None,
     frequency: Mapping[int, int] | None = None,
 ) -> pd.DataFrame:
@@ -152,6 +185,7 @@ def token_table(
 
     Args:
         written: tokens of each chunk's reconstruction, without the end token.
+        labels: (count, L), of each token the kind of passage it stands in; adds the column label.
         perplexity: of each chunk under a language model; adds the column perplexity.
         frequency: how often each token stands in a corpus; adds frequency, 0 for tokens not there.
 
@@ -172,6 +206,8 @@ def token_table(
     pairs = list(zip(references, written, strict=True))
     table["found"] = [flag for a, b in pairs for flag in found_by_occurrence(a, b)]
     table["in_place"] = [i < len(b) and a[i] == b[i] for a, b in pairs for i in range(length)]
+    if labels is not None:
+        table["label"] = labels.flatten()
     if perplexity is not None:
         _expect_pairs("perplexity", len(perplexity), count)
         table["perplexity"] = np.repeat(np.asarray(perplexity, dtype=float), length)
@@ -219,6 +255,22 @@ def word_table(
             )  # fmt: skip
     names = ["chunk", "position", "tokens", "word", "pos", "entity", "category", "found"]
     return pd.DataFrame(rows, columns=names)
+
+
+def found_again(
+    table: pd.DataFrame, chunks: Chunks, written: Sequence[Sequence[int]]
+) -> pd.DataFrame:  # fmt: skip
+    """A :func:`word_table` for other reconstructions of the same chunks.
+
+    Raises:
+        ValueError: not one reconstruction a chunk.
+    """
+    _expect_pairs("written", len(written), len(chunks))
+    references, flags = chunks.tokens.tolist(), []
+    for chunk, own in table.groupby("chunk", sort=False):
+        spans = zip(own["position"], own["position"] + own["tokens"] - 1, strict=True)
+        flags += found_phrases(references[chunk], written[chunk], list(spans))
+    return table.assign(found=flags)
 
 
 def _expect_pairs(name: str, found: int, wanted: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -25,7 +26,7 @@ def published(table: str, root: Path = provenance.ROOT) -> pd.DataFrame:
     """
     if table not in (*TABLES, *GROUPS):
         raise ValueError(f"table is {table!r}, allowed: {', '.join((*TABLES, *GROUPS))}")
-    data = yaml.safe_load((root / "book" / "reference" / "memory.yml").read_text())
+    data = _reference(root)
     lengths, found = data["lengths"], data[table]
     if table in GROUPS:
         shares = [(m, group, v / 100) for m, own in found.items() for group, v in own.items()]
@@ -44,3 +45,29 @@ def published(table: str, root: Path = provenance.ROOT) -> pd.DataFrame:
         for length, value in zip(lengths, values, strict=True)
     ]
     return pd.DataFrame(rows, columns=["model", "group", "length", "value"])
+
+
+def omitted_by_length(root: Path = provenance.ROOT) -> pd.DataFrame:
+    """Published counts of omitted tokens: length, omission (share of all tokens), first and last
+    (counts in the first and the last part of the text), ratio of these."""
+    data = _reference(root)
+    found = data["omitted_by_length"]
+    table = pd.DataFrame({"length": data["lengths"], "omission": found["total"]})
+    table["omission"] /= found["tokens"]
+    table["first"], table["last"] = found["first_bin"], found["last_bin"]
+    return table.assign(ratio=table["first"] / table["last"])
+
+
+def omitted_by_perplexity(root: Path = provenance.ROOT) -> pd.DataFrame:
+    """Published omission by the reference's perplexity: x (lower end of the bin), omission, count
+    (records)."""
+    found = _reference(root)["omission_by_perplexity"]
+    return pd.DataFrame(
+        {"x": found["start"], "omission": [v / 100 for v in found["omission"]],
+         "count": found["records"]}
+    )  # fmt: skip
+
+
+def _reference(root: Path) -> dict[str, Any]:
+    data: dict[str, Any] = yaml.safe_load((root / "book" / "reference" / "memory.yml").read_text())
+    return data

@@ -56,8 +56,10 @@ def frequency_bins(counts: Sequence[int]) -> np.ndarray:
 # -- rates and tests ------------------------------------------------------------------------
 
 
-def rates(table: pd.DataFrame, by: str, *, confidence: float = 0.95, seed: int = 0) -> pd.DataFrame:
-    """Omission of each group: 1 - mean of found, with an interval by drawing chunks again.
+def rates(
+    table: pd.DataFrame, by: str, *, confidence: float = 0.95, seed: int = 0, draws: int = 2000
+) -> pd.DataFrame:
+    """Omission of each group: 1 - mean of found, with an interval by drawing chunks `draws` times.
 
     Returns:
         Columns: `by`, count (occurrences), chunks, omission, low, high (not a number where one
@@ -71,7 +73,7 @@ def rates(table: pd.DataFrame, by: str, *, confidence: float = 0.95, seed: int =
     for value, group in table.groupby(by, sort=True):
         parts = group.groupby("chunk")["found"].agg(["sum", "count"])
         lost = (parts["count"] - parts["sum"]).tolist()
-        rate, interval = bootstrap_rate(lost, parts["count"].tolist(), confidence, seed=seed)
+        rate, interval = bootstrap_rate(lost, parts["count"].tolist(), confidence, draws, seed)
         low, high = interval or (math.nan, math.nan)
         rows.append((value, len(group), len(parts), rate, low, high))
     return pd.DataFrame(rows, columns=[by, "count", "chunks", "omission", "low", "high"])

@@ -1,300 +1,234 @@
 """Chapter "Selective memory": what a Mamba's state forgets, read out by an auto-encoder.
 
-Hossain et al. 2025 (arXiv 2512.15653). A cell is one language model and one length: its decoder is
-trained to write chunks of that length down from the state alone, then texts that it has never seen
-are asked for. ``paper`` are the published models and lengths; they need pretrained weights, which
-nothing here loads yet. ``quick`` is the same way from end to end with a tiny model, which is first
-trained on made-up text.
+Hossain et al. 2025 (arXiv 2512.15653). One experiment holds the decoders that most pages look at:
+each is trained once and measured once, by length, kind of text, word class, position, frequency and
+perplexity (:mod:`lib.experiments._memory`). ``paper`` are the published models, on Pile-10k.
+``matched`` are models of our own, on made-up text of five kinds and on real text. ``quick`` is the
+same way from end to end with a tiny model.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
-from lib import provenance
-from lib.config import from_dict, require
-from lib.experiments import Context, Experiment, Outcome
+from lib.config import from_dict
+from lib.experiments import Experiment
+from lib.experiments._language import LanguageCell
+from lib.experiments._memory import MemoryCell, language_name, readable, train_decoders
+from lib.experiments._pretraining import Published
+from lib.experiments.stories import TEXTS
+from lib.experiments.stories import TRAINING as PRETRAINING
 from lib.models.config import LanguageModelConfig, Mamba1Config
+from lib.models.presets import non_embedding, preset
 from lib.store import Record
+from lib.tasks.corpus import PILE_10K, CorpusConfig, KindsText
+from lib.tasks.kinds import KindsConfig
+from lib.tasks.language import LanguageTask
 from lib.tasks.reconstruction import LENGTHS, ReconstructionConfig
+from lib.tasks.tokenizers import BPEConfig, PretrainedConfig
 from lib.training.config import TrainingConfig
 
-if TYPE_CHECKING:
-    import torch
-
-    from lib.models.autoencoder import Decoded, StateAutoencoder
-    from lib.models.language_model import LanguageModel
-    from lib.tasks.reconstruction import Chunks
-
 NAME = "memory.reconstruction_by_length"
-CORPORA = ("built-in", "pile-10k")
 # layers and width of state-spaces/mamba-*-hf
-SIZES = {"130m": (24, 768), "370m": (48, 1024), "790m": (48, 1536), "1.4b": (48, 2048)}
-VOCAB_BYTES = 257
-READ = 32  # tokens that a small model is pretrained on at a time
-BATCH_TOKENS = 800  # the paper's only known batch: 200 chunks of 4 tokens
-ASKED = 40  # test chunks of each category, quick
-BATCH = 64  # chunks written down at once
+PUBLISHED = {"130m": (24, 768), "370m": (48, 1024), "790m": (48, 1536), "1.4b": (48, 2048)}
+TOKEN_MODELS = ("130m", "1.4b")  # whose word classes were printed, at length 256
+PAPER_BATCH = 800  # tokens; the paper's only known batch: 200 chunks of 4 tokens
+
+SIZES = ("5M", "2M", "16M")  # in the order of their worth to a run that may be cut short
+SEEDS = {"2M": (1, 2, 3), "5M": (1, 2, 3), "16M": (1,)}
+KINDS = CorpusConfig(KindsText(KindsConfig(characters=2400), 30_000), validation=0.05)
+CORPORA = {"kinds": (KINDS, 2048, "built-in"), "local": (*TEXTS["debian"], "ud")}
+READ_TOKENS, MEASUREMENTS = 32_768_000, 20  # of pretraining
+BATCH_TOKENS = 16_384  # of a decoder's training
+DECODER_STEPS, DECODER_RATE, DECODER_MEASUREMENTS = 2000, 3e-3, 10
+KEPT_LENGTHS = (8, 16, 32, 64)  # of a model small enough to be published with the book
 
 
-@dataclass(frozen=True)
-class MemoryCell:
-    """One decoder.
+def chunk_task(length: int) -> ReconstructionConfig:
+    """Chunks of `length` tokens; texts that are too short are passed over."""
+    return ReconstructionConfig(length, short="skip", end=None)
 
-    Attributes:
-        task: how texts are cut into chunks.
-        corpus: where texts come from: "built-in" (made up, :mod:`lib.tasks.built_in_text`) or
-            "pile-10k".
-        model: encoder and decoder.
-        pretrained: name of the encoder's published weights, or None: it is trained first.
-        pretraining: how, in that case; else None.
-        training: of the decoder.
-        seed: of weights, order of training and division of texts.
-    """
 
-    task: ReconstructionConfig
-    corpus: str
-    model: LanguageModelConfig
-    pretrained: str | None
-    pretraining: TrainingConfig | None
-    training: TrainingConfig
-    seed: int
+def asked_for(length: int) -> int:
+    """Test chunks of a category: as many tokens at each length, within reason."""
+    return min(800, 25_600 // length)
 
-    def __post_init__(self) -> None:
-        require(self, "corpus", self.corpus in CORPORA, ", ".join(CORPORA))
-        fits = (self.pretrained is None) != (self.pretraining is None)
-        require(self, "pretraining", fits, "None with pretrained weights, else a TrainingConfig")
-        if self.corpus == "built-in":
-            fits = self.model.vocab_size >= VOCAB_BYTES and self.pretrained is None
-            require(self, "corpus", fits, f"pile-10k, or vocab_size at least {VOCAB_BYTES} and "
-                    "no pretrained weights: the text comes as bytes")  # fmt: skip
+
+def decoder_training(length: int, rate: float = DECODER_RATE) -> TrainingConfig:
+    """Of matched decoders: as many tokens a step at each length. Rates far above the paper's, which
+    starts from models that have read thousands of times as much."""
+    return TrainingConfig(
+        epochs=DECODER_MEASUREMENTS, warmup_epochs=1, batch_size=BATCH_TOKENS // length,
+        lr_start=1e-5, lr_peak=rate, lr_end=1e-5, beta2=0.95, weight_decay=0.0,
+        precision="bfloat16",
+    )  # fmt: skip
+
+
+def epoch_chunks(training: TrainingConfig, steps: int) -> int:
+    """Chunks between two measurements, for so many steps in all."""
+    return training.batch_size * steps // training.epochs
 
 
 def paper_training(length: int) -> TrainingConfig:
     """One pass at a constant rate of 1e-5, without decay, warm-up or clipping. Batch sizes are not
     known but for length 4; as many tokens are taken for the others."""
     return TrainingConfig(
-        epochs=1, warmup_epochs=0, batch_size=max(1, BATCH_TOKENS // length), lr_start=1e-5,
+        epochs=1, warmup_epochs=0, batch_size=max(1, PAPER_BATCH // length), lr_start=1e-5,
         lr_peak=1e-5, lr_end=1e-5, weight_decay=0.0, clip_norm=None, drop_last=False,
     )  # fmt: skip
 
 
-def small_training(epochs: int) -> TrainingConfig:
-    """For tiny models: a rate that gets somewhere in seconds."""
-    return TrainingConfig(
-        epochs=epochs, warmup_epochs=1, batch_size=64, lr_start=1e-4, lr_peak=5e-3, lr_end=1e-4
+# -- language models ------------------------------------------------------------------------
+
+
+def language_cell(
+    model: LanguageModelConfig, corpus: CorpusConfig, tokenizer: BPEConfig, seed: int,
+    tokens: int = READ_TOKENS,
+) -> LanguageCell:  # fmt: skip
+    """A language model that is trained as in the chapter on stories."""
+    task = LanguageTask(corpus, tokenizer, 512, epoch_tokens=tokens // MEASUREMENTS)
+    return LanguageCell(task, model, PRETRAINING, seed)
+
+
+def quick_language(
+    model: LanguageModelConfig | None = None, corpus: CorpusConfig | None = None,
+    tokens_of: CorpusConfig | None = None, seed: int = 1,
+) -> LanguageCell:  # fmt: skip
+    """A tiny language model, trained in seconds: by default on made-up text of five kinds, in the
+    tokens of that text."""
+    source = KindsText(KindsConfig(characters=500), documents=400)
+    task = LanguageTask(
+        corpus or CorpusConfig(source, validation=0.15), BPEConfig(320, 100_000, tokens_of), 32,
+        epoch_tokens=32 * 16 * 15, valid_rows=16,
+    )  # fmt: skip
+    training = TrainingConfig(
+        epochs=4, warmup_epochs=1, batch_size=16, lr_start=1e-4, lr_peak=5e-3, lr_end=1e-4
     )
+    tiny = LanguageModelConfig(320, 2, (Mamba1Config(48, d_state=8),), tie_embeddings=True)
+    return LanguageCell(task, model or tiny, training, seed)
+
+
+def quick_decoder(language: LanguageCell, length: int, steps: int = 120, **more: Any) -> MemoryCell:
+    """A decoder of a tiny language model."""
+    training = TrainingConfig(
+        epochs=4, warmup_epochs=1, batch_size=512 // length, lr_start=1e-4, lr_peak=1e-2,
+        lr_end=1e-4,
+    )  # fmt: skip
+    return MemoryCell(
+        language, chunk_task(length), training, epoch_chunks(training, steps), 40,
+        more.pop("tags", None), language.seed, **more,
+    )  # fmt: skip
+
+
+def decoder_cell(
+    language: LanguageCell, length: int, tags: str | None, *, steps: int = DECODER_STEPS,
+    rate: float = DECODER_RATE, **more: Any,
+) -> MemoryCell:  # fmt: skip
+    """A decoder of a matched language model, trained for so many steps."""
+    training = decoder_training(length, rate)
+    return MemoryCell(
+        language, chunk_task(length), training, epoch_chunks(training, steps),
+        asked_for(length), tags, language.seed, **more,
+    )  # fmt: skip
+
+
+# -- cells ----------------------------------------------------------------------------------
 
 
 def cells(profile: str) -> list[MemoryCell]:
-    """Cells of a profile: four sizes and seven lengths, one seed, as published; quick: one tiny
-    model, two lengths. matched: none yet."""
-    if profile == "quick":
-        model = LanguageModelConfig(VOCAB_BYTES, 2, (Mamba1Config(32, d_state=8),))
-        return [
-            MemoryCell(
-                ReconstructionConfig(length, per_document=16, short="skip"), "built-in", model,
-                None, small_training(3), small_training(8), seed=1,
-            )
-            for length in (4, 16)
-        ]  # fmt: skip
-    if profile != "paper":
-        return []
-    return [
-        MemoryCell(
-            ReconstructionConfig(length, short="skip"), "pile-10k",
-            LanguageModelConfig(50_280, layers, (Mamba1Config(width),), tie_embeddings=True),
-            f"state-spaces/mamba-{size}-hf", None, paper_training(length), seed=1,
-        )
-        for size, (layers, width) in SIZES.items()
-        for length in LENGTHS
-    ]  # fmt: skip
+    """Cells of a profile.
 
-
-def readable(cell: MemoryCell) -> str:
-    """For example ``mamba-130m-hf-L64-s1`` or ``mamba1-2x32-L4-s1``."""
-    model = cell.model
-    small = f"{model.pattern[0].kind}-{model.n_layers}x{model.d_model}"
-    name = small if cell.pretrained is None else cell.pretrained.rsplit("/", 1)[-1]
-    return f"{name}-L{cell.task.length}-s{cell.seed}"
-
-
-# -- running --------------------------------------------------------------------------------
-
-
-def run(cells: Sequence[MemoryCell], context: Context) -> Iterator[Outcome]:
-    """Train and measure the cells, one after the other.
-
-    Raises:
-        ValueError: a cell wants weights or texts that have to come from the hub.
+    paper: four published sizes and seven lengths, one seed. matched: three sizes of our own,
+    made-up and real text, seven lengths, three seeds (16M: one), first one seed of all sizes on
+    made-up text; last a small model whose weights go with the book. quick: one tiny model, two
+    lengths.
     """
-    for cell in cells:
-        if cell.pretrained is not None or cell.corpus != "built-in":
-            raise ValueError(
-                f"cell {readable(cell)} wants {cell.pretrained or 'no weights'} and the texts "
-                f"{cell.corpus}, allowed so far: trained here, on built-in text"
-            )
-    for cell in cells:
-        outcome = _run_cell(cell, context)
-        yield outcome
-        if outcome.status == "stopped":
-            return
+    if profile == "quick":
+        language = quick_language()
+        return [
+            quick_decoder(language, n, tags="built-in", keep_weights=True) for n in (4, 8)
+        ]  # fmt: skip
+    if profile == "paper":
+        return [paper_cell(size, length) for size in PUBLISHED for length in LENGTHS]
+    if profile != "matched":
+        return []
+    wanted = [
+        (corpus, size, seed)
+        for size in SIZES
+        for seed in SEEDS[size]
+        for corpus in CORPORA
+    ]  # fmt: skip
+    wanted.sort(key=lambda one: (one[2], one[0] != "kinds"))  # stable: sizes stay in their order
+    found = []
+    for name, size, seed in wanted:
+        corpus, vocab, tags = CORPORA[name]
+        language = language_cell(preset("mamba1", size, vocab), corpus, BPEConfig(vocab), seed)
+        found += [decoder_cell(language, length, tags) for length in LENGTHS]
+    corpus, _, tags = CORPORA["kinds"]
+    small = LanguageModelConfig(1024, 5, (Mamba1Config(96),), tie_embeddings=True)
+    language = language_cell(small, corpus, BPEConfig(1024), 1)
+    kept = [decoder_cell(language, n, tags, keep_weights=True) for n in KEPT_LENGTHS]
+    return [*found, *kept]
 
 
-def _run_cell(cell: MemoryCell, context: Context) -> Outcome:
-    import torch
-
-    from lib.models.autoencoder import AutoencoderConfig, StateAutoencoder, batch_loss
-    from lib.ops import backends
-    from lib.tasks import built_in_text, reconstruction
-    from lib.tasks.encoding import encode_bytes
-    from lib.training.loop import Run
-
-    started, clock = provenance.now(), time.perf_counter()
-    documents = built_in_text.documents(30, seed=cell.seed)
-    train, test = reconstruction.split(documents, 0.2, cell.seed)
-    asked = dataclasses.replace(cell.task, per_document=None, per_category=ASKED, seed=cell.seed)
-    learnt, _ = reconstruction.build(cell.task, train, encode_bytes)
-    chunks, _ = reconstruction.build(asked, test, encode_bytes)
-    read, _ = reconstruction.build(ReconstructionConfig(READ, short="skip"), train, encode_bytes)
-    encoder = _pretrained(cell, read.tokens, context)
-    slots = AutoencoderConfig(cell.task.length, seed=cell.seed)
-    model = StateAutoencoder(encoder, slots).to(context.device)
-    heldout = chunks.tokens.to(context.device)
-    with torch.no_grad(), backends.recording() as used:
-        model.loss(heldout[:2])
-    before = time.perf_counter()
-    result = _train(
-        model, batch_loss, learnt.tokens, cell.training, cell.seed, context, readable(cell),
-        Run(context.identify(cell), context.checkpoint(readable(cell), cell)),
-        lambda trained: {"test_loss": batch_loss(trained, heldout)[0]},
+def paper_cell(size: str, length: int) -> MemoryCell:
+    """A decoder of a published model."""
+    layers, width = PUBLISHED[size]
+    model = LanguageModelConfig(50_280, layers, (Mamba1Config(width),), tie_embeddings=True)
+    task = LanguageTask(CorpusConfig(PILE_10K, validation=0.1), PretrainedConfig())
+    tags = "conll2003" if length == 256 and size in TOKEN_MODELS else None
+    return MemoryCell(
+        Published(f"state-spaces/mamba-{size}-hf", model, task), chunk_task(length),
+        paper_training(length), None, asked_for(length), tags, seed=1,
     )  # fmt: skip
-    facts = {
-        "backends": {op: list(served) for op, served in used.items()},
-        "compile": False,
-        "dtype": "float32",
-        "training_seconds": round(time.perf_counter() - before, 3),
-        "peak_memory_bytes": (
-            torch.cuda.max_memory_allocated() if context.device.startswith("cuda") else None
-        ),
-    }
-    metrics: dict[str, float | None] = {}
-    if result.status == "done":
-        metrics = measure(model.eval(), chunks, heldout)
-    return Outcome(
-        cell, result.status, result.reason, metrics, result.curves, None, facts, started,
-        time.perf_counter() - clock,
-    )  # fmt: skip
-
-
-def _pretrained(cell: MemoryCell, tokens: torch.Tensor, context: Context) -> LanguageModel:
-    from lib.models.language_model import build_language_model
-    from lib.training.loop import Run
-
-    model = build_language_model(
-        cell.model, seed=cell.seed, device=context.device, backend=context.backend
-    )
-    assert cell.pretraining is not None
-    without = dataclasses.replace(context, deadline=None)  # it has no checkpoint to go on from
-    _train(
-        model, next_token_loss, tokens, cell.pretraining, cell.seed, without,
-        f"{readable(cell)}, language model", Run(), None,
-    )  # fmt: skip
-    return model
-
-
-def next_token_loss(model: Any, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean loss of a language model on chunks (b, L) that begin with token 0, and how many last
-    tokens it guesses."""
-    import torch
-
-    start = torch.zeros_like(tokens[:, :1])
-    logits = model(torch.cat([start, tokens[:, :-1]], 1))
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten())
-    return loss, (logits[:, -1].detach().argmax(-1) == tokens[:, -1]).sum()
-
-
-def _train(
-    model: Any, loss: Any, tokens: torch.Tensor, config: TrainingConfig, seed: int,
-    context: Context, name: str, run: Any, evaluate: Any,
-) -> Any:  # fmt: skip
-    from lib.training.batches import TensorBatches
-    from lib.training.loop import Trainer
-
-    data = tokens.to(context.device)
-    batches = TensorBatches([data], config.batch_size, seed, config.drop_last)
-    return Trainer(
-        model, loss, batches, config, evaluate=evaluate, runs=[run], deadline=context.deadline,
-        checkpoint_every=context.checkpoint_every, name=name,
-        origin={**provenance.code(), "device_name": provenance.machine(data.device)["device_name"]},
-    ).run()  # fmt: skip
-
-
-# -- measuring ------------------------------------------------------------------------------
-
-
-def measure(
-    model: StateAutoencoder, chunks: Chunks, tokens: torch.Tensor
-) -> dict[str, float | None]:
-    """Scores of what is written down of `chunks` (`tokens`: theirs, on the model's device), for the
-    decoder and each control, and by category for the decoder."""
-    from lib.analysis import memory_controls as controls
-    from lib.models.autoencoder import state_floats
-
-    writers = {
-        "": model.reconstruct,
-        "untrained_": lambda part: controls.untrained_decoder(model, part),
-        "zero_": lambda part: controls.zero_state(model, part),
-        "shuffled_": lambda part: controls.shuffled_input(model, part)[0],
-        "alone_": lambda part: controls.language_model_alone(model, part),
-    }
-    metrics: dict[str, float | None] = {}
-    for prefix, write in writers.items():
-        scores = _scores(chunks, controls.in_batches(write, tokens, BATCH))
-        if prefix:
-            scores = scores.drop(columns="scorable")  # of the text asked for: the same for all
-        metrics |= {f"{prefix}{name}": float(value) for name, value in scores.mean().items()}
-        if not prefix:
-            for category, value in scores.groupby(chunks.categories)["rouge1"].mean().items():
-                metrics[f"rouge1_{category}"] = float(value)
-    metrics["perplexity"] = float(controls.perplexity(model.encoder, tokens).mean())
-    metrics["state_floats"] = float(state_floats(model.encode(tokens[:1])))
-    metrics["n_parameters"] = float(sum(p.numel() for p in model.decoder.parameters()))
-    return metrics
-
-
-def _scores(chunks: Chunks, written: Decoded) -> pd.DataFrame:
-    """One row a chunk: ROUGE, whether ROUGE can score it, tokens in place, exact, omission."""
-    from lib.analysis.forgetting import exact_matches, rouge, token_accuracy, token_table
-    from lib.tasks.encoding import decode_bytes
-
-    rows, references = written.rows(), chunks.tokens.tolist()
-    texts = [decode_bytes(row) for row in rows]
-    table = rouge([decode_bytes(row) for row in references], texts)
-    table["token_accuracy"] = token_accuracy(references, rows)
-    table["exact"] = exact_matches(references, rows)
-    found = token_table(chunks, rows).groupby("chunk")["found"].mean()
-    table["omission"] = 1 - found.to_numpy()
-    return table.astype(float)
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
-    """One row a finished record: model, length, seed and every metric."""
+    """One row a finished record: model (its name), corpus, size (parameters outside the embedding),
+    length, seed and every metric."""
     rows: list[dict[str, Any]] = []
     for record in records:
         cell = from_dict(MemoryCell, record.config)
-        name = readable(cell).rsplit("-L", 1)[0]
         rows.append(
-            {"model": name, "length": cell.task.length, "seed": cell.seed, "status": record.status,
-             **record.metrics}
-        )  # fmt: skip
+            {
+                "model": language_name(cell),
+                "corpus": cell.language.task.corpus.source.kind,
+                "parameters": non_embedding(cell.model),
+                "length": cell.task.length,
+                "seed": cell.seed,
+                "status": record.status,
+                **record.metrics,
+            }
+        )
     return pd.DataFrame(rows)
+
+
+def tables(records: Sequence[Record], name: str) -> pd.DataFrame:
+    """A small table (see :mod:`lib.analysis.memory_measures`) of all records, one below the other,
+    with model, corpus, parameters, length and seed."""
+    parts = []
+    for record in records:
+        table = record.read_curves()
+        if "table" not in table or record.status != "done":
+            continue
+        own = table[table["table"] == name].dropna(axis=1, how="all")
+        (facts,) = frame([dataclasses.replace(record, metrics={})]).to_dict("records")
+        parts.append(own.assign(**{key: facts[key] for key in facts if key != "status"}))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def largest(records: Sequence[Record], length: int, corpus: str | None = None) -> list[Record]:
+    """Of the records of a length (and of a text: "kinds", "local"), those of the largest model."""
+    rows = frame([dataclasses.replace(record, metrics={}) for record in records])
+    if not len(rows):
+        return []
+    fits = (rows["length"] == length) & (rows["corpus"] == corpus if corpus else True)
+    top = rows[fits]["parameters"].max()
+    return [records[index] for index in rows[fits & (rows["parameters"] == top)].index]
 
 
 EXPERIMENTS = (
@@ -305,7 +239,7 @@ EXPERIMENTS = (
         notebook="notebooks/memory/reconstruction_by_length.ipynb",
         cells=cells,
         readable=readable,
-        run=run,
+        run=train_decoders,
         frame=frame,
     ),
 )

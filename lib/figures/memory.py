@@ -1,6 +1,8 @@
-"""Figures of the chapter "Selective memory"."""
+"""Figures of the chapter "Selective memory": lengths, controls, published numbers."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -15,6 +17,20 @@ WRITERS = {
     "shuffled_": "trained, text in disorder",
     "alone_": "language model, told the text before",
 }
+
+# above the plot: below it there may be a slider
+TOP: dict[str, Any] = {
+    "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0.0},
+    "margin": {"t": 110},
+}
+
+
+def no_run(text: str = "no finished run yet") -> go.Figure:
+    """What stands in place of a figure that no record is behind."""
+    figure = go.Figure()
+    figure.add_annotation(text=text, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
+    figure.update_layout(height=160, xaxis_visible=False, yaxis_visible=False)
+    return figure
 
 
 def published_curves(table: pd.DataFrame, title: str) -> go.Figure:
@@ -32,7 +48,7 @@ def published_curves(table: pd.DataFrame, title: str) -> go.Figure:
             x=rows["length"], y=rows["value"], mode="lines+markers", name=str(name),
             line={"color": colour, "dash": dash},
         )  # fmt: skip
-    return _by_length(figure, "ROUGE F1", title)
+    return by_length(figure, "ROUGE F1", title)
 
 
 def by_writer(frame: pd.DataFrame, metric: str, title: str) -> go.Figure:
@@ -41,14 +57,62 @@ def by_writer(frame: pd.DataFrame, metric: str, title: str) -> go.Figure:
     Args:
         frame: the experiment's table. metric: "rouge1", "token_accuracy", "omission" ...
     """
+    if not len(frame):
+        return no_run()
     figure = go.Figure()
     for index, (prefix, name) in enumerate(WRITERS.items()):
         if prefix + metric in frame:
             band(figure, frame, "length", prefix + metric, name, index, limits=(0, 1))
-    return _by_length(figure, metric.replace("_", " "), title)
+    return by_length(figure, metric.replace("_", " "), title).update_layout(**TOP)
 
 
-def _by_length(figure: go.Figure, label: str, title: str) -> go.Figure:
+def by_model(frame: pd.DataFrame, metric: str, title: str) -> go.Figure:
+    """Our scores by length, a line each model."""
+    if not len(frame):
+        return no_run()
+    figure = go.Figure()
+    for index, (name, rows) in enumerate(frame.groupby("model", sort=False)):
+        label = f"{name}, {rows['parameters'].iloc[0] / 1e6:.1f}M"
+        band(figure, rows, "length", metric, label, index, limits=(0, 1))
+    return by_length(figure, metric.replace("_", " "), title)
+
+
+def by_category(frame: pd.DataFrame, metric: str, title: str) -> go.Figure:
+    """A score of one model by length, a line each kind of text: columns ``<metric>_<kind>``."""
+    names = [name for name in frame if str(name).startswith(f"{metric}_")]
+    if not names:
+        return no_run()
+    figure = go.Figure()
+    for index, name in enumerate(sorted(names)):
+        rows = frame.dropna(subset=[name])
+        band(figure, rows, "length", name, name.removeprefix(f"{metric}_"), index, limits=(0, 1))
+    return by_length(figure, metric.replace("_", " "), title)
+
+
+def learning(table: pd.DataFrame, title: str) -> go.Figure:
+    """Held-out accuracy of decoders as they train, a line each run.
+
+    Args:
+        table: :func:`lib.experiments.memory_training.learning`'s.
+    """
+    if not len(table):
+        return no_run()
+    figure = go.Figure()
+    groups = table.groupby(["length", "rate", "steps"], sort=False)
+    for index, ((length, rate, steps), rows) in enumerate(groups):
+        figure.add_scatter(
+            x=rows["step"], y=rows["test_accuracy"], mode="lines+markers",
+            name=f"{length} tokens, rate {rate:g}, {steps} steps",
+            line={"color": COLOURS[index % 7], "dash": DASHES[index % 7]},
+        )  # fmt: skip
+    figure.update_xaxes(title="optimiser steps")
+    figure.update_yaxes(title="right tokens, given those before (share)", rangemode="tozero")
+    figure.update_layout(title=title, height=420)
+    return figure
+
+
+def by_length(figure: go.Figure, label: str, title: str) -> go.Figure:
+    """Axes of a figure over the length of a chunk."""
     figure.update_xaxes(title="length of the chunk (tokens)", type="log", dtick=0.30103)
     figure.update_yaxes(title=f"{label} (share)", range=[-0.02, 1.05])
     figure.update_layout(title=title, height=440)

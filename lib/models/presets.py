@@ -1,4 +1,4 @@
-"""Language models of equal size: four architectures, five sizes.
+"""Language models of equal size: four architectures, six sizes.
 
 Equal means parameters outside the embedding, which all share with the head: within 3 % of the
 size's number. At one size all have one width; the number of layers makes up the rest. A size that
@@ -8,6 +8,7 @@ is called after its published model (130M) counts that model's embedding in its 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from lib.config import require
 from lib.models.config import (
@@ -48,6 +49,7 @@ class Size:
 
 SIZES = {
     "1M": Size(1_000_000, 96, 32, 64, 256, 56, (15, 14, 9, 6)),
+    "2M": Size(2_000_000, 128, 32, 64, 344, 72, (17, 17, 10, 7)),
     "5M": Size(5_000_000, 192, 64, 64, 512, 120, (20, 20, 11, 7)),
     "16M": Size(16_100_000, 320, 64, 128, 864, 208, (24, 23, 13, 8)),
     "27M": Size(27_000_000, 384, 64, 128, 1024, 264, (28, 27, 15, 9)),
@@ -109,6 +111,7 @@ def hybrid(size: str, vocab_size: int, every: int = 8) -> LanguageModelConfig:
     return LanguageModelConfig(vocab_size, plain.n_layers, tuple(blocks), tie_embeddings=True)
 
 
+@lru_cache(maxsize=256)  # pages ask for the same few models for each of many records
 def non_embedding(config: LanguageModelConfig) -> int:
     """Parameters outside the embedding (and a head of its own)."""
     import torch

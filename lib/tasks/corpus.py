@@ -1,7 +1,8 @@
-"""Text to train language models on: three sources, one interface.
+"""Text to train language models on: four sources, one interface.
 
-A source is a config: a data set of the hub at a pinned revision, text files on this machine, or the
-built-in stories. `Corpus` opens it and splits its documents in two::
+A source is a config: a data set of the hub at a pinned revision, text files on this machine, the
+built-in stories, or the built-in text of five kinds. `Corpus` opens it and splits its documents in
+two::
 
     corpus = Corpus(CorpusConfig(StoryText(), validation=0.02))
     corpus.train[0]          # a document, as a string
@@ -26,7 +27,8 @@ import numpy as np
 
 from lib.config import digest, require, to_dict
 from lib.parallel import ordered_map
-from lib.tasks import stories
+from lib.tasks import kinds, stories
+from lib.tasks.kinds import KindsConfig
 from lib.tasks.stories import StoryConfig
 from lib.tasks.text_files import read_documents, text_files
 
@@ -95,7 +97,19 @@ class StoryText:
         require(self, "documents", self.documents >= 1, "at least 1")
 
 
-Source = HubText | LocalText | StoryText
+@dataclass(frozen=True)
+class KindsText:
+    """The first `documents` documents of the built-in generator of five kinds of text."""
+
+    kind: ClassVar[str] = "kinds"
+    kinds: KindsConfig = field(default_factory=KindsConfig)
+    documents: int = 25_000
+
+    def __post_init__(self) -> None:
+        require(self, "documents", self.documents >= 1, "at least 1")
+
+
+Source = HubText | LocalText | StoryText | KindsText
 TINY_STORIES = HubText("roneneldan/TinyStories", "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64")
 PILE_10K = HubText("NeelNanda/pile-10k", "127bfedcd5047750df5ccf3a12979a47bfa0bafa")
 
@@ -110,7 +124,7 @@ class CorpusConfig:
         limit: use only so many documents, both sides together.
     """
 
-    source: HubText | LocalText | StoryText
+    source: HubText | LocalText | StoryText | KindsText
     seed: int = 0
     validation: float = 0.02
     limit: int | None = None
@@ -153,6 +167,21 @@ class _Stories(Texts):
 
     def at(self, rows: Sequence[int]) -> Iterator[str]:
         return ordered_map(partial(stories.story, self.source.stories), list(map(int, rows)))
+
+
+class _Kinds(Texts):
+    def __init__(self, source: KindsText) -> None:
+        self.source = source
+        self.fingerprint = digest({**to_dict(source), "version": kinds.VERSION})
+
+    def __len__(self) -> int:
+        return self.source.documents
+
+    def __getitem__(self, index: int) -> str:
+        return kinds.text(self.source.kinds, index)
+
+    def at(self, rows: Sequence[int]) -> Iterator[str]:
+        return ordered_map(partial(kinds.text, self.source.kinds), list(map(int, rows)))
 
 
 class _Hub(Texts):
@@ -225,6 +254,8 @@ def open_source(source: Source) -> Texts:
     """
     if isinstance(source, HubText):
         return _Hub(source)
+    if isinstance(source, KindsText):
+        return _Kinds(source)
     return _Local(source) if isinstance(source, LocalText) else _Stories(source)
 
 

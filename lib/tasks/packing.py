@@ -174,7 +174,7 @@ class Packed:
         return torch.from_numpy(self.tokenizer.token_bytes[targets].sum(1))
 
 
-class _Stretches:
+class Stretches:
     """Row numbers of epochs that are stretches of one long order: pass after pass over the data,
     each pass in an order of its own."""
 
@@ -234,7 +234,7 @@ class PackedBatches(TensorBatches):
             )
         self.batch_size = batch_size
         self.order = torch.zeros(self.rows, dtype=torch.int64, device=device)
-        self._orders = _Stretches(seed, packed.rows, self.rows)  # type: ignore[assignment]
+        self._orders = Stretches(seed, packed.rows, self.rows)  # type: ignore[assignment]
         self.length, self.epoch = packed.length, -1
         self.offsets = torch.arange(packed.length + 1, device=device)
         tokens = np.asarray(packed.stream.tokens)

@@ -375,6 +375,15 @@ def story(config: StoryConfig, index: int) -> str:
     return "\n".join((told[0], " ".join(told[1:-1]), told[-1]))
 
 
+def spans(config: StoryConfig, index: int) -> list[tuple[int, str]]:
+    """Where each part of story `index` begins in its text, and the part's category."""
+    told, place, found = parts(config, index), 0, []
+    for part in told:
+        found.append((place, part.category))
+        place += len(part.text) + 1  # a blank or the end of a line follows
+    return found
+
+
 def endless(config: StoryConfig, start: int = 0) -> Iterator[str]:
     """Stories number `start`, `start` + 1 and so on, without end."""
     index = start

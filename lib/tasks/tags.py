@@ -40,12 +40,12 @@ UNIVERSAL_CLASSES = {
     "ADV": "ADV", "X": "X", "ADP": "ADP", "ADJ": "ADJ", "VERB": "VERB", "AUX": "VERB",
     "NOUN": "NOUN", "PROPN": "NOUN", "PART": "PRT", "PRON": "PRON", "INTJ": "INTJ",
 }  # fmt: skip
-# entity types of GUM and of spaCy (OntoNotes); amounts and dates are no entities in CoNLL-2003
+# entity types of GUM, spaCy (OntoNotes) and CoNLL-2003, which has none of amounts and dates
 _ENTITIES = {
-    "Person": "person PERSON",
+    "Person": "person PERSON PER",
     "Organization": "organization ORG",
     "Location": "place GPE LOC FAC",
-    "Misc": "object event abstract animal plant substance NORP EVENT WORK_OF_ART PRODUCT LAW "
+    "Misc": "MISC object event abstract animal plant substance NORP EVENT WORK_OF_ART PRODUCT LAW "
     "LANGUAGE",
 }
 ENTITY_CLASSES = {kind: name for name, kinds in _ENTITIES.items() for kind in kinds.split()}

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from lib.config import digest, require, to_dict
-from lib.tasks.corpus import Part, TextUnavailable
+from lib.config import added_later, digest, require, to_dict
+from lib.tasks.corpus import Corpus, CorpusConfig, Part, TextUnavailable
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -48,11 +48,14 @@ class BPEConfig:
     Attributes:
         vocab_size: tokens, with all 256 bytes and the end of text, which is the last one.
         training_bytes: train on documents until they have so many bytes.
+        corpus: train on this one; None for the corpus that is encoded. With one of its own,
+            several corpora have the same tokens.
     """
 
     kind: ClassVar[str] = "bpe"
     vocab_size: int = 4096
     training_bytes: int = 50_000_000
+    corpus: CorpusConfig | None = added_later(None)  # noqa: RUF009
 
     def __post_init__(self) -> None:
         require(self, "vocab_size", self.vocab_size > BYTES, f"at least {BYTES + 1}")
@@ -329,7 +332,8 @@ def open_tokenizer(
     """The tokenizer of a config.
 
     Args:
-        part: documents that BPE is trained on; no other tokenizer needs them.
+        part: documents that BPE is trained on unless its config names others; no other tokenizer
+            needs them.
         cache: folder that keeps trained BPE, by the fingerprint of its documents.
 
     Raises:
@@ -340,6 +344,8 @@ def open_tokenizer(
         return ByteTokenizer()
     if isinstance(config, PretrainedConfig):
         return _load(config)
+    if config.corpus is not None:
+        part = Corpus(config.corpus).train
     if part is None:
         raise ValueError("part is None, allowed: the documents that BPE is trained on")
     identity: list[Any] = [to_dict(config), part.fingerprint, VERSION]

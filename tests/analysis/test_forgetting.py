@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.analysis.forgetting import (
+    ROUGE,
+    common_subsequence,
     exact_matches,
     found_by_occurrence,
     found_phrases,
@@ -46,6 +48,31 @@ def test_rouge_by_hand() -> None:
     # a perfect copy of symbols scores 0, and is marked
     assert table.iloc[1].tolist() == [0.0, 0.0, 0.0, False]
     assert table.iloc[2].tolist() == [1.0, 1.0, 1.0, True]
+
+
+TEXTS = st.text("ab cD1;-é\n", max_size=40)
+
+
+@given(reference=TEXTS, written=TEXTS)
+def test_rouge_is_that_of_the_usual_package(reference: str, written: str) -> None:
+    from rouge_score import rouge_scorer, tokenizers
+
+    words = tokenizers.DefaultTokenizer(use_stemmer=False)
+    theirs = rouge_scorer.RougeScorer(ROUGE, tokenizer=words).score(reference, written)
+    ours = rouge([reference], [written]).iloc[0]
+    assert [ours[name] for name in ROUGE] == pytest.approx([theirs[n].fmeasure for n in ROUGE])
+    assert ours["scorable"] == bool(words.tokenize(reference))
+
+
+@given(a=st.lists(st.integers(0, 3), max_size=80), b=st.lists(st.integers(0, 3), max_size=80))
+def test_common_subsequence_is_that_of_the_table(a: list[int], b: list[int]) -> None:
+    table = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
+    for i, one in enumerate(a):
+        for j, other in enumerate(b):
+            table[i + 1][j + 1] = (
+                table[i][j] + 1 if one == other else max(table[i][j + 1], table[i + 1][j])
+            )
+    assert common_subsequence(a, b) == table[-1][-1]
 
 
 def test_rouge_does_not_stem() -> None:

@@ -75,5 +75,5 @@ def test_what_there_is_not_says_what_there_is() -> None:
         ValueError, match="architecture is 'gru', allowed: mamba1, mamba2, transfor"
     ):
         preset("gru", "1M", 300)
-    with pytest.raises(ValueError, match="size is '7B', allowed: 1M, 5M, 16M, 27M, 130M"):
+    with pytest.raises(ValueError, match="size is '7B', allowed: 1M, 2M, 5M, 16M, 27M, 130M"):
         preset("mamba1", "7B", 300)

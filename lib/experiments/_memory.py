@@ -1,0 +1,340 @@
+"""One decoder as a cell: what all experiments of the chapter on memory share.
+
+Hossain et al. 2025 (arXiv 2512.15653). A cell is one language model, one length and one seed: the
+model's text is opened, the model trained or loaded (:mod:`lib.experiments._pretraining`), a decoder
+trained to write chunks down from the state alone, and measured with its controls
+(:mod:`lib.analysis.memory_measures`). Cells of one language model share it.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from lib import provenance
+from lib.config import require
+from lib.experiments import Context, Outcome
+from lib.experiments._language import LanguageCell, open_data
+from lib.experiments._pretraining import Loaded, Published, language_model
+from lib.experiments._training import check_seed
+from lib.models.config import LanguageModelConfig
+from lib.store import Record
+from lib.tasks.corpus import PILE_10K, CorpusConfig, LocalText, TextUnavailable
+from lib.tasks.language import LanguageTask
+from lib.tasks.memory_text import TAGS, Asked
+from lib.tasks.reconstruction import ReconstructionConfig
+from lib.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from lib.models.autoencoder import StateAutoencoder
+    from lib.tasks.language import LanguageData
+
+PILE_FILE = "data/pile-10k.jsonl"  # Pile-10k as lines of JSON, where no hub is in reach
+
+
+@dataclass(frozen=True)
+class MemoryCell:
+    """One decoder.
+
+    Attributes:
+        language: the model whose state is read, and its text: trained here, or published.
+        task: how texts are cut into chunks.
+        training: of the decoder. An "epoch" is `epoch_chunks` chunks.
+        epoch_chunks: chunks between two measurements; None for one pass over the text.
+        asked: test chunks of each category, at most; of text with tags as many as of all.
+        tags: which text word classes are measured on, see :mod:`lib.tasks.memory_text`: "built-in"
+            takes those of the built-in text, None measures none.
+        slots: of a model with attention, see :mod:`lib.models.autoencoder`.
+        text: what the decoder learns and is asked for, where that is other text than the language
+            model's: its corpus (the tokenizer stays the model's).
+        keep_weights: whether encoder and decoder, in half precision, go with the record.
+        seed: of the decoder's order of training and of the test chunks.
+    """
+
+    language: LanguageCell | Published
+    task: ReconstructionConfig
+    training: TrainingConfig
+    epoch_chunks: int | None
+    asked: int
+    tags: str | None
+    seed: int
+    slots: int = 0
+    text: CorpusConfig | None = None
+    keep_weights: bool = False
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        require(self, "asked", self.asked >= 1, "1 or more")
+        require(self, "tags", self.tags in (None, *TAGS), f"None, {', '.join(TAGS)}")
+        rows = self.epoch_chunks
+        fits = rows is None or rows >= self.training.batch_size
+        require(self, "epoch_chunks", fits, "None, or a batch and more")
+        limit = self.language.model.max_length
+        if limit is not None and self.task.length >= limit:
+            raise ValueError(
+                f"task.length is {self.task.length}, allowed: less than max_length {limit}, the "
+                "positions of the model"
+            )
+
+    @property
+    def model(self) -> LanguageModelConfig:
+        """Encoder and decoder."""
+        return self.language.model
+
+
+def readable(cell: MemoryCell) -> str:
+    """For example ``mamba-130m-hf-L64-s1`` or ``mamba1-L20-m192-kinds-L64-s1``."""
+    return f"{language_name(cell)}-L{cell.task.length}-s{cell.seed}"
+
+
+def language_name(cell: MemoryCell) -> str:
+    """Short name of a cell's language model, with its text; without its seed."""
+    language = cell.language
+    if isinstance(language, Published):
+        return language.short
+    model = language.model
+    blocks = "_".join(dict.fromkeys(block.kind for block in model.pattern))
+    return f"{blocks}-{model.n_layers}x{model.d_model}-{language.task.corpus.source.kind}"
+
+
+# -- running --------------------------------------------------------------------------------
+
+
+def train_decoders(cells: Sequence[MemoryCell], context: Context) -> Iterator[Outcome]:
+    """Train and measure the cells, one after the other; a language model is opened once for the
+    cells that follow each other.
+
+    Raises:
+        TextUnavailable, TagsUnavailable, MissingTagger, HubError: before any work, what is not on
+            this machine, and how to get it here.
+    """
+    from lib.tasks.memory_text import check_tags
+
+    for tags in {cell.tags for cell in cells}:
+        check_tags(tags)
+    # counting takes seconds on a processor, in which a device can train the next decoder
+    with ThreadPoolExecutor(1) as counting:
+        before: Future[Outcome] | None = None
+        for future in _decoders(cells, context, counting):
+            if before is not None:
+                yield before.result()
+            before = future
+        if before is not None:
+            yield before.result()
+
+
+def _decoders(
+    cells: Sequence[MemoryCell], context: Context, counting: Executor
+) -> Iterator[Future[Outcome]]:  # fmt: skip
+    """Each cell's outcome, which may still be counted up."""
+    known: tuple[Any, Loaded] | None = None
+    for cell in cells:
+        if known is None or known[0] != cell.language:
+            known = None  # a large model leaves before the next one comes
+            loaded = language_model(cell.language, context)
+            if isinstance(loaded, Outcome):
+                yield counting.submit(Outcome, cell, loaded.status, loaded.reason)
+                if loaded.status == "stopped":
+                    return
+                continue
+            known = cell.language, loaded
+        outcome, finish = _run_cell(cell, known[1], context)
+        yield counting.submit(finish)
+        if outcome.status == "stopped":
+            return
+
+
+def open_text(task: LanguageTask) -> LanguageData:
+    """The text of a language model; Pile-10k also from a file of this machine.
+
+    Raises:
+        TextUnavailable: text that is neither here nor in reach.
+    """
+    if task.corpus.source != PILE_10K:
+        return open_data(task)
+    if not (provenance.ROOT / PILE_FILE).is_file():
+        try:
+            return open_data(task)
+        except TextUnavailable as error:
+            raise TextUnavailable(
+                f"{error}; or write its rows as lines of JSON, with text and meta, into {PILE_FILE}"
+            ) from error
+    corpus = dataclasses.replace(task.corpus, source=LocalText(PILE_FILE))
+    return open_data(dataclasses.replace(task, corpus=corpus))
+
+
+def _run_cell(
+    cell: MemoryCell, language: Loaded, context: Context
+) -> tuple[Outcome, Callable[[], Outcome]]:
+    """An outcome, all but what is counted of its decoder, and what counts that."""
+    import numpy as np
+    import torch
+
+    from lib.analysis.memory_measures import observe, tabulate
+    from lib.models.autoencoder import AutoencoderConfig, StateAutoencoder
+    from lib.ops import backends
+    from lib.training.gradients import autocast
+    from lib.training.loop import Run, Trainer
+
+    started, clock = provenance.now(), time.perf_counter()
+    device = torch.device(context.device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    read = open_text(cell.language.task)
+    data = read if cell.text is None else open_text(
+        dataclasses.replace(cell.language.task, corpus=cell.text)
+    )  # fmt: skip
+    if data.tokenizer.fingerprint != read.tokenizer.fingerprint:
+        raise ValueError("text has another tokenizer than the language model; give BPE a corpus")
+    asked, tagged = _asked(cell, data)
+    eos = data.tokenizer.eos
+    settings = AutoencoderConfig(cell.task.length, eos, eos, cell.slots, cell.seed)
+    # the decoder is a copy, the encoder the loaded model itself: many cells share it
+    model = StateAutoencoder(language.model, settings).to(device)
+    batches = _batches(cell, data, device)
+    watched = asked.chunks.tokens[: max(1, 8192 // cell.task.length)].to(device)
+    with torch.no_grad(), backends.recording() as used, autocast(cell.training, device):
+        model.loss(watched[:2])
+    trainer = Trainer(
+        model, decoder_loss, batches, cell.training, evaluate=lambda own: _watch(own, watched),
+        runs=[Run(context.identify(cell), context.checkpoint(readable(cell), cell))],
+        checkpoint_every=context.checkpoint_every, deadline=context.deadline,
+        compile=bool(context.compile), name=readable(cell),
+        origin={**provenance.code(), "device_name": provenance.machine(device)["device_name"]},
+    )  # fmt: skip
+    before = time.perf_counter()
+    result = trainer.run()
+    facts = {
+        "backends": {op: list(served) for op, served in used.items()},
+        "compile": bool(context.compile),
+        "dtype": cell.training.precision,
+        "training_seconds": round(time.perf_counter() - before, 3),
+        "sessions": trainer.sessions(),
+        "text": data.corpus.describe(),
+        "tokenizer": data.tokenizer.fingerprint,
+        **language.facts,
+    }
+    del trainer
+    outcome = Outcome(
+        cell, result.status, result.reason, {}, result.curves.assign(table="training"), None, facts,
+        started,
+    )  # fmt: skip
+    observed = None
+    if result.status == "done":
+        observed = observe(model.eval(), asked, tagged)
+        outcome.weights = _weights(cell, model, data)
+    facts["peak_memory_bytes"] = (
+        torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    )
+    outcome.wall_seconds = time.perf_counter() - clock
+
+    def finish() -> Outcome:
+        if observed is not None:
+            tokens = np.asarray(read.train.stream.tokens)
+            frequency = np.bincount(tokens, minlength=cell.model.vocab_size)
+            found, tables = tabulate(observed, asked, data.tokenizer.decode, frequency, tagged)
+            own = {f"language_{name}": value for name, value in language.metrics.items()}
+            outcome.metrics = {**found, **own}
+            outcome.curves = pd.concat([outcome.curves, tables], ignore_index=True)
+        return outcome
+
+    return outcome, finish
+
+
+def _asked(cell: MemoryCell, data: LanguageData) -> tuple[Asked, Asked | None]:
+    from lib.tasks.memory_text import ask, ask_tagged
+
+    asked = ask(data, cell.task, cell.asked)
+    if cell.tags in (None, "built-in"):
+        return asked, None
+    assert cell.tags is not None
+    return asked, ask_tagged(data, cell.task, cell.tags, len(asked.chunks))
+
+
+def _batches(cell: MemoryCell, data: LanguageData, device: torch.device) -> Any:
+    import numpy as np
+
+    from lib.tasks.chunk_batches import ChunkBatches, chunk_starts
+
+    tokens = np.asarray(data.train.stream.tokens)
+    starts = chunk_starts(tokens, data.tokenizer.eos, cell.task.length)
+    training = cell.training
+    return ChunkBatches(
+        tokens, starts, cell.task.length, training.batch_size, cell.seed,
+        drop_last=training.drop_last, device=device, epoch_rows=cell.epoch_chunks,
+    )  # fmt: skip
+
+
+def decoder_loss(model: StateAutoencoder, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean loss of all targets, and how many of the chunks' tokens have the largest logit, given
+    the true ones before them; for the trainer."""
+    import torch.nn.functional as F
+
+    logits, targets = model.logits(tokens), model.targets(tokens)
+    loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+    return loss, (logits.detach().argmax(-1) == targets)[:, :-1].sum()
+
+
+def _watch(model: Any, tokens: Tensor) -> dict[str, Tensor]:
+    loss, right = decoder_loss(model, tokens)
+    return {"test_loss": loss, "test_accuracy": right / tokens.numel()}
+
+
+# -- kept models ----------------------------------------------------------------------------
+
+
+def _weights(cell: MemoryCell, model: StateAutoencoder, data: LanguageData) -> bytes | None:
+    """Encoder and decoder in half precision, with the tokenizer: all that a page needs."""
+    from lib.tasks.tokenizers import BPETokenizer
+    from lib.training.checkpoints import serialise
+
+    if not cell.keep_weights:
+        return None
+    assert isinstance(data.tokenizer, BPETokenizer)
+    tensors = {
+        name: value.half()
+        for name, value in model.state_dict().items()
+        if not (cell.model.tie_embeddings and name.endswith("head.weight"))
+    }
+    return serialise(tensors, tokenizer=data.tokenizer.backend.to_str())
+
+
+def load_decoder(record: Record) -> tuple[StateAutoencoder, Any]:
+    """The auto-encoder of a record that kept its weights, on the processor, and its tokenizer.
+
+    Raises:
+        ValueError: a record without weights.
+    """
+    from tokenizers import Tokenizer as Backend
+
+    from lib.config import from_dict
+    from lib.models.autoencoder import AutoencoderConfig, StateAutoencoder
+    from lib.models.language_model import build_language_model
+    from lib.tasks.tokenizers import BPETokenizer
+    from lib.training.checkpoints import load_checkpoint
+
+    path = record.weights_path()
+    if path is None:
+        raise ValueError(f"record {record.name} kept no weights; run its cell here")
+    cell = from_dict(MemoryCell, record.config)
+    tensors, facts = load_checkpoint(path)
+    tokenizer = BPETokenizer(Backend.from_str(facts["tokenizer"]))
+    eos = tokenizer.eos
+    language = build_language_model(cell.model, seed=0)
+    settings = AutoencoderConfig(cell.task.length, eos, eos, cell.slots, cell.seed)
+    model = StateAutoencoder(copy.deepcopy(language), settings)
+    if cell.model.tie_embeddings:
+        for part in ("encoder", "decoder"):
+            tensors[f"{part}.head.weight"] = tensors[f"{part}.embedding.weight"]
+    model.load_state_dict({name: value.float() for name, value in tensors.items()})
+    return model.eval(), tokenizer

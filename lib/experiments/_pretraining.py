@@ -1,0 +1,173 @@
+"""Language models that several cells need: trained once, kept by identity, loaded after that.
+
+A model lies in ``<local runs>/language_models`` as safetensors, named by the identity of its
+:class:`LanguageCell`, and is never trained twice; while it trains, a checkpoint lies beside it. A
+model that the chapter on stories has trained is taken from its record. Published models come from
+``<local runs>/pretrained/<name>`` if there is such a folder, else from the hub.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from lib import provenance
+from lib.config import digest, require, to_dict
+from lib.experiments import Context, Outcome
+from lib.experiments._language import LanguageCell, language_readable, train_language
+from lib.models.config import LanguageModelConfig
+from lib.store import Store, write_atomic
+from lib.tasks.language import LanguageTask
+
+if TYPE_CHECKING:
+    from lib.models.language_model import LanguageModel
+
+FOLDER, PRETRAINED = "language_models", "pretrained"
+KEPT = ("final_valid_loss", "final_valid_bits_per_byte")
+STORIES = ("stories.from_scratch", 1)  # whose records hold weights of the same cells
+
+
+@dataclass(frozen=True)
+class Published:
+    """A language model with published weights.
+
+    Attributes:
+        pretrained: an id of the hub, ``owner/name``, or a folder.
+        model: what its config must come to.
+        task: the text that is read, and the tokenizer.
+    """
+
+    kind: ClassVar[str] = "published"
+    pretrained: str
+    model: LanguageModelConfig
+    task: LanguageTask
+
+    def __post_init__(self) -> None:
+        require(self, "pretrained", bool(self.pretrained), "an id of the hub or a folder")
+
+    @property
+    def short(self) -> str:
+        """Last part of its name."""
+        return self.pretrained.rstrip("/").rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A language model, in eval mode on the device, and what is known of it.
+
+    Attributes:
+        metrics: of held-out text, of its own training; empty for published weights.
+        facts: for the record's provenance.
+    """
+
+    model: LanguageModel
+    metrics: dict[str, float]
+    facts: dict[str, Any]
+
+
+def runs_folder() -> Path:
+    """Where local runs, and what they share, lie."""
+    return Store.at(provenance.ROOT).local
+
+
+def model_path(cell: LanguageCell) -> Path:
+    """Where the weights of a trained model are kept."""
+    return runs_folder() / FOLDER / f"{language_readable(cell)}-{identity(cell)}.safetensors"
+
+
+def identity(cell: LanguageCell) -> str:
+    """Of a language model: all that decides its weights, 16 hex digits."""
+    return digest(to_dict(cell))[:16]
+
+
+def language_model(language: LanguageCell | Published, context: Context) -> Loaded | Outcome:
+    """The language model, trained first if nobody has; an outcome that is not done if that failed
+    or the budget ran out.
+
+    Raises:
+        HubError: published weights that are neither here nor in reach, or are others.
+        CheckpointError: a damaged file.
+    """
+    if isinstance(language, Published):
+        return _published(language, context)
+    path = model_path(language)
+    if not path.exists() and (outcome := _train(language, context, path)) is not None:
+        return outcome
+    return _load(language, path, context)
+
+
+def _published(language: Published, context: Context) -> Loaded:
+    from lib.models.hub import HubError, fetch, load_pretrained
+
+    folder = runs_folder() / PRETRAINED / language.short
+    source: str | Path = folder if folder.is_dir() else language.pretrained
+    try:
+        found = fetch(source)
+    except HubError as error:
+        raise HubError(f"{error}; or put it into {folder}, where it is looked for first") from error
+    model = load_pretrained(found, device=context.device, backend=context.backend)
+    if _shape(model.config) != _shape(language.model):
+        raise HubError(
+            f"{source} has {_shape(model.config)}, the cell wants {_shape(language.model)}"
+        )
+    return Loaded(model, {}, {"pretrained": language.pretrained, "revision": found.name})
+
+
+def _shape(config: LanguageModelConfig) -> str:
+    kinds = "+".join(block.kind for block in config.pattern)
+    return (
+        f"{config.n_layers} layers of {kinds}, width {config.d_model}, {config.vocab_size} tokens"
+    )
+
+
+def _train(cell: LanguageCell, context: Context, path: Path) -> Outcome | None:
+    """Train and keep the weights; None if that is done."""
+    from lib.training.checkpoints import load_checkpoint, serialise
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (record,) = Store.at(provenance.ROOT).records(*STORIES, [cell])
+    kept = None if record is None or record.status != "done" else record.weights_path()
+    if record is not None and kept is not None:
+        tensors, _ = load_checkpoint(kept)
+        facts = {"metrics": record.metrics, "origin": [record.name]}
+        write_atomic(path, serialise(tensors, identity=identity(cell), **facts))
+        return None
+    # a model of this size trains in less time than compiling it takes
+    folder = None if context.checkpoints is None else path.parent / "checkpoints"
+    own = dataclasses.replace(
+        context, compile=bool(context.compile), checkpoints=folder, identify=identity
+    )
+    (outcome,) = train_language([cell], own)
+    if outcome.status != "done":
+        return outcome
+    checkpoint = own.checkpoint(language_readable(cell), cell)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    assert outcome.weights is not None
+    # the outcome's bytes hold the weights alone; what was measured goes with them
+    tensors = _tensors(outcome.weights)
+    metrics = {name: value for name, value in outcome.metrics.items() if value is not None}
+    facts = {"metrics": metrics, "origin": outcome.facts["sessions"]}
+    write_atomic(path, serialise(tensors, identity=identity(cell), **facts))
+    return None
+
+
+def _tensors(payload: bytes) -> dict[str, Any]:
+    from safetensors.torch import load
+
+    return load(payload)
+
+
+def _load(cell: LanguageCell, path: Path, context: Context) -> Loaded:
+    from lib.models.language_model import build_language_model
+    from lib.training.checkpoints import load_checkpoint
+
+    tensors, facts = load_checkpoint(path, identity(cell))
+    model = build_language_model(
+        cell.model, seed=cell.seed, device=context.device, backend=context.backend
+    )
+    model.load_state_dict(tensors)
+    kept = {name: facts["metrics"][name] for name in KEPT if name in facts["metrics"]}
+    return Loaded(model.eval(), kept, {"language_model": path.name, "pretraining": facts["origin"]})

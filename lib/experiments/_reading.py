@@ -1,0 +1,79 @@
+"""Decoders that kept their weights, put to use: read a text, write it down from memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lib.config import from_dict
+from lib.experiments._memory import MemoryCell, load_decoder
+from lib.store import Record
+
+if TYPE_CHECKING:
+    from lib.models.autoencoder import StateAutoencoder
+
+
+class Recalled(NamedTuple):
+    """A text and what came back of it.
+
+    Attributes:
+        pieces: the text's tokens, as text. marks: for each "1" if it came back, else "0".
+        written: what was written down from memory.
+    """
+
+    pieces: list[str]
+    marks: str
+    written: str
+
+
+class Reader:
+    """One decoder: its length, and what it makes of a text."""
+
+    def __init__(self, model: StateAutoencoder, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.length = model.config.length
+
+    def recall(self, text: str) -> Recalled:
+        """Read the first `length` tokens of a text, write them down from the state.
+
+        Raises:
+            ValueError: a text that is shorter.
+        """
+        import torch
+
+        from lib.analysis.forgetting import found_by_occurrence
+
+        tokens = self.tokenizer.encode(text)
+        if len(tokens) < self.length:
+            raise ValueError(
+                f"text has {len(tokens)} tokens, allowed: at least {self.length}, the length that "
+                "this decoder was trained for"
+            )
+        tokens = tokens[: self.length]
+        (written,) = self.model.reconstruct(torch.tensor([tokens])).rows()
+        flags = found_by_occurrence(tokens, written)
+        decode = self.tokenizer.decode
+        return Recalled(
+            [decode([token]) for token in tokens], "".join("01"[f] for f in flags), decode(written)
+        )
+
+
+def readers(records: Sequence[Record]) -> dict[int, Reader]:
+    """The decoders of those records that kept their weights, by length."""
+    kept = [record for record in records if record.weights_path() is not None]
+    lengths = [from_dict(MemoryCell, record.config).task.length for record in kept]
+    pairs = sorted(zip(lengths, kept, strict=True), key=lambda pair: pair[0])
+    return {length: Reader(*load_decoder(record)) for length, record in pairs}
+
+
+def longest(found: dict[int, Reader], text: str) -> Reader:
+    """The decoder of the longest length that a text has, or of the shortest that there is.
+
+    Raises:
+        ValueError: there is no decoder.
+    """
+    if not found:
+        raise ValueError("readers is empty, allowed: at least one decoder that kept its weights")
+    shortest = min(found)
+    count = len(found[shortest].tokenizer.encode(text))
+    return found[max((length for length in found if length <= count), default=shortest)]

@@ -1,0 +1,151 @@
+"""Does what is rare in pretraining get forgotten? The causal test.
+
+Hossain et al. 2025 (arXiv 2512.15653) report that rarer categories are forgotten more; rare and
+hard go together there. Here language models read stories in which one category of sentences is ten
+times rarer or ten times more frequent and all else is equal (:mod:`lib.tasks.stories`: the same
+stories, the same words in all other beats). The decoders of all of them learn and are asked for the
+same other stories, with the same tokens, so that nothing but the pretraining differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from lib.config import from_dict
+from lib.experiments import Experiment
+from lib.experiments._memory import MemoryCell, readable, train_decoders
+from lib.experiments.memory import decoder_cell, language_cell, quick_decoder, quick_language
+from lib.models.presets import preset
+from lib.store import Record
+from lib.tasks import stories
+from lib.tasks.corpus import CorpusConfig, StoryText
+from lib.tasks.stories import StoryConfig
+from lib.tasks.tokenizers import BPEConfig
+
+NAME = "memory.prevalence_causal"
+CATEGORIES = ("numbers", "names")
+FREQUENCIES = (1.0, 0.1, 10.0)
+LENGTHS = (32, 64)
+SEEDS = (1, 2, 3)
+OTHER = 90  # seed of the stories that decoders learn: none of the language models read them
+TOKENS, STEPS = 16_384_000, 1000  # of pretraining, of a decoder
+
+
+def read_stories(category: str, frequency: float, documents: int, held: float) -> CorpusConfig:
+    """What a language model reads: one category at another frequency."""
+    told = StoryConfig() if frequency == 1 else StoryConfig(**{category: frequency})  # type: ignore[arg-type]
+    return CorpusConfig(StoryText(told, documents), validation=held)
+
+
+def asked_stories(documents: int, held: float) -> CorpusConfig:
+    """What all decoders learn and are asked for: every category at 2.5 times its base rate."""
+    return CorpusConfig(StoryText(stories.rich(OTHER), documents), validation=held)
+
+
+def cells(profile: str) -> list[MemoryCell]:
+    """Cells of a profile.
+
+    matched: 2M parameters, numbers and names at 0.1, 1 and 10 times the base rate, two lengths,
+    three seeds, a whole seed at a time. quick: a tiny model, numbers at 0.1 and 10 times. paper:
+    none, nobody published such a run.
+    """
+    if profile == "quick":
+        asked = asked_stories(150, 0.3)
+        found = []
+        for frequency in (0.1, 10.0):
+            corpus = read_stories("numbers", frequency, 150, 0.1)
+            language = quick_language(corpus=corpus, tokens_of=asked)
+            found.append(quick_decoder(language, 8, 60, text=asked))
+        return found
+    if profile != "matched":
+        return []
+    asked = asked_stories(60_000, 0.02)
+    tokenizer = BPEConfig(2048, corpus=asked)
+    found = []
+    for seed in SEEDS:
+        for category in CATEGORIES:
+            for frequency in FREQUENCIES:
+                if frequency == 1 and category != CATEGORIES[0]:
+                    continue  # the base rate is the same for all
+                corpus = read_stories(category, frequency, 25_000, 0.02)
+                model = preset("mamba1", "2M", 2048)
+                language = language_cell(model, corpus, tokenizer, seed, TOKENS)
+                found += [
+                    decoder_cell(language, length, None, steps=STEPS, text=asked)
+                    for length in LENGTHS
+                ]
+    return found
+
+
+def changed(cell: MemoryCell) -> tuple[str, float]:
+    """The category whose frequency was set, and to what; ("none", 1) at base rates."""
+    source = cell.language.task.corpus.source
+    assert isinstance(source, StoryText)
+    for name in stories.CATEGORIES:
+        if getattr(source.stories, name) != 1:
+            return name, getattr(source.stories, name)
+    return "none", 1.0
+
+
+def name_of(cell: MemoryCell) -> str:
+    """For example ``numbers-x0.1-mamba1-17x128-stories-L64-s1``."""
+    category, frequency = changed(cell)
+    return f"{category}-x{frequency:g}-{readable(cell)}"
+
+
+def frame(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a finished record: changed (a category), frequency, length, seed, every metric, and
+    `own` and `rest`: omission of tokens of the changed category, and mean of the others'."""
+    rows: list[dict[str, Any]] = []
+    for record in records:
+        cell = from_dict(MemoryCell, record.config)
+        category, frequency = changed(cell)
+        found = {name: record.metrics.get(f"omission_label_{name}") for name in stories.CATEGORIES}
+        rest = [value for name, value in found.items() if name != category and value is not None]
+        rows.append(
+            {
+                "changed": category,
+                "frequency": frequency,
+                "length": cell.task.length,
+                "seed": cell.seed,
+                "status": record.status,
+                "own": found.get(category),
+                "rest": sum(rest) / len(rest) if rest else None,
+                **record.metrics,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def by_frequency(table: pd.DataFrame, category: str) -> pd.DataFrame:
+    """Rows of one category's test: its cells and those at base rates, which all tests share.
+
+    Returns:
+        Columns frequency, length, seed, own (omission of the category), rest, alone (what the
+        language model alone does not guess).
+    """
+    if not len(table):
+        return pd.DataFrame()
+    rows = table[table["changed"].isin([category, "none"])].copy()
+    names = [f"omission_label_{name}" for name in stories.CATEGORIES if name != category]
+    rows["own"] = rows[f"omission_label_{category}"]
+    rows["rest"] = rows[[name for name in names if name in rows]].mean(axis=1)
+    rows["alone"] = rows[f"alone_omission_label_{category}"]
+    return rows[["frequency", "length", "seed", "own", "rest", "alone"]].sort_values("frequency")
+
+
+EXPERIMENTS = (
+    Experiment(
+        name=NAME,
+        title="Is what is rare in pretraining forgotten? A causal test",
+        protocol=1,
+        notebook="notebooks/memory/prevalence_causal.ipynb",
+        cells=cells,
+        readable=name_of,
+        run=train_decoders,
+        frame=frame,
+    ),
+)

@@ -1,0 +1,194 @@
+"""Does the paper's scale run here? One optimisation step on a checkpoint of a published size.
+
+The published weights come from the hub. What they need of a machine does not hang on their values:
+a checkpoint with random weights of the same sizes is written in the hub's format, loaded as a
+published one would be, and a decoder of it trained for a few steps and asked for a few chunks. The
+records hold memory and speed, and say nothing about forgetting.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from lib.config import from_dict, require
+from lib.experiments import Context, Experiment, Outcome
+from lib.experiments._training import check_seed
+from lib.experiments.memory import PAPER_BATCH, PUBLISHED, paper_training
+from lib.models.config import LanguageModelConfig, Mamba1Config
+from lib.store import Record
+from lib.training.config import TrainingConfig
+
+NAME = "memory.paper_scale"
+DECODED = 64  # chunks written down at once
+STEPS, WARM = 5, 2
+
+
+@dataclass(frozen=True)
+class ScaleCell:
+    """One checkpoint of random weights.
+
+    Attributes:
+        model: its sizes; in the paper profile those of a published model.
+        length: tokens of a chunk.
+        training: of the decoder: rate, batch and precision; only a few steps are taken.
+        seed: of weights and tokens.
+    """
+
+    model: LanguageModelConfig
+    length: int
+    training: TrainingConfig
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        require(self, "length", self.length >= 1, "1 or more")
+
+
+def cells(profile: str) -> list[ScaleCell]:
+    """Cells of a profile. paper: mamba-130m's sizes, lengths 4, 64 and 256, in float32 as in the
+    paper, and at 256 in bfloat16. quick: a tiny checkpoint. matched: none."""
+    if profile == "quick":
+        tiny = LanguageModelConfig(512, 2, (Mamba1Config(64),), tie_embeddings=True)
+        return [ScaleCell(tiny, 16, paper_training(16), seed=1)]
+    if profile != "paper":
+        return []
+    layers, width = PUBLISHED["130m"]
+    model = LanguageModelConfig(50_280, layers, (Mamba1Config(width),), tie_embeddings=True)
+    found = [ScaleCell(model, length, paper_training(length), 1) for length in (256, 64, 4)]
+    narrow = replace(
+        paper_training(256), precision="bfloat16", batch_size=8 * PAPER_BATCH // 256
+    )  # fmt: skip
+    return [*found, ScaleCell(model, 256, narrow, 1)]
+
+
+def readable(cell: ScaleCell) -> str:
+    """For example ``24x768-L256-float32-b3-s1``."""
+    model, training = cell.model, cell.training
+    return (
+        f"{model.n_layers}x{model.d_model}-L{cell.length}-{training.precision}"
+        f"-b{training.batch_size}-s{cell.seed}"
+    )
+
+
+def run(cells: Sequence[ScaleCell], context: Context) -> Iterator[Outcome]:
+    """Measure the cells, one after the other."""
+    for cell in cells:
+        yield _run_cell(cell, context)
+
+
+def _run_cell(cell: ScaleCell, context: Context) -> Outcome:
+    import torch
+
+    from lib.experiments._memory import decoder_loss
+    from lib.models.autoencoder import AutoencoderConfig, StateAutoencoder, state_floats
+    from lib.models.hub import load_pretrained, save_pretrained
+    from lib.models.language_model import build_language_model
+    from lib.ops import backends
+    from lib.training.gradients import autocast, backward
+    from lib.training.optimizer import adamw
+
+    device = torch.device(context.device)
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+    metrics: dict[str, float | None] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = build_language_model(cell.model, seed=cell.seed)
+        path = save_pretrained(drawn, folder)
+        metrics["checkpoint_mb"] = sum(p.stat().st_size for p in path.iterdir()) / 1e6
+        language, metrics["load_seconds"] = _timed(
+            lambda: load_pretrained(path, device=device, backend=context.backend), cuda
+        )
+    model = StateAutoencoder(language, AutoencoderConfig(cell.length)).to(device).train()
+    generator = torch.Generator().manual_seed(cell.seed)
+    rows = max(DECODED, cell.training.batch_size)
+    tokens = torch.randint(1, cell.model.vocab_size, (rows, cell.length), generator=generator)
+    tokens = tokens.to(device)
+    batch = (tokens[: cell.training.batch_size],)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = adamw(trained, cell.training)
+
+    def step() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        loss, _ = backward(lambda part: decoder_loss(model, part), batch, cell.training, 0)
+        optimizer.step()
+        return float(loss)
+
+    with backends.recording() as used:
+        first = step()
+    for _ in range(WARM):
+        step()
+    losses, seconds = _timed(lambda: [step() for _ in range(STEPS)], cuda)
+    metrics["step_seconds"] = seconds / STEPS
+    metrics["train_tokens_per_second"] = STEPS * batch[0].numel() / seconds
+    metrics["loss_first"], metrics["loss_last"] = first, losses[-1]
+    metrics["train_peak_gb"] = torch.cuda.max_memory_allocated(device) / 1e9 if cuda else None
+    model.eval()
+    with torch.no_grad(), autocast(cell.training, device):
+        model.loss(batch[0])
+    written, seconds = _timed(lambda: model.reconstruct(tokens[:DECODED]), cuda)
+    count = int(torch.clamp(written.lengths + 1, max=cell.length + 1).max())
+    metrics["decode_tokens_per_second"] = DECODED * count / seconds
+    metrics["state_floats"] = float(state_floats(model.encode(tokens[:1])))
+    metrics["n_parameters"] = float(sum(p.numel() for p in trained))
+    facts = {
+        "backends": {op: list(names) for op, names in used.items()},
+        "compile": False,
+        "dtype": cell.training.precision,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if cuda else None,
+    }
+    return Outcome(cell, "done", None, metrics, None, None, facts)
+
+
+def _timed(work: Callable[[], Any], cuda: bool) -> tuple[Any, float]:
+    """What `work` returns, and the seconds that it took, the device's included."""
+    import torch
+
+    if cuda:
+        torch.cuda.synchronize()
+    before = time.perf_counter()
+    found = work()
+    if cuda:
+        torch.cuda.synchronize()
+    return found, time.perf_counter() - before
+
+
+def frame(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a record: layers, width, length, batch, precision, device and every metric."""
+    rows = []
+    for record in records:
+        cell = from_dict(ScaleCell, record.config)
+        rows.append(
+            {
+                "layers": cell.model.n_layers,
+                "width": cell.model.d_model,
+                "length": cell.length,
+                "batch": cell.training.batch_size,
+                "precision": cell.training.precision,
+                "seed": cell.seed,
+                "device": record.provenance.get("device_name"),
+                **record.metrics,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+EXPERIMENTS = (
+    Experiment(
+        name=NAME,
+        title="The paper's scale: memory and speed",
+        protocol=1,
+        notebook="notebooks/memory/paper_scale.ipynb",
+        cells=cells,
+        readable=readable,
+        run=run,
+        frame=frame,
+        judged=False,  # a measurement of the machine, not of a claim
+    ),
+)

@@ -1,0 +1,105 @@
+"""Is a decoder trained to the end? More steps and other rates for the same state.
+
+What a decoder does not write down may be missing in the state, or not be found there yet. Only the
+first is forgetting. So one length and size is trained for longer and at other rates: what still
+falls with more training was not forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from lib.config import from_dict
+from lib.experiments import Experiment
+from lib.experiments._memory import MemoryCell, readable, train_decoders
+from lib.experiments.memory import (
+    CORPORA,
+    decoder_cell,
+    language_cell,
+    quick_decoder,
+    quick_language,
+)
+from lib.models.presets import preset
+from lib.store import Record
+from lib.tasks.tokenizers import BPEConfig
+
+NAME = "memory.decoder_training"
+# length, steps, rate; first the rates, which decide those of the whole chapter
+GRID = (
+    (32, 1000, 1e-3), (32, 1000, 3e-3), (32, 1000, 1e-2), (32, 4000, 3e-3), (32, 4000, 1e-3),
+    (128, 4000, 3e-3),
+)  # fmt: skip
+
+
+def cells(profile: str) -> list[MemoryCell]:
+    """Cells of a profile. matched: 2M parameters, made-up text. quick: a tiny model, two lengths
+    of training. paper: none."""
+    if profile == "quick":
+        return [quick_decoder(quick_language(), 4, steps) for steps in (20, 60)]
+    if profile != "matched":
+        return []
+    corpus, vocab, _ = CORPORA["kinds"]
+    language = language_cell(preset("mamba1", "2M", vocab), corpus, BPEConfig(vocab), seed=1)
+    return [
+        decoder_cell(language, length, None, steps=steps, rate=rate)
+        for length, steps, rate in GRID
+    ]  # fmt: skip
+
+
+def total_steps(cell: MemoryCell) -> int:
+    """Optimiser steps of a decoder."""
+    assert cell.epoch_chunks is not None
+    return cell.training.epochs * (cell.epoch_chunks // cell.training.batch_size)
+
+
+def name_of(cell: MemoryCell) -> str:
+    """For example ``mamba1-17x128-kinds-L32-s1-4000-0.003``."""
+    return f"{readable(cell)}-{total_steps(cell)}-{cell.training.lr_peak:g}"
+
+
+def frame(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a finished record: length, steps, rate, seed and every metric."""
+    rows: list[dict[str, Any]] = []
+    for record in records:
+        cell = from_dict(MemoryCell, record.config)
+        rows.append(
+            {
+                "length": cell.task.length,
+                "steps": total_steps(cell),
+                "rate": cell.training.lr_peak,
+                "seed": cell.seed,
+                "status": record.status,
+                **record.metrics,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def learning(records: Sequence[Record]) -> pd.DataFrame:
+    """Learning curves on held-out chunks: columns length, rate, steps (of the whole run), step,
+    test_loss, test_accuracy."""
+    parts = []
+    for record in records:
+        table = record.read_curves()
+        own = table[table["table"] == "training"][["step", "test_loss", "test_accuracy"]]
+        (facts,) = frame([record])[["length", "rate", "steps"]].to_dict("records")
+        parts.append(own.assign(**facts))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+EXPERIMENTS = (
+    Experiment(
+        name=NAME,
+        title="Is a decoder trained to the end?",
+        protocol=1,
+        notebook="notebooks/memory/reconstruction_by_length.ipynb",
+        cells=cells,
+        readable=name_of,
+        run=train_decoders,
+        frame=frame,
+        judged=False,  # a control of ours, not a published number
+    ),
+)

@@ -1,0 +1,230 @@
+"""The causal test, other architectures, the paper's scale and longer training."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from lib import runner
+from lib.experiments import Context, find, registry
+from lib.experiments import memory_architectures as architectures
+from lib.experiments import memory_causal as causal
+from lib.experiments import memory_scale as scale
+from lib.experiments import memory_training as training
+from lib.figures import forgetting
+from lib.figures import memory as figures
+from lib.models.autoencoder import slots_for, state_floats
+from lib.models.language_model import LanguageModel
+from lib.models.presets import non_embedding
+from lib.store import Record, Store
+from lib.tasks import stories
+from lib.tasks.stories import StoryConfig
+
+
+@pytest.fixture(autouse=True, scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MAMBA_BOOK_RUNS", str(folder))
+        yield folder
+
+
+def records(runs: Path, name: str, select: tuple[str, ...] = ()) -> list[Record]:
+    store, experiment = Store(runs, runs / "none"), find(name)
+    runner.run(name, "quick", store=store, select=select, say=lambda text: None)
+    cells = runner.select_cells(experiment.cells("quick"), list(select))
+    return [r for r in store.records(name, experiment.protocol, cells) if r is not None]
+
+
+# -- prevalence -----------------------------------------------------------------------------
+
+
+def test_pretraining_differs_in_one_category_and_nothing_else_does() -> None:
+    cells = causal.cells("matched")
+    assert len(cells) == 3 * 5 * 2 and len({causal.name_of(cell) for cell in cells}) == 30
+    for cell in cells:
+        source = cell.language.task.corpus.source
+        category, frequency = causal.changed(cell)
+        plain = StoryConfig() if category == "none" else StoryConfig(**{category: frequency})  # type: ignore[arg-type]
+        assert source.stories == plain  # type: ignore[union-attr]
+    # what decoders learn and are asked for, tokens, sizes and training are the same for all
+    assert len({(c.text, c.language.task.tokenizer, c.model) for c in cells}) == 1
+    assert len({c.training for c in cells}) == 2  # one a length
+    # and those stories have nothing in common with what any language model read
+    asked = cells[0].text.source.stories  # type: ignore[union-attr]
+    assert asked.seed == causal.OTHER != StoryConfig().seed
+    for index in range(3):
+        assert stories.story(asked, index) != stories.story(stories.rich(), index)
+
+
+def test_the_causal_test_from_end_to_end(runs: Path) -> None:
+    found = records(runs, causal.NAME)
+    frame = causal.frame(found)
+    assert frame["frequency"].tolist() == [0.1, 10.0] and set(frame["changed"]) == {"numbers"}
+    for row, record in zip(frame.itertuples(), found, strict=True):
+        assert row.own == record.metrics["omission_label_numbers"]
+        assert 0 < row.rest < 1
+    # the one text is asked of both, in the same tokens
+    assert len({r.provenance["tokenizer"] for r in found}) == 1
+    assert len({r.provenance["text"]["fingerprint"] for r in found}) == 1
+    assert found[0].metrics["chunks"] == found[1].metrics["chunks"]
+    table = causal.by_frequency(frame, "numbers")
+    assert table["own"].tolist() == frame["own"].tolist() and table["alone"].notna().all()
+    assert len(causal.by_frequency(frame, "names")) == 0
+    assert not len(causal.by_frequency(pd.DataFrame(), "names"))
+    labels = found[0].read_curves().query("table == 'label' and writer == ''")["group"]
+    assert set(labels) >= {"numbers", "frame", "dialogue"}
+    assert len(forgetting.causal(table, "numbers", "t").data) >= 3
+
+
+# -- architectures --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_states_are_of_equal_size_where_they_can_be(quick: bool) -> None:
+    models = architectures.models(320 if quick else 2048, quick)
+    floats = {}
+    for name, model in models.items():
+        with torch.device("meta"):
+            floats[name] = state_floats(LanguageModel(model).initial_states(1))
+    slots = architectures.SLOTS_QUICK if quick else architectures.SLOTS
+    assert slots == slots_for(models["attention"], floats["mamba1"])
+    assert floats["mamba2"] == pytest.approx(floats["mamba1"], rel=0.05)
+    if not quick:
+        sizes = {name: non_embedding(model) for name, model in models.items()}
+        assert all(size == pytest.approx(sizes["mamba1"], rel=0.08) for size in sizes.values())
+        assert floats["gru"] < floats["mamba1-small"] < floats["mamba1"] / 2
+    names = [architectures.name_of(cell) for cell in architectures.cells("matched")]
+    assert len(set(names)) == len(names)
+
+
+def test_each_architecture_from_end_to_end(runs: Path) -> None:
+    found = records(runs, architectures.NAME)
+    frame = architectures.frame(found)
+    assert set(frame["architecture"]) == {"Mamba-1", "Mamba-2", "GRU", "Transformer, slots"}
+    sizes = dict(zip(frame["architecture"], frame["state_floats"], strict=True))
+    assert sizes["Transformer, slots"] == 11 * 2 * 2 * 48 and sizes["GRU"] == 2 * 64
+    assert frame["omission"].between(0, 1).all()
+    assert len(forgetting.architectures(frame, "omission", "t").data) == 4
+
+
+# -- scale and training ---------------------------------------------------------------------
+
+
+def test_one_step_on_a_checkpoint_in_the_hub_s_format() -> None:
+    (cell,) = scale.cells("quick")
+    (outcome,) = scale.run([cell], Context())
+    found = outcome.metrics
+    assert found["loss_last"] < found["loss_first"]  # type: ignore[operator]
+    assert found["n_parameters"] == non_embedding(cell.model) + 512 * 64
+    assert found["checkpoint_mb"] == pytest.approx(found["n_parameters"] * 4 / 1e6, rel=0.05)
+    for name in ("train_tokens_per_second", "decode_tokens_per_second", "step_seconds"):
+        assert found[name] > 0, name  # type: ignore[operator]
+    assert "selective_scan" in outcome.facts["backends"]
+
+
+def test_the_paper_s_sizes_are_measured() -> None:
+    cells = scale.cells("paper")
+    assert {(c.model.n_layers, c.model.d_model, c.model.vocab_size) for c in cells} == {
+        (24, 768, 50_280)
+    }
+    assert [c.training.precision for c in cells] == ["float32"] * 3 + ["bfloat16"]
+    with pytest.raises(ValueError, match=r"ScaleCell.length is 0, allowed: 1 or more"):
+        dataclasses.replace(cells[0], length=0)
+
+
+def test_longer_training_of_the_same_state(runs: Path) -> None:
+    found = records(runs, training.NAME)
+    frame = training.frame(found)
+    assert frame["steps"].tolist() == [20, 60]
+    assert frame["token_accuracy"].iloc[1] > frame["token_accuracy"].iloc[0]
+    curves = training.learning(found)
+    assert curves["step"].max() == 60 and len(curves) == 8
+    assert len(figures.learning(curves, "t").data) == 2
+    assert [training.total_steps(c) for c in training.cells("matched")] == [
+        steps for _, steps, _ in training.GRID
+    ]
+    assert len({c.language for c in training.cells("matched")}) == 1
+
+
+# -- figures --------------------------------------------------------------------------------
+
+
+def rates(**change: Any) -> pd.DataFrame:
+    rows = {
+        "group": ["NUM", "DET", "NUM"], "omission": [0.5, 0.3, 0.9], "low": [0.4, 0.2, 0.8],
+        "high": [0.6, 0.4, 1.0], "count": [9, 9, 9], "chunks": [3, 3, 3],
+        "writer": ["", "", "alone_"], "standardised": [0.45, 0.35, None],
+    }  # fmt: skip
+    return pd.DataFrame({**rows, **change})
+
+
+def test_bars_of_groups_carry_interval_control_and_published_values() -> None:
+    printed = pd.DataFrame({"group": ["NUM"], "value": [0.515]})
+    bar, even, alone, paper = forgetting.by_group(rates(), "t", printed).data
+    assert list(bar.x) == ["DET", "NUM"] and list(bar.y) == [0.3, 0.5]
+    assert bar.error_y.array == pytest.approx([0.1, 0.1])
+    assert list(even.y) == [0.35, 0.45] and list(alone.y) == [0.9] and list(paper.y) == [0.515]
+
+
+def test_lines_over_a_number_average_seeds() -> None:
+    table = pd.DataFrame(
+        {"x": [1, 10, 1, 10, 1], "omission": [0.5, 0.3, 0.7, 0.1, 0.9], "low": 0.1, "high": 0.9,
+         "writer": ["", "", "", "", "alone_"], "seed": [1, 1, 2, 2, 1]}
+    )  # fmt: skip
+    extra = pd.DataFrame({"x": [5], "omission": [0.2]})
+    own, alone, paper = forgetting.over({"a": table}, "t", "x", extra=extra).data
+    assert own.y == pytest.approx([0.6, 0.2]) and not own.error_y.visible
+    assert alone.name == "a, language model alone" and list(paper.y) == [0.2]
+    names = [trace.name for trace in forgetting.writers(table, "t").data]
+    assert names == ["trained decoder", "language model, told the text before"]
+
+
+def test_a_passage_marks_what_is_lost() -> None:
+    figure = forgetting.passage(["Ada", " <saw>", "\n", "x" * 80], "0110", "Ada y", "t")
+    kept, lost, written = figure.data
+    assert [t.replace("\u00a0", " ") for t in kept.text] == [" &lt;saw>", "⏎"]
+    assert list(lost.text) == ["<b>Ada</b>", f"<b>{'x' * 80}</b>"]
+    assert list(lost.y) == [0, -1] and written.text[0].endswith("y")
+    places, last = forgetting.layout(["a" * 70, "b" * 10, "c"])
+    assert places == [(0, 0), (0, 1), (10, 1)] and last == 1
+    # always three traces, so that a slider can move through passages
+    assert len(forgetting.passage(["a"], "1", "", "t").data) == 3
+
+
+def test_where_nothing_ran_a_figure_says_so() -> None:
+    empty = pd.DataFrame()
+    for figure in (
+        forgetting.by_group(empty, "t"), forgetting.over({}, "t", "x"),
+        forgetting.writers(empty, "t"), forgetting.causal(empty, "numbers", "t"),
+        forgetting.architectures(empty, "omission", "t"), figures.by_model(empty, "omission", "t"),
+        figures.by_writer(empty, "omission", "t"), figures.by_category(empty, "rouge1", "t"),
+        figures.learning(empty, "t"),
+    ):  # fmt: skip
+        assert figure.layout.annotations[0].text == "no finished run yet"
+
+
+def test_lines_by_length() -> None:
+    frame = pd.DataFrame(
+        {"model": ["a", "a", "b"], "parameters": [1e6, 1e6, 2e6], "length": [4, 8, 4], "seed": 1,
+         "rouge1": [0.9, 0.8, 0.95], "zero_rouge1": 0.1, "rouge1_prose": [0.9, 0.7, 0.9]}
+    )  # fmt: skip
+    assert [t.name for t in figures.by_model(frame, "rouge1", "t").data] == [
+        "a, 1.0M (1 seed)", "b, 2.0M (1 seed)",
+    ]  # fmt: skip
+    names = [t.name for t in figures.by_writer(frame, "rouge1", "t").data]
+    assert names == ["trained decoder (1 seed)", "trained, state of zeros (1 seed)"]
+    assert [t.name for t in figures.by_category(frame, "rouge1", "t").data] == ["prose (1 seed)"]
+
+
+def test_the_chapter_s_experiments() -> None:
+    names = [name for name in registry() if name.startswith("memory.")]
+    assert sorted(names) == [
+        "memory.architectures", "memory.decoder_training", "memory.paper_scale",
+        "memory.prevalence_causal", "memory.reconstruction_by_length",
+    ]  # fmt: skip

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib import provenance
+from lib.tasks import kinds, memory_text, stories
+from lib.tasks.corpus import Corpus, CorpusConfig, KindsText, LocalText, StoryText
+from lib.tasks.kinds import KindsConfig
+from lib.tasks.language import LanguageData, LanguageTask, build
+from lib.tasks.memory_text import (
+    TagsUnavailable,
+    ask,
+    ask_tagged,
+    check_tags,
+    encode_with,
+    held_out_documents,
+    held_out_text,
+)
+from lib.tasks.reconstruction import ReconstructionConfig
+from lib.tasks.tokenizers import BPEConfig, BytesConfig, ByteTokenizer
+
+CONLLU = """# newdoc id = one
+# text = Ada saw 3 cats .
+1\tAda\tAda\tPROPN\tNNP\t_\t0\troot\t_\t_
+2\tsaw\tsee\tVERB\tVBD\t_\t1\tdep\t_\t_
+3\t3\t3\tNUM\tCD\t_\t4\tnummod\t_\t_
+4\tcats\tcat\tNOUN\tNNS\t_\t2\tobj\t_\t_
+5\t.\t.\tPUNCT\t.\t_\t2\tpunct\t_\t_
+
+"""
+
+
+@pytest.fixture(scope="module")
+def five() -> LanguageData:
+    source = KindsText(KindsConfig(characters=150), documents=80)
+    return build(LanguageTask(CorpusConfig(source, validation=0.3), BPEConfig(300, 20_000), 16))
+
+
+def test_held_out_documents_know_their_kind(five: LanguageData) -> None:
+    documents = held_out_documents(five.corpus)
+    assert [d.text for d in documents] == list(five.corpus.validation)
+    config = five.corpus.config.source.kinds  # type: ignore[union-attr]
+    for document in documents:
+        made = kinds.document(config, int(document.name))
+        assert (document.category, document.text) == (made.kind, made.tagged.text)
+
+
+def test_categories_of_lines_of_json(tmp_path: Path) -> None:
+    rows = [
+        {"text": f"document {n}", **label}
+        for n, label in enumerate(
+            [{"category": "math"}, {"meta": {"pile_set_name": "Pile-CC"}}, {"meta": 3}, {}] * 5
+        )
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    corpus = Corpus(CorpusConfig(LocalText(str(path)), validation=0.6))
+    wanted = {row["text"]: n % 4 for n, row in enumerate(rows)}
+    names = ("mathematics", "Pile-CC", "text", "text")
+    found = held_out_documents(corpus)
+    assert found and {d.text: d.category for d in found} == {
+        d.text: names[wanted[d.text]] for d in found
+    }
+
+
+def test_chunks_are_drawn_from_each_kind_and_keep_their_tags(five: LanguageData) -> None:
+    asked = ask(five, ReconstructionConfig(8, short="skip", end=None), 5)
+    names, counts = np.unique(asked.chunks.categories, return_counts=True)
+    assert set(names) == {"prose", *kinds.KINDS} and counts.max() <= 5
+    assert asked.tagged is not None and len(asked.tagged) == len(asked.encoded)
+    for row, document, start in zip(
+        asked.chunks.tokens.tolist(), asked.chunks.documents, asked.chunks.starts, strict=True
+    ):
+        whole = five.tokenizer.encode(asked.tagged[document].text)
+        assert row == whole[start : start + 8]  # the model's own tokens
+    again = ask(five, ReconstructionConfig(8, short="skip", end=None), 5)
+    assert again.chunks.tokens.tolist() == asked.chunks.tokens.tolist()
+    other = ask(five, ReconstructionConfig(8, short="skip", end=None, seed=1), 5)
+    assert other.chunks.tokens.tolist() != asked.chunks.tokens.tolist()
+    assert held_out_text(five) is held_out_text(five)  # lengths share what they need
+
+
+def test_tokens_of_stories_know_their_beat() -> None:
+    source = StoryText(stories.rich(), documents=40)
+    data = build(LanguageTask(CorpusConfig(source, validation=0.3), BytesConfig(), 16))
+    asked = ask(data, ReconstructionConfig(30, short="skip", end=None), 40)
+    assert asked.labels is not None and asked.labels.shape == (len(asked.chunks), 30)
+    digits = 0
+    for text, labels in zip(asked.chunks.texts, asked.labels, strict=True):
+        for place, letter in enumerate(text):
+            if letter == '"':  # quotation marks stand in dialogue only
+                assert labels[place] == "dialogue"
+                digits += 1
+    assert digits > 3 and set(asked.labels.flatten()) > {"numbers", "dialogue", "frame"}
+
+
+def test_spans_cover_a_story() -> None:
+    for index in range(5):
+        config = stories.rich()
+        text, spans = stories.story(config, index), stories.spans(config, index)
+        for (begin, category), part in zip(spans, stories.parts(config, index), strict=True):
+            assert text[begin : begin + len(part.text)] == part.text and category == part.category
+
+
+def test_bytes_have_the_tokenizer_s_own_numbers() -> None:
+    tokenizer = ByteTokenizer()
+    found = encode_with(tokenizer)("aé")
+    assert found.ids == tokenizer.encode("aé") and found.offsets == [(0, 1), (1, 2), (1, 2)]
+
+
+def test_text_shorter_than_a_chunk_is_named(five: LanguageData) -> None:
+    with pytest.raises(ValueError, match="no document has a chunk of 256 tokens"):
+        ask(five, ReconstructionConfig(256, short="skip", end=None), 5)
+
+
+def test_gold_tags_come_from_files(
+    five: LanguageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    task = ReconstructionConfig(4, short="skip", end=None)
+    for tags in ("ud", "conll2003"):
+        with pytest.raises(TagsUnavailable, match=r"data/memory/.* is not there.*UD_English-EWT"):
+            check_tags(tags)
+        with pytest.raises(TagsUnavailable):
+            ask_tagged(five, task, tags, 5)
+    folder = tmp_path / memory_text.UD_FOLDER
+    folder.mkdir(parents=True)
+    for name in memory_text.UD_FILES:
+        (folder / name).write_text(CONLLU)
+    check_tags("ud")
+    asked = ask_tagged(five, task, "ud", 3)
+    assert asked.tagged is not None and asked.tagged[0].text == "Ada saw 3 cats ."
+    assert [w.pos_class for w in asked.tagged[0].words] == ["NOUN", "VERB", "NUM", "NOUN", "PUNCT"]
+    assert 1 <= len(asked.chunks) <= 3
+    check_tags(None)
+    check_tags("built-in")
+    with pytest.raises(ValueError, match="tags is 'gold', allowed: built-in, ud"):
+        ask_tagged(five, task, "gold", 3)
