@@ -35,13 +35,22 @@ def test_all_one_convolution_what_it_means() -> None:
     assert ones["final_composite"].mean() > standard.mean()
 
 
+def test_all_one_convolution_without_norms_before_blocks() -> None:
+    frame = frame_of(ablations.SENSITIVITY)
+    bare = of_variant(frame, "all-one kernel: no norm before blocks")
+    assert (bare["final_composite"] > 0.85).all() and (bare["best_symmetric"] < 0.2).all()
+
+
 def test_positional_encoding_what_it_means() -> None:
     frame = frame_of(ablations.POSITIONS)
     without = of_variant(frame, "none")
     assert (without[["best_composite", "best_symmetric"]] < 0.2).all(axis=None)
-    learned = of_variant(frame, "learned")[["final_composite", "final_symmetric"]]
-    assert (learned.max(axis=1) > 0.5).all()
-    assert (learned["final_symmetric"] > 0.5).sum() == 1
+    answers = ["final_composite", "final_symmetric"]
+    learned, sines = (of_variant(frame, name)[answers] for name in ("learned", "sinusoidal"))
+    assert (learned.max(axis=1) > 0.6).all() and (learned["final_symmetric"] > 0.6).sum() == 1
+    (both,) = sines.index[sines.min(axis=1) > 0.35]
+    assert 0.85 < sines.loc[both].sum() and (sines.drop(both)["final_composite"] > 0.5).all()
+    assert (pd.concat([learned, sines]).sum(axis=1) > 0.5).all()
 
 
 def test_blocking_two_ways_to_the_answer() -> None:
