@@ -5,9 +5,9 @@ and, in names, the kind of entity, because who writes a sentence from a template
 has to be guessed by a tagger. Persons, towns and companies are put together from parts, so most of
 them are rare; a document has a cast of its own that comes back within it.
 
-Prose fills what the other kinds leave. A kind has a stretch of 0..1 of its own, as in
-:mod:`lib.tasks.stories`: document i at another frequency of one kind is the same document, word for
-word, unless its kind itself changes.
+Prose fills what the other kinds leave. A kind has a stretch of 0..1 of its own
+(:mod:`lib.tasks.frequencies`): document i at another frequency of one kind is the same document,
+word for word, unless its kind itself changes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from lib.config import require
 from lib.tasks import kinds_words as words
+from lib.tasks.frequencies import category_at, require_fit
 from lib.tasks.stories import Draws
 from lib.tasks.tags import TaggedText, Word
 
@@ -46,17 +47,7 @@ class KindsConfig:
     def __post_init__(self) -> None:
         require(self, "seed", self.seed >= 0, "at least 0")
         require(self, "characters", self.characters >= 1, "at least 1")
-        whole = 1 / RATE + 1e-9
-        # the largest first: it is the one to blame if they do not fit together
-        for name in sorted(KINDS, key=lambda name: -getattr(self, name)):
-            # a rarer kind leaves its stretch to prose, not to another kind
-            rest = whole - sum(max(getattr(self, other), 1) for other in KINDS if other != name)
-            fits = 0 <= getattr(self, name) <= rest
-            require(
-                self, name, fits,
-                f"0..{max(rest, 0):.4g} (with at least 1 for each of the others, frequencies add "
-                f"up to at most {whole:.4g})",
-            )  # fmt: skip
+        require_fit(self, KINDS, RATE)
 
 
 class Made(NamedTuple):
@@ -69,16 +60,7 @@ class Made(NamedTuple):
 def kind_of(config: KindsConfig, index: int) -> str:
     """Kind of document `index`, without writing it."""
     at = Draws(config.seed, index, "kind").uniform()
-    start, more = 0.0, len(KINDS) * RATE
-    for name in KINDS:
-        frequency = getattr(config, name)
-        if start <= at < start + RATE * min(frequency, 1):
-            return name
-        extra = RATE * max(frequency - 1, 0)
-        if more <= at < more + extra:
-            return name
-        start, more = start + RATE, more + extra
-    return "prose"
+    return category_at(at, {name: getattr(config, name) for name in KINDS}, RATE) or "prose"
 
 
 def document(config: KindsConfig, index: int) -> Made:

@@ -27,6 +27,7 @@ from typing import TypeVar
 
 from lib.config import require
 from lib.tasks import story_words as words
+from lib.tasks.frequencies import category_at, require_fit
 
 T = TypeVar("T")
 VERSION = 1  # of the text that a config stands for: to be raised with any change of words or order
@@ -61,17 +62,7 @@ class StoryConfig:
         require(self, "beats_min", self.beats_min >= 1, "at least 1")
         fits = self.beats_max >= self.beats_min
         require(self, "beats_max", fits, f"at least beats_min {self.beats_min}")
-        whole = 1 / RATE + 1e-9
-        # the largest first: it is the one to blame if they do not fit together
-        for name in sorted(CATEGORIES, key=lambda name: -getattr(self, name)):
-            rest = whole - sum(
-                max(getattr(self, other), 0) for other in CATEGORIES if other != name
-            )
-            fits = 0 <= getattr(self, name) <= rest
-            require(
-                self, name, fits,
-                f"0..{max(rest, 0):.4g} (frequencies add up to at most {whole:.4g})",
-            )  # fmt: skip
+        require_fit(self, CATEGORIES, RATE)
 
 
 def rich(seed: int = 0) -> StoryConfig:
@@ -331,25 +322,9 @@ def categories(config: StoryConfig, index: int) -> list[str]:
     beats = config.beats_min + Draws(config.seed, index, "beats").below(
         config.beats_max - config.beats_min + 1
     )
-    return [_category(config, Draws(config.seed, index, slot).uniform()) for slot in range(beats)]
-
-
-def _category(config: StoryConfig, at: float) -> str:
-    """Category at a place in 0..1.
-
-    Every category has a stretch of its own, of which a low frequency uses a part only; what a high
-    one needs beyond it is taken from the stretch of plain beats. So no other category moves.
-    """
-    start, more = 0.0, len(CATEGORIES) * RATE
-    for name in CATEGORIES:
-        frequency = getattr(config, name)
-        if start <= at < start + RATE * min(frequency, 1):
-            return name
-        extra = RATE * max(frequency - 1, 0)
-        if more <= at < more + extra:
-            return name
-        start, more = start + RATE, more + extra
-    return "plain"
+    frequencies = {name: getattr(config, name) for name in CATEGORIES}
+    places = (Draws(config.seed, index, slot).uniform() for slot in range(beats))
+    return [category_at(at, frequencies, RATE) or "plain" for at in places]
 
 
 def parts(config: StoryConfig, index: int) -> list[Part]:
