@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
@@ -93,6 +94,32 @@ def badge(verdict: str, scaled: bool = False) -> str:
     name = verdict.replace(" ", "-")
     mark = " <span class='verdict scaled'>scaled</span>" if scaled else ""
     return f"<span class='verdict {name}'>{verdict}</span>{mark}"
+
+
+def table(frame: pd.DataFrame, precision: int = 3) -> HTML:
+    """A frame for readers, without its index, or "No run yet." where it has no row.
+
+    Args:
+        precision: digits behind the point of numbers that are not whole; what would vanish at so
+            many is written with an exponent. Missing numbers are dashes; a text keeps its lines.
+    """
+    if not len(frame):
+        return HTML("<p>No run yet.</p>")
+    shown = frame.map(lambda value: _cell(value, precision))
+    return HTML(shown.to_html(index=False, border=0, classes="provenance", escape=False))
+
+
+def _cell(value: Any, precision: int) -> str:
+    if isinstance(value, str):
+        return html.escape(value).replace("\n", "<br>")
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    if value is None or pd.isna(value):
+        return "–"
+    if float(value).is_integer():
+        return f"{int(value):,}"
+    tiny = abs(value) < 0.5 * 10.0**-precision
+    return f"{value:.1e}" if tiny else f"{value:,.{precision}f}"
 
 
 def provenance_table(records: Iterable[Record]) -> HTML:

@@ -18,12 +18,15 @@ def against_length(panels: Mapping[str, pd.DataFrame], title: str) -> go.Figure:
         panels: label of a cost, with its unit, to a table with columns model, length and value
             (medians over repeats). A panel without rows says that nothing was measured.
     """
+    # labels stand above their panels: beside them they would be longer than a panel is high
     figure = make_subplots(
-        1, len(panels), horizontal_spacing=0.09, subplot_titles=[" " for _ in panels]
-    )
+        1, len(panels), horizontal_spacing=0.09,
+        subplot_titles=[label.replace(": ", ":<br>").replace(", ", ",<br>") for label in panels],
+    )  # fmt: skip
     models = list(dict.fromkeys(m for table in panels.values() for m in table["model"]))
     for column, (label, table) in enumerate(panels.items(), 1):
-        figure.layout.annotations[column - 1].text = "" if len(table) else "not measured"
+        if not len(table):
+            figure.layout.annotations[column - 1].text += "<br>not measured"
         for index, model in enumerate(models):
             rows = table[table["model"] == model]
             figure.add_scatter(
@@ -32,9 +35,8 @@ def against_length(panels: Mapping[str, pd.DataFrame], title: str) -> go.Figure:
                 row=1, col=column,
             )  # fmt: skip
         figure.update_xaxes(title="context, tokens", type="log", row=1, col=column)
-        figure.update_yaxes(
-            title=label, type="log", exponentformat="SI", row=1, col=column, title_standoff=4
-        )
+        figure.update_yaxes(type="log", exponentformat="SI", row=1, col=column)
+    figure.update_annotations(font_size=13)
     one_entry_a_group(figure)
-    figure.update_layout(title=title, height=400, legend_y=-0.3)
+    figure.update_layout(title=title, height=430, margin_t=115, legend_y=-0.3)
     return figure

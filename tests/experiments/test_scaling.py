@@ -103,7 +103,7 @@ def test_the_state_s_exponents_are_exact(records: list[Record]) -> None:
     lines = [trace for trace in figure.data if trace.xaxis == "x"]
     assert [trace.name for trace in lines] == [NAMES[kind] for kind in COMPARED]
     assert list(lines[2].x) == [16, 32, 64] and lines[2].y[2] == 4 * lines[2].y[0]
-    assert [note.text for note in figure.layout.annotations] == ["", "not measured"]
+    assert [note.text for note in figure.layout.annotations] == ["bytes", "none<br>not measured"]
     assert figure.layout.xaxis.type == figure.layout.yaxis.type == "log"
 
 
