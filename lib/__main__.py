@@ -89,7 +89,7 @@ def _publish(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     from lib import publishing
 
-    checks = publishing.verify(arguments.root, arguments.experiment)
+    checks = publishing.verify(arguments.root, arguments.experiment, arguments.models)
     for check in checks:
         print(f"{'ok  ' if check.ok else 'FAIL'} {check.what}: {check.detail}")
     bad = sum(not check.ok for check in checks)
@@ -210,6 +210,8 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("verify", _verify, "check published records, weights and pinned runs")
     sub.add_argument("experiment", nargs="?", help="one experiment only")
+    sub.add_argument("--models", type=int, metavar="N",
+                     help="measure at most N models of an experiment again")  # fmt: skip
 
     sub = command("report", _report, "claims and verdicts")
     sub.add_argument("--json", action="store_true", help="for scripts")

@@ -30,3 +30,12 @@ def bar(total: int, what: str, start: int = 0, quiet: bool | None = None) -> Any
     silent = headless() if quiet is None else quiet
     kind = text_tqdm if silent else tqdm  # the notebook bar draws its widget even when disabled
     return kind(total=total, initial=start, desc=what, disable=silent, leave=False)
+
+
+def quiet_transformers() -> None:
+    """Turn the bars of transformers off where nobody watches: in a notebook that runs headless they
+    would leave widgets, which need scripts from elsewhere to be drawn."""
+    if headless():
+        import transformers
+
+        transformers.logging.disable_progress_bar()

@@ -61,26 +61,38 @@ def publish(
     yield f"{len(ready)} of {len(cells)} cells of {name} {profile} are published"
 
 
-def verify(root: Path, name: str | None = None) -> list[Check]:
+def verify(root: Path, name: str | None = None, models: int | None = None) -> list[Check]:
     """Check every published record, every published model and every pinned run.
 
     Records: seals and files. Models: their accuracies, measured again on the processor from
     rebuilt test data, against the record's. Pinned runs: trained again, loss by loss.
+
+    Args:
+        name: of one experiment; None for all.
+        models: of each experiment at most so many, the smallest files; None for all.
+
+    Raises:
+        ValueError: fewer models than 0.
+        StoreError: nothing is published.
     """
+    if models is not None and models < 0:
+        raise ValueError(f"models is {models}, allowed: 0 or more")
     store = Store.at(root)
     experiments = [find(name)] if name else list(registry().values())
     checks: list[Check] = []
     for experiment in experiments:
-        checks += _check_records(experiment, store)
+        checks += _check_records(experiment, store, models)
         checks += _check_pinned(experiment, store)
     if not checks:
         raise StoreError("nothing is published yet, so there is nothing to verify")
     return checks
 
 
-def _check_records(experiment: Experiment, store: Store) -> Iterator[Check]:
+def _check_records(experiment: Experiment, store: Store, models: int | None) -> Iterator[Check]:
     from lib.store import read_record
 
+    kept = (store.published / experiment.name).glob("*.safetensors")
+    chosen = {path.name for path in sorted(kept, key=_size)[:models]}
     for path in sorted((store.published / experiment.name).glob("*.json")):
         try:
             record = read_record(path)
@@ -88,7 +100,7 @@ def _check_records(experiment: Experiment, store: Store) -> Iterator[Check]:
             yield Check(path.name, False, str(error))
             continue
         yield Check(path.name, True, f"seal and files fit, {record.status}")
-        if record.weights is None or experiment.reevaluate is None:
+        if record.weights not in chosen or experiment.reevaluate is None:
             continue
         found = experiment.reevaluate(record)
         gaps = {k: abs(v - record.metrics[k]) for k, v in found.items() if k in record.metrics}
@@ -99,6 +111,10 @@ def _check_records(experiment: Experiment, store: Store) -> Iterator[Check]:
             f"{len(gaps)} accuracies measured again, largest difference {gaps[worst]:.4f} "
             f"({worst}), allowed {ACCURACY_TOLERANCE}",
         )
+
+
+def _size(path: Path) -> tuple[int, str]:
+    return path.stat().st_size, path.name
 
 
 def _check_pinned(experiment: Experiment, store: Store) -> Iterator[Check]:

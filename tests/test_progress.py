@@ -32,3 +32,18 @@ def test_a_quiet_bar_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
         bar.update(2)
         assert bar.n == 3
     assert "training" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_bars_of_transformers_follow_ours(monkeypatch: pytest.MonkeyPatch, watched: bool) -> None:
+    import transformers
+
+    before = transformers.logging.is_progress_bar_enabled()
+    monkeypatch.setattr(progress, "headless", lambda: not watched)
+    transformers.logging.enable_progress_bar()
+    try:
+        progress.quiet_transformers()
+        assert transformers.logging.is_progress_bar_enabled() is watched
+    finally:
+        if not before:
+            transformers.logging.disable_progress_bar()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from lib import provenance
+from lib import progress, provenance
 from lib.config import digest, to_dict
 from lib.experiments import Context, Outcome
 from lib.experiments._noise_material import NONE, Material, in_context_test, open_material
@@ -201,6 +201,7 @@ def random_folder(source: RandomCheckpoint) -> Any:
         import torch
         import transformers
 
+        progress.quiet_transformers()
         torch.manual_seed(0)
         made: Any = transformers.GPTNeoXConfig(
             vocab_size=source.vocabulary, hidden_size=source.width,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from lib import progress
 from lib.config import from_dict, require
 from lib.experiments import Context, Experiment, Outcome
 from lib.models.config import LanguageModelConfig, Mamba1Config, Mamba2Config
@@ -235,7 +236,7 @@ def _against_transformers(
     import transformers
 
     transformers.logging.set_verbosity_error()  # it warns that its slow code runs, which is meant
-    transformers.logging.disable_progress_bar()
+    progress.quiet_transformers()
     loader: Any = transformers.AutoModelForCausalLM
     theirs = loader.from_pretrained(str(folder), dtype=torch.float32).to(device).eval()
     with torch.no_grad():

@@ -24,7 +24,7 @@ def against_length(panels: Mapping[str, pd.DataFrame], title: str) -> go.Figure:
         subplot_titles=[label.replace(": ", ":<br>").replace(", ", ",<br>") for label in panels],
     )  # fmt: skip
     models = list(dict.fromkeys(m for table in panels.values() for m in table["model"]))
-    for column, (label, table) in enumerate(panels.items(), 1):
+    for column, table in enumerate(panels.values(), 1):
         if not len(table):
             figure.layout.annotations[column - 1].text += "<br>not measured"
         for index, model in enumerate(models):

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lib import progress
 from lib.models.hub_format import (
     FAMILIES,
     HubError,
@@ -190,6 +191,7 @@ def load_causal_lm(
         return load_pretrained(folder, device=device, dtype=dtype)
     import transformers
 
+    progress.quiet_transformers()
     try:
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=dtype, use_safetensors=True, local_files_only=True
