@@ -103,7 +103,7 @@ def run(cells: Sequence[CompositeCell], context: Context) -> Iterator[Outcome]:
     return train_cells(cells, context, study)
 
 
-def inspect(model: LanguageModel, cell: CompositeCell, choices: bool = True) -> dict[str, float]:
+def inspect(model: LanguageModel, cell: CompositeCell) -> dict[str, float]:
     """Agreement under blocking and substitution by pair, as defined here and under what the paper
     leaves open, and cosines between the kernels' taps before and after training.
 
@@ -121,10 +121,9 @@ def inspect(model: LanguageModel, cell: CompositeCell, choices: bool = True) -> 
     found: dict[str, float] = {}
     for end, may_end in ENDS.items():
         split = intervention_split(cell.task, cell.seed, pair_may_end=may_end).to(device)
-        tables = _agreements(model, cell.task, split, choices)
-        if choices:
-            control = _agreements(untrained, cell.task, split, choices=False)
-            tables |= {(kind, "untrained"): by_pair for (kind, _), by_pair in control.items()}
+        control = _agreements(untrained, cell.task, split, choices=False)
+        tables = _agreements(model, cell.task, split)
+        tables |= {(kind, "untrained"): by_pair for (kind, _), by_pair in control.items()}
         for (kind, choice), by_pair in tables.items():
             name = f"{kind}_{end}"
             counted = [v for p, v in by_pair.items() if kind == "blocking" or p != 43]
@@ -242,10 +241,9 @@ def open_model(records: Sequence[Record], seed: int, wanted: str = "") -> Opened
 
 
 def reevaluate(record: Record) -> dict[str, float]:
-    """Accuracies, agreements as the paper words them and cosines, measured again from the record's
-    weights; the choices that it leaves open, many more, go the same way."""
+    """Accuracies, agreements and cosines measured again from the record's weights."""
     model, cell = load_model(record)
-    return {**reevaluate_composite(record), **inspect(model, cell, choices=False)}
+    return {**reevaluate_composite(record), **inspect(model, cell)}
 
 
 def by_pair(frame: pd.DataFrame, kind: str, end: str) -> list[dict[int, float]]:
