@@ -5,32 +5,21 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 from IPython.display import HTML
 
 from lib import provenance
 from lib.bench import table, targets
-from lib.bench.config import (
-    BlockBench,
-    CpuBench,
-    LanguageBench,
-    ScanBench,
-    StepBench,
-    SweepBench,
-    in_words,
-)
+from lib.bench.config import Bench, in_words
 from lib.bench.log import load_log
 from lib.config import from_dict
 from lib.experiments import cells_of, find
 from lib.experiments.foundations import PREFIX
 from lib.store import Record, Store
 
-BENCHES: dict[str, Any] = {
-    bench.kind: bench
-    for bench in (ScanBench, BlockBench, StepBench, LanguageBench, SweepBench, CpuBench)
-}
+BENCHES: dict[str, Any] = {bench.kind: bench for bench in get_args(Bench)}
 
 
 def records_of(kind: str, profile: str, store: Store | None = None) -> list[Record]:
