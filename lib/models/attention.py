@@ -16,9 +16,10 @@ from lib.models.config import AttentionConfig
 from lib.models.layers import Activation, CausalConv, Linear
 from lib.ops.checks import compute_dtype
 
-# on a processor the library's kernel gains nothing up to here (measured with gradients on two
-# cores: 256 x 8 tokens 1.6 ms against 0.8 for S in the open, 64 x 29 3.3 against 2.0, 8 x 128
-# equal), and torch.vmap would call it run by run
+# the library's kernel gains nothing up to here (measured with gradients on a processor of two cores:
+# 256 x 8 tokens 1.6 ms against 0.8 for S in the open, 64 x 29 3.3 against 2.0, 8 x 128 equal); there
+# torch.vmap would call it run by run, and on a GPU its gradients of runs stacked by torch.vmap are
+# not finite in bfloat16 (torch 2.11)
 OPEN_LENGTH = 128
 
 
@@ -44,7 +45,7 @@ class AttentionMixer(nn.Module):
     and y (b, l, h, headdim); pre_conv and post_conv (b, l, channels) where there is a convolution;
     and S (b, h, l, c + l), the weights after the softmax, in float32 or wider. What is zeroed there
     is lost: the other weights stay as they are. S is formed where a hook on act_S waits for it, and
-    for short sequences on a processor; else the library's fused attention runs.
+    for short sequences; else the library's fused attention runs.
 
     `backend` is of scans and `norm_eps` of norms inside a block; this one has neither.
     """
@@ -102,7 +103,7 @@ class AttentionMixer(nn.Module):
         """q (b, h, l, headdim), k and v (b, h, c + l, headdim) to y (b, l, h, headdim_v)."""
         length, kept = q.shape[2], k.shape[2] - q.shape[2]
         watched = len(self.act_S._forward_hooks) + len(self.act_S._forward_pre_hooks) > 0
-        if watched or (q.device.type == "cpu" and k.shape[2] <= OPEN_LENGTH):
+        if watched or k.shape[2] <= OPEN_LENGTH:
             return self._attend_openly(q, k, v)
         # the library's own causal mask lets the first query see the first key alone
         mask = _visible(length, kept, q.device) if kept else None
