@@ -167,3 +167,23 @@ def test_an_ensemble_of_transformers_equals_each_alone(
         assert relative(found[index], alone) < 1e-4
         for name, parameter in exact.named_parameters():
             assert relative(stacked[name].grad[index], parameter.grad) < 1e-3, name
+
+
+@pytest.mark.parametrize("length", [29, 192])
+def test_stacked_transformers_have_each_run_s_gradient_in_bfloat16(length: int) -> None:
+    """Of cuDNN's kernel, which the library would choose, they are wrong."""
+    pattern = (AttentionConfig(64, n_heads=2, rope_theta=1e4), FeedForwardConfig(64, 64))
+    config = LanguageModelConfig(30, 4, pattern)
+    models = [build_language_model(config, seed=seed, device="cuda") for seed in range(3)]
+    tokens = torch.randint(30, (3, 16, length), device="cuda")
+    ensemble = Ensemble(models)
+    with torch.autocast("cuda", torch.bfloat16):
+        found = ensemble(tokens)
+    found.square().mean((1, 2, 3)).sum().backward()
+    stacked = dict(ensemble.stacked.named_parameters())
+    for index, model in enumerate(models):
+        with torch.autocast("cuda", torch.bfloat16):
+            alone = model(tokens[index])
+        alone.square().mean().backward()
+        for name, parameter in model.named_parameters():
+            assert relative(stacked[name].grad[index], parameter.grad) < 0.05, name
