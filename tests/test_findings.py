@@ -7,12 +7,14 @@ unnoticed.
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 import pytest
 
 from lib import page
 from lib.analysis import routes
-from lib.experiments import ablations, find, interventions
+from lib.experiments import ablations, find, interventions, noise_bf16, noise_phases, scaling
 
 
 def frame_of(name: str) -> pd.DataFrame:
@@ -70,3 +72,102 @@ def test_substitution_a_sixth_has_nothing_behind_the_pair(end: str, share: float
     taken = table[table["route"] == routes.CONVOLUTION].set_index(["gamma", "seed"]).index
     found = frame.set_index(["gamma", "seed"]).loc[taken, f"substitution_{end}_mean"]
     assert ((found - share).abs() < 0.03).all()
+
+
+def noise_cells(name: str = noise_phases.NAME) -> pd.DataFrame:
+    frame = find(name).frame(page.records_of(name, "matched"))
+    return frame[frame["size"] == "1M"]
+
+
+def by_seed(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Rows (model, seed), a column a noise; for noise on all facts."""
+    whole = noise_phases.on_all_facts(frame, "1M")
+    assert len(whole) == 3 * 3 * 6  # architectures, seeds, noises and the control
+    return whole.pivot_table(index=["model", "seed"], columns="noise", values=column)
+
+
+FORMS, MEANINGS = ["char_flip", "word_flip", "transliteration"], ["irrelevant", "counterfactual"]
+
+
+def test_noise_every_form_is_learnt_and_none_is_kept() -> None:
+    frame = noise_cells()
+    assert len(frame) == 189
+    assert by_seed(frame, "own_noisy")[FORMS].min(axis=None) > 0.99
+    assert (frame["noise_again"] * frame["questions"]).max() < 1.5
+    assert (frame["questions"] == 1440).all()
+    flips = frame[frame["noise"].isin(FORMS)]
+    assert (flips["own_again"] == 0).all() and (flips["own_clean"] == 0).all()
+
+
+def test_noise_who_answers_backwards_still_knows() -> None:
+    frame = noise_cells()
+    known = by_seed(frame, "content_noisy")
+    assert known[FORMS].min(axis=None) > 0.6 and known[FORMS].mean(axis=None) > 0.9
+    assert known[MEANINGS].max(axis=None) < 0.01
+    theirs = by_seed(frame, "their_accuracy_noisy")
+    assert theirs[MEANINGS].min(axis=None) > 0.99 and theirs["char_flip"].max() < 0.01
+    assert known["char_flip"].mean() > 0.8
+
+
+def test_noise_the_architecture_decides_how_much_is_known() -> None:
+    frame = noise_cells()
+    clean = by_seed(frame, "content_clean")["none"].unstack()
+    assert (clean.loc["Transformer"] == 1).all() and (clean.loc["Mamba-1"] > 0.97).all()
+    assert clean.loc["Mamba-2"].between(0.9, 0.93).all()
+    flipped = by_seed(frame, "content_noisy")["char_flip"].unstack()
+    assert (flipped.loc["Transformer"] > 0.99).all()
+    assert (flipped.loc[["Mamba-1", "Mamba-2"]] < 0.96).all(axis=None)
+    again = by_seed(frame, "content_again")
+    beyond = again.sub(again["none"], axis=0)
+    mamba2 = beyond.loc["Mamba-2"]
+    assert (mamba2[FORMS] > 0.03).all(axis=None)
+    assert (mamba2["irrelevant"] < -0.02).sum() == 2
+    assert beyond.drop(columns="irrelevant").groupby("model").mean().min(axis=None) >= 0
+    assert (beyond.loc[["Mamba-1", "Transformer"]] > -0.002).all(axis=None)
+
+
+def test_noise_stays_where_it_was_taught() -> None:
+    frame = noise_cells()
+    part = frame[frame["share"] < 1]
+    assert part["noise_others_noisy"].mean() < 0.01 and part["noise_others_noisy"].max() < 0.15
+    assert (part["noise_chosen_noisy"] > 0.35).all()
+    assert 0.85 < part["content_others_noisy"].mean() < part["content_clean"].mean()
+    few = frame[frame["samples"].notna()]
+    assert few.groupby(["model", "noise"])["own_noisy"].mean().min() > 0.5
+    assert few["content_noisy"].mean() < 0.25 and (few["content_again"] > 0.75).all()
+    shown = frame[frame["noise"].isin(FORMS) & frame["in_context_own_clean"].notna()]
+    assert (shown[["in_context_own_clean", "in_context_own_again"]] == 0).all(axis=None)
+
+
+def test_bf16_what_it_means() -> None:
+    table = noise_bf16.table(noise_cells(noise_bf16.NAME)).set_index(["rate", "weights"])
+    assert len(table) == 8 and (table["seeds"] == 3).all()
+    flipped, unmoved = table["flipped after 2"].unstack(), table["unmoved by a step"].unstack()
+    assert (flipped.loc[1e-3] > 99).all() and (table["flipped after 3"] == 0).all()
+    assert flipped.loc[1e-4, "float32"] > 25 and flipped.loc[1e-4, "bfloat16"] < 1
+    assert (flipped.loc[[3e-6, 1e-5]] < 1).all(axis=None)
+    assert (unmoved.loc[[3e-6, 1e-5], "bfloat16"] > 90).all() and unmoved["float32"].max() < 1
+    known = table["known in 2"].unstack().loc[1e-5]
+    assert known["float32"] < 80 < 98 < known["bfloat16"]
+
+
+def test_scaling_what_it_means() -> None:
+    frame = find(scaling.NAME).frame(page.records_of(scaling.NAME, "matched"))
+    gpu = frame[frame["device"] == "cuda"]
+    times = {
+        cost: scaling.by_length(gpu, cost).pivot(index="length", columns="model", values="value")
+        for cost in ("prefill_ms", "token_device_ms", "state_bytes")
+    }
+    mambas = ["Mamba-1", "Mamba-2"]
+    reading = times["prefill_ms"]
+    assert (reading.loc[65536, mambas] > reading.loc[65536, "Transformer"]).all()
+    assert (reading.loc[131072, mambas] < reading.loc[131072, "Transformer"]).all()
+    last = math.log2(reading.loc[131072, "Transformer"] / reading.loc[65536, "Transformer"])
+    count = scaling.counted(scaling.cells("matched")[:6])["Transformer"]
+    assert 1.75 < last < 2 and abs(last - count) < 0.1
+    line = scaling.straight(gpu, "token_device_ms").set_index("model")
+    assert line.loc["Transformer", "off"] < 0.02 and line.loc["Transformer", "fixed"] > 1
+    assert (line.loc[mambas, "per_1000"].abs() * 100 < line.loc[mambas, "fixed"] * 0.05).all()
+    kept = times["state_bytes"]
+    assert kept["Mamba-1"].nunique() == 1 and kept["Mamba-1"].max() < 4e6
+    assert kept.loc[131072, "Transformer"] > 4e9

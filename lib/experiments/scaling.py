@@ -189,6 +189,28 @@ def exponents(table: pd.DataFrame, costs: Sequence[str], largest: int = 4) -> pd
     return pd.DataFrame(rows)
 
 
+def straight(table: pd.DataFrame, cost: str, largest: int = 4) -> pd.DataFrame:
+    """A straight line, least squares of relative distances, through the `largest` lengths of each
+    model: columns model, fixed (what no token adds to), per_1000 (added by 1,000 tokens), off (the
+    largest distance from the line, as a part of the value) and points. A cost with a fixed part
+    has an exponent below 1 that comes near it as contexts grow."""
+    import numpy as np
+
+    rows = []
+    for model, some in by_length(table, cost).groupby("model", sort=False):
+        some = some.nlargest(largest, "length")
+        if len(some) < 3:  # two points are on a line whatever they are
+            continue
+        values = some["value"].to_numpy(float)
+        sides = np.stack([np.ones(len(some)), some["length"].to_numpy(float) / 1000], axis=1)
+        line, *_ = np.linalg.lstsq(sides / values[:, None], np.ones(len(some)))
+        off = float(np.abs(sides @ line / values - 1).max())
+        rows.append(
+            {"model": model, "fixed": line[0], "per_1000": line[1], "off": off, "points": len(some)}
+        )
+    return pd.DataFrame(rows, columns=["model", "fixed", "per_1000", "off", "points"])
+
+
 def counted(cells: Sequence[ScalingCell]) -> dict[str, float]:
     """Exponent that a count of operations gives reading, by model: between the longest of `cells`
     and half of it."""

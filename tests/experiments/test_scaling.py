@@ -22,6 +22,7 @@ from lib.experiments.scaling import (
     readable,
     run,
     size_of,
+    straight,
 )
 from lib.experiments.stories import NAMES, architecture
 from lib.figures.scaling import against_length
@@ -113,6 +114,23 @@ def test_a_length_of_its_own_comes_before_another_s_half() -> None:
     )
     found = by_length(table, "c")
     assert found["length"].tolist() == [2, 4, 8] and found["value"].tolist() == [20, 40, 80]
+
+
+def test_a_straight_line_is_found_through_the_largest_lengths_alone() -> None:
+    lengths = [500, 4000, 16000]
+    table = pd.DataFrame(
+        {
+            "model": "m", "length": lengths, "c": [90.0, 2 + 0.5 * 4, 2 + 0.5 * 16],
+            "half_c": [80.0, 2 + 0.5 * 2, 2 + 0.5 * 8],
+        }
+    )  # fmt: skip
+    (found,) = straight(table, "c").to_dict("records")
+    assert found["fixed"] == pytest.approx(2) and found["per_1000"] == pytest.approx(0.5)
+    assert found["off"] < 1e-9 and found["points"] == 4
+    (bent,) = straight(table, "c", largest=6).to_dict("records")
+    assert bent["off"] > 0.5
+    few = straight(table.head(1), "c")  # a length and its half fit any line
+    assert few.empty and list(few) == ["model", "fixed", "per_1000", "off", "points"]
 
 
 def test_operations_are_linear_for_mamba_and_nearly_square_for_attention() -> None:
