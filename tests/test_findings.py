@@ -99,6 +99,13 @@ def test_noise_every_form_is_learnt_and_none_is_kept() -> None:
     assert (flips["own_again"] == 0).all() and (flips["own_clean"] == 0).all()
 
 
+def test_noise_the_control_s_knowledge_does_not_rise() -> None:
+    frame = noise_cells()
+    after, before = (by_seed(frame, f"content_{p}")["none"].groupby("model").mean()
+                     for p in ("again", "clean"))  # fmt: skip
+    assert (after <= before).all()
+
+
 def test_noise_who_answers_backwards_still_knows() -> None:
     frame = noise_cells()
     known = by_seed(frame, "content_noisy")
@@ -143,12 +150,13 @@ def test_bf16_what_it_means() -> None:
     table = noise_bf16.table(noise_cells(noise_bf16.NAME)).set_index(["rate", "weights"])
     assert len(table) == 8 and (table["seeds"] == 3).all()
     flipped, unmoved = table["flipped after 2"].unstack(), table["unmoved by a step"].unstack()
-    assert (flipped.loc[1e-3] > 99).all() and (table["flipped after 3"] == 0).all()
-    assert flipped.loc[1e-4, "float32"] > 25 and flipped.loc[1e-4, "bfloat16"] < 1
-    assert (flipped.loc[[3e-6, 1e-5]] < 1).all(axis=None)
-    assert (unmoved.loc[[3e-6, 1e-5], "bfloat16"] > 90).all() and unmoved["float32"].max() < 1
-    known = table["known in 2"].unstack().loc[1e-5]
-    assert known["float32"] < 80 < 98 < known["bfloat16"]
+    assert (flipped.loc["0.001"] > 99).all() and (table["flipped after 3"] == 0).all()
+    assert flipped.loc["0.0001", "float32"] > 25 and flipped.loc["0.0001", "bfloat16"] < 1
+    assert (flipped.loc[["3e-06", "1e-05"]] < 1).all(axis=None)
+    assert (unmoved.loc[["3e-06", "1e-05"], "bfloat16"] > 90).all() and unmoved["float32"].max() < 1
+    known = table["known in 2"].unstack()
+    assert known.loc["1e-05", "float32"] < 80 < 98 < known.loc["1e-05", "bfloat16"]
+    assert known.loc["0.0001", "bfloat16"] < 10
 
 
 def test_scaling_what_it_means() -> None:

@@ -8,7 +8,7 @@ runs, the count of seeds with the same sign says, as far as so few can.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,29 @@ from lib.store import Record
 # measure and phase that are compared
 COMPARED = (("content", "noisy"), ("content", "again"), ("noise", "again"))
 COLUMNS = ["noise", "models", "measure", "phase", "difference", "p", "seeds", "same sign"]
+
+
+def for_readers(table: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
+    """:func:`pairs` with a row for each noise and pair of models and a column a measure, such as
+    ``+9.9 (3 of 3, p 0.001)``: points, seeds with that sign, chance."""
+    if not len(table):
+        return table
+    said = [
+        f"{row.difference:+.1f} ({row.same} of {row.seeds}, p {max(row.p, 0.001):.2g})"
+        if row.difference
+        else "0"
+        for row in table.rename(columns={"same sign": "same"}).itertuples()
+    ]
+    names = {
+        ("content", "noisy"): "known in 2", ("content", "again"): "known after 3",
+        ("noise", "again"): "noisy after 3",
+    }  # fmt: skip
+    column = [names[pair] for pair in zip(table["measure"], table["phase"], strict=True)]
+    made = table[["noise", "models"]].assign(column=column, said=said)
+    made["noise"] = made["noise"].map(lambda name: titles.get(name, name))
+    wide = made.pivot(index=["noise", "models"], columns="column", values="said")
+    order = pd.MultiIndex.from_frame(made[["noise", "models"]].drop_duplicates())
+    return wide.reindex(order)[list(names.values())].rename_axis(columns=None).reset_index()
 
 
 def by_fact(record: Record, measure: str, phase: str) -> pd.Series:

@@ -103,7 +103,8 @@ def table(found: pd.DataFrame) -> pd.DataFrame:
     keys = ["rate", "weights"]
     means = found.groupby(keys, sort=True)[list(names)].mean() * 100
     means.insert(0, "seeds", found.groupby(keys)["seed"].nunique())
-    return means.rename(columns=names).round(1).reset_index()
+    shown = means.rename(columns=names).round(1).reset_index()
+    return shown.assign(rate=[f"{rate:g}" for rate in shown["rate"]])
 
 
 EXPERIMENTS = (

@@ -29,7 +29,7 @@ from lib.store import Record
 from lib.tasks.closed_world import ClosedWorld
 from lib.tasks.corpus import CorpusConfig, StoryText
 from lib.tasks.language import LanguageTask
-from lib.tasks.noise import NOISES
+from lib.tasks.noise import NOISES, TITLES
 from lib.tasks.tokenizers import BPEConfig
 from lib.training.config import TrainingConfig
 
@@ -227,23 +227,29 @@ def on_all_facts(frame: pd.DataFrame, size: str) -> pd.DataFrame:
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds in percent, a row for each model and noise: content after each phase,
-    retention (noisy answers after phase 3 less those after phase 1), and the flows of facts."""
+    retention (noisy answers after phase 3 less those after phase 1), and the flows of facts that
+    were known after phase 1."""
     from lib.experiments._noise_world import FLOWS
 
     if not len(frame):
         return frame
     kept = {"content_clean": "known after 1", "content_noisy": "in 2", "content_again": "after 3"}
-    flows = [name for name in FLOWS if name in frame]
+    flows = [name for name in FLOWS if name in frame and name != "gained"]
     made = frame.assign(retained=frame["noise_again"] - frame["noise_clean"])
     keys = ["noise", "model"]
     means = made.groupby(keys, sort=False)[[*kept, "retained", *flows]].mean() * 100
     means.insert(0, "seeds", made.groupby(keys, sort=False)["seed"].nunique())
-    return means.rename(columns=kept).round(1).reset_index()
+    return _named(means.rename(columns=kept).round(1).reset_index())
+
+
+def _named(table: pd.DataFrame) -> pd.DataFrame:
+    """The noises as readers know them."""
+    return table.assign(noise=table["noise"].map(lambda name: TITLES.get(name, name)))
 
 
 def compared(records: Sequence[Record], size: str) -> pd.DataFrame:
     """Architectures of a size in pairs, fact by fact, under noise on all facts; see ``pairs``."""
-    from lib.experiments._noise_pairs import pairs
+    from lib.experiments._noise_pairs import for_readers, pairs
 
     chosen = []
     for record in records:
@@ -256,27 +262,27 @@ def compared(records: Sequence[Record], size: str) -> pd.DataFrame:
         cell = from_dict(PhaseCell, record.config)
         return NAMES[architecture(cell)], cell.noise, cell.seed
 
-    return pairs(chosen, describe)
+    return for_readers(pairs(chosen, describe), TITLES)
 
 
 def few_and_in_context(frame: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds in percent, a row for each model, size and noise: answers in the noise's
-    form before any noise, after five noisy examples (before and after tuning), after phase 2 on few
-    questions, and on all of them."""
+    """Means over seeds in percent, a row for each model and noise, of models of one size: answers
+    in the noise's form before any noise, after five noisy examples (before and after tuning), after
+    phase 2 on few questions, and on all of them."""
     if not len(frame):
         return frame
-    keys = ["size", "model", "noise"]
+    keys = ["noise", "model"]
     noisy = frame[frame["noise"].ne(NONE) & frame["share"].eq(1.0)]
     whole, few = noisy[noisy["samples"].isna()], noisy[noisy["samples"].notna()]
     names = {
-        "own_clean": "before any noise", "in_context_own_clean": "five examples, after 1",
-        "in_context_own_again": "five examples, after 3", "own_noisy": "phase 2, all questions",
+        "own_clean": "before any noise", "in_context_own_clean": "5 examples, after 1",
+        "in_context_own_again": "5 examples, after 3", "own_noisy": "phase 2",
     }  # fmt: skip
     whole = whole.reindex(columns=[*keys, *names])  # without some, where no cell has finished
     means = whole.groupby(keys, sort=False).mean().rename(columns=names)
-    for name, title in (("own_noisy", "form"), ("noise_noisy", "noisy answers")):
+    for name, title in (("own_noisy", "form"), ("content_noisy", "known")):
         means[f"phase 2, {FEW} questions: {title}"] = few.groupby(keys)[name].mean()
-    return (100 * means).round(1).reset_index()
+    return _named((100 * means).round(1).reset_index())
 
 
 EXPERIMENTS = (

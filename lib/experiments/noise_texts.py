@@ -28,7 +28,7 @@ from lib.experiments._noise_text_cell import (
 )
 from lib.experiments.noise import CHAPTER
 from lib.store import Record
-from lib.tasks.noise import NOISES
+from lib.tasks.noise import NOISES, TITLES
 from lib.training.config import TrainingConfig
 
 NAMES = {
@@ -227,6 +227,19 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
         return frame
     numbers = (100 * frame.reindex(columns=list(names))).round(1).rename(columns=names)
     return pd.concat([frame[keys], numbers], axis=1)
+
+
+def forms(frame: pd.DataFrame) -> pd.DataFrame:
+    """:func:`table` of our own models, which differ in architecture and noise alone."""
+    if not len(frame):
+        return frame
+    made = table(frame).drop(columns=["recipe", "samples", "seed"])
+    made = made[[name for name in made if not name.startswith("theirs")]]
+    kinds = {name: title for kind, title in matched.NAMES.items() for name in made["model"]
+             if name.startswith(kind)}  # fmt: skip
+    return made.assign(
+        model=made["model"].map(kinds), noise=made["noise"].map(lambda name: TITLES[name])
+    )
 
 
 def _experiment(key: str, title: str, cells: Any, notebook: str, judged: bool) -> Experiment:

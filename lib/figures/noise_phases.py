@@ -11,11 +11,10 @@ from plotly.subplots import make_subplots
 
 from lib.analysis.statistics import mean_interval
 from lib.figures import COLOURS, one_entry_a_group
-from lib.tasks.noise import NOISES
+from lib.tasks.noise import TITLES
 
 PHASES = {"base": "before", "clean": "1 clean", "noisy": "2 noisy", "again": "3 clean"}
 SYMBOLS = ("circle", "diamond", "square", "x")
-TITLES = {"none": "no noise (control)", **{name: noise.title for name, noise in NOISES.items()}}
 MEASURES = {
     "content": "content accuracy",
     "noise": "answers equal to the noisy one",
@@ -60,7 +59,10 @@ def phases(frame: pd.DataFrame, measure: str, title: str, noises: Sequence[str])
             line(figure, part, list(PHASES.values()), [f"{measure}_{p}" for p in PHASES], model,
                  index, **place)  # fmt: skip
     figure.update_yaxes(range=[-4, 104], ticksuffix=" %")
-    figure.update_yaxes(title=MEASURES[measure], col=1)
+    words = MEASURES[measure].split()  # on two lines: a panel is not high
+    cut = (len(words) + 1) // 2
+    label = "<br>".join(" ".join(part) for part in (words[:cut], words[cut:]) if part)
+    figure.update_yaxes(title=label, title_font_size=12, col=1)
     figure.update_layout(title=title, height=130 + 230 * rows, legend_y=-0.12)
     one_entry_a_group(figure)
     return figure
@@ -127,25 +129,32 @@ def mixed(
 
 
 def flows(frame: pd.DataFrame, title: str, noises: Sequence[str]) -> go.Figure:
-    """What becomes of facts between phases (FLOWS), a panel a flow, a group of bars a noise."""
+    """What becomes of facts between phases (FLOWS), a panel a flow, a group of bars a noise: means
+    and, from three seeds on, 95 % intervals over seeds. A seed without such facts is left out."""
     figure = make_subplots(
         2, 2, subplot_titles=list(FLOWS.values()), shared_yaxes=True, shared_xaxes=True,
         horizontal_spacing=0.05, vertical_spacing=0.14,
     )  # fmt: skip
     models = list(dict.fromkeys(frame["model"]))
+    counts = {model: frame[frame["model"] == model]["seed"].nunique() for model in models}
+    seeds = {model: "1 seed" if n == 1 else f"{n} seeds" for model, n in counts.items()}
     for panel, flow in enumerate(FLOWS):
         for index, model in enumerate(models):
-            means, errors = [], []
+            means, up, down = [], [], []
             for noise in noises:
                 part = frame[(frame["noise"] == noise) & (frame["model"] == model)]
                 values = part[flow].dropna().tolist() if flow in part else []
                 mean, interval = mean_interval(values) if values else (float("nan"), None)
                 means.append(100 * mean)
                 wide = interval is not None and len(values) > 2
-                errors.append(100 * (interval[1] - mean) if interval and wide else 0.0)
+                low, high = interval if interval and wide else (mean, mean)
+                up.append(100 * (min(1.0, high) - mean))
+                down.append(100 * (mean - max(0.0, low)))
             figure.add_bar(
-                x=[TITLES[noise] for noise in noises], y=means, name=model, legendgroup=model,
-                marker_color=COLOURS[index], error_y={"type": "data", "array": errors},
+                x=[TITLES[noise] for noise in noises], y=means, name=f"{model} ({seeds[model]})",
+                legendgroup=model, marker_color=COLOURS[index],
+                error_y={"type": "data", "symmetric": False, "array": up, "arrayminus": down,
+                         "thickness": 1.2, "width": 3},
                 row=panel // 2 + 1, col=panel % 2 + 1,
             )  # fmt: skip
     figure.update_yaxes(range=[0, 104], ticksuffix=" %")

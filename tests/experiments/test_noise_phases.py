@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from lib.experiments import Context, Outcome, cells_of, find
 from lib.experiments import noise_bf16 as bf16
 from lib.experiments import noise_phases as phases
 from lib.experiments._noise_family import shared_folder
-from lib.experiments._noise_pairs import COLUMNS, pairs
+from lib.experiments._noise_pairs import COLUMNS, for_readers, pairs
 from lib.experiments._noise_world import (
     FLOWS,
     NONE,
@@ -292,7 +293,7 @@ class TestPage:
         table = phases.table(whole)
         assert len(table) == 2 and table["known after 1"].between(0, 100).all()
         few = phases.few_and_in_context(frame)
-        assert few["noise"].tolist() == ["char_flip"]
+        assert few["noise"].tolist() == [phases.TITLES["char_flip"]]
         empty = phases.frame([])
         for made in (phases.on_all_facts(empty, "1M"), phases.table(empty)):
             assert not len(made)
@@ -309,13 +310,19 @@ class TestPage:
         assert shown[0].y[3] == pytest.approx(20) and shown[0].error_y.array[3] == pytest.approx(
             24.84, abs=0.1
         )
-        assert figure.layout.yaxis.title.text == "content accuracy"
+        assert figure.layout.yaxis.title.text == "content<br>accuracy"
         one = figures.phases(frame[frame["seed"] == 1], "noise", "t", ["char_flip"])
         assert "interval over facts" in one.data[0].name
         mixed = figures.mixed(frame, ["noise_noisy"], "t", ["irrelevant", "char_flip"])
         assert [list(t.x) for t in mixed.data] == [[50.0], [100.0]]
         bars = figures.flows(frame, "t", [NONE, "char_flip"])
         assert len(bars.data) == len(figures.FLOWS)
+        wide = frame.assign(lost=[0.0, 0.5, 1.0] * (len(frame) // 3), kept=0.5)
+        bars = figures.flows(wide, "t", ["char_flip"])
+        for bar in bars.data:  # an interval of a share ends where shares do
+            assert bar.name.endswith("(3 seeds)")
+            for y, up, down in zip(bar.y, bar.error_y.array, bar.error_y.arrayminus, strict=True):
+                assert math.isnan(y) or (up >= 0 <= down and y + up <= 100 and y - down >= 0)
 
     def test_an_example_shows_a_question_in_each_phase(self) -> None:
         shown = phases.example(dataclasses.replace(plain(), noise="char_flip"))
@@ -351,6 +358,10 @@ def test_architectures_in_pairs_of_facts(
     assert (row["seeds"], row["same sign"]) == (2, 1) and 0.1 < row["p"] <= 1
     assert found[found["measure"] == "noise"]["p"].tolist() == [1.0]
     assert not len(phases.compared([], "1M"))
+    (shown,) = for_readers(found, {"char_flip": "characters"}).to_dict("records")
+    assert (shown["noise"], shown["models"]) == ("characters", "A – B")
+    assert shown["known after 3"].startswith("+12.5 (1 of 2, p 0.")
+    assert shown["noisy after 3"] == "0"
     monkeypatch.undo()
     size = phases.frame(records(outcomes))["size"].iloc[0]
     assert not len(phases.compared(records(outcomes), size))  # one architecture has no pair

@@ -233,7 +233,12 @@ def test_frame_and_tables(mamba: Outcome) -> None:
     assert texts.table(frame)["form, again"].between(0, 100).all()
     empty = texts.frame([])
     assert isinstance(empty, pd.DataFrame) and not len(texts.table(empty))
-    assert not len(texts.costs(empty))
+    assert not len(texts.costs(empty)) and not len(texts.forms(empty))
+    own = texts.forms(frame.assign(model="mamba2-L14m96", noise="none"))
+    assert own["model"].tolist() == ["Mamba-2"] and own["noise"].tolist() == ["no noise (control)"]
+    assert list(own)[2:] == [
+        f"{kind}, {phase}" for kind in ("content", "form") for phase in ("clean", "noisy", "again")
+    ]  # fmt: skip
     shown = texts.example(mamba.cell)
     assert shown["answer"][1] == " " + shown["answer"][0][1:][::-1]
 
