@@ -102,8 +102,33 @@ class Mamba1Config:
         return self.d_inner
 
 
+class _Heads:
+    """What configs share whose channels are cut into heads, and heads into groups."""
+
+    d_model: int
+    expand: int
+    headdim: int
+    n_groups: int
+
+    @property
+    def d_inner(self) -> int:
+        """Channels of the scan (d = h p)."""
+        return self.expand * self.d_model
+
+    @property
+    def n_heads(self) -> int:
+        """Heads (h)."""
+        return self.d_inner // self.headdim
+
+    def _check_heads(self) -> None:
+        fits = counts(self.headdim) and self.d_inner % self.headdim == 0
+        require(self, "headdim", fits, f"a divisor of d_inner {self.d_inner}")
+        fits = counts(self.n_groups) and self.n_heads % self.n_groups == 0
+        require(self, "n_groups", fits, f"a divisor of n_heads {self.n_heads}")
+
+
 @dataclass(frozen=True)
-class Mamba2Config:
+class Mamba2Config(_Heads):
     """A Mamba-2 block (arXiv 2405.21060, section 7); defaults as in mamba_ssm.
 
     Attributes beside those of :class:`Mamba1Config`:
@@ -134,24 +159,11 @@ class Mamba2Config:
 
     def __post_init__(self) -> None:
         _check_common(self)
-        fits = counts(self.headdim) and self.d_inner % self.headdim == 0
-        require(self, "headdim", fits, f"a divisor of d_inner {self.d_inner}")
-        fits = counts(self.n_groups) and self.n_heads % self.n_groups == 0
-        require(self, "n_groups", fits, f"a divisor of n_heads {self.n_heads}")
+        self._check_heads()
         require(self, "A_min", positive(self.A_min), "more than 0, finite")
         fits = self.A_min <= self.A_max < math.inf
         require(self, "A_max", fits, f"at least A_min {self.A_min}, finite")
         require(self, "chunk_size", counts(self.chunk_size), "at least 1, whole")
-
-    @property
-    def d_inner(self) -> int:
-        """Channels of the scan (d = h p)."""
-        return self.expand * self.d_model
-
-    @property
-    def n_heads(self) -> int:
-        """Heads (h)."""
-        return self.d_inner // self.headdim
 
     @property
     def conv_dim(self) -> int:
@@ -160,7 +172,7 @@ class Mamba2Config:
 
 
 @dataclass(frozen=True)
-class Mamba3Config:
+class Mamba3Config(_Heads):
     """A Mamba-3 block with one input and output a head (arXiv 2603.15569); defaults as in
     mamba_ssm's Mamba3. It has no convolution.
 
@@ -194,10 +206,7 @@ class Mamba3Config:
     def __post_init__(self) -> None:
         for name in ("d_model", "d_state", "expand", "chunk_size"):
             require(self, name, counts(getattr(self, name)), "at least 1, whole")
-        fits = counts(self.headdim) and self.d_inner % self.headdim == 0
-        require(self, "headdim", fits, f"a divisor of d_inner {self.d_inner}")
-        fits = counts(self.n_groups) and self.n_heads % self.n_groups == 0
-        require(self, "n_groups", fits, f"a divisor of n_heads {self.n_heads}")
+        self._check_heads()
         require(self, "rope_fraction", self.rope_fraction in (0.5, 1.0), "0.5, 1.0")
         fits = self.n_angles >= 1
         require(
@@ -205,16 +214,6 @@ class Mamba3Config:
         )
         _check_dt(self)
         require(self, "A_floor", positive(self.A_floor), "more than 0, finite")
-
-    @property
-    def d_inner(self) -> int:
-        """Channels of the scan (d = h p)."""
-        return self.expand * self.d_model
-
-    @property
-    def n_heads(self) -> int:
-        """Heads (h)."""
-        return self.d_inner // self.headdim
 
     @property
     def n_angles(self) -> int:
