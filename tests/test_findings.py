@@ -14,7 +14,15 @@ import pytest
 
 from lib import page
 from lib.analysis import routes
-from lib.experiments import ablations, find, interventions, noise_bf16, noise_phases, scaling
+from lib.experiments import (
+    ablations,
+    find,
+    interventions,
+    noise_bf16,
+    noise_phases,
+    pretrained,
+    scaling,
+)
 
 
 def frame_of(name: str) -> pd.DataFrame:
@@ -157,6 +165,13 @@ def test_bf16_what_it_means() -> None:
     known = table["known in 2"].unstack()
     assert known.loc["1e-05", "float32"] < 80 < 98 < known.loc["1e-05", "bfloat16"]
     assert known.loc["0.0001", "bfloat16"] < 10
+
+
+def test_pretrained_about_500_mb() -> None:
+    frame = find(pretrained.NAME).frame(page.records_of(pretrained.NAME, "paper"))
+    (row,) = frame[frame["name"] == "mamba-130m"].to_dict("records")
+    assert row["float32_weight_bytes"] > 500e6 and row["float32_peak_mb"] > 575
+    assert 250 < row["bfloat16_peak_mb"] < 300
 
 
 def test_scaling_what_it_means() -> None:
