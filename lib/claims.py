@@ -118,6 +118,11 @@ class Claim:
         )
         return f"{'≥' if self.rule == 'at least' else '≤'} {bound:g}"
 
+    @property
+    def published(self) -> float | None:
+        """The published number; None of a claim that is a direction, whose bound is ours alone."""
+        return None if self.rule != "within" and self.tolerance == 0 else self.value
+
     def distance(self, ours: float) -> float:
         """How far `ours` lies outside what the rule allows; 0 inside."""
         below = self.value - self.tolerance - ours
@@ -333,7 +338,7 @@ def report(root: Path, store: Store | None = None) -> list[dict[str, Any]]:
                 "source": f"{claim.source}, {claim.where}",
                 "source_key": claim.source,
                 "where": claim.where,
-                "paper_value": claim.value,
+                "paper_value": claim.published,
                 "value_text": claim.rule_text,
                 "our_mean": verdict.mean,
                 "interval": list(verdict.interval) if verdict.interval else None,
