@@ -323,6 +323,12 @@ def _measure(claim: Claim, record: Record) -> float | None:
     return None if other is None else value - other
 
 
+def shown_in(claim: Claim, root: Path) -> str:
+    """The notebook that shows a claim: that of its name, else that of its experiment."""
+    own = f"notebooks/{claim.chapter}/{claim.id.split('.')[1]}.ipynb"
+    return own if (root / own).is_file() else find(claim.experiment).notebook
+
+
 def report(root: Path, store: Store | None = None) -> list[dict[str, Any]]:
     """One row a claim, ready for tables and JSON."""
     store = store or Store.at(root)
@@ -353,7 +359,7 @@ def report(root: Path, store: Store | None = None) -> list[dict[str, Any]]:
                 "tolerance_text": f"{claim.rule_text}: {claim.tolerance_reason}",
                 "profile": claim.profile,
                 "experiment": claim.experiment,
-                "notebook": find(claim.experiment).notebook,
+                "notebook": shown_in(claim, root),
                 "records": list(verdict.records),
                 "note": claim.unknown or claim.note,
             }

@@ -38,7 +38,9 @@ def progress_line(experiment: str, profile: str, store: Store | None = None) -> 
     total = len(cells_of(find(experiment), profile))
     line = f"{profile}: {done} of {total} cells, {len(records) - done} failed"
     if not records and total:
-        line += f"\nNo result yet. To run: python -m lib run {experiment} --profile {profile}"
+        line += (
+            f"\nNo result yet. To run:\npython -m lib run {experiment} \\\n  --profile {profile}"
+        )
     return line
 
 
@@ -114,7 +116,8 @@ def measured(value: float) -> str:
 
 def runs_text(row: dict[str, Any]) -> str:
     """ "3 of 3 seeds", and the cells where a seed has several of them."""
-    text = f"{row['seeds']} of {row['expected_seeds']} seeds"
+    expected = row["expected_seeds"]
+    text = f"{row['seeds']} of {expected} seed{'s' * (expected != 1)}"
     if row["expected_cells"] > row["expected_seeds"]:
         text += f", {row['cells']} of {row['expected_cells']} cells"
     return text

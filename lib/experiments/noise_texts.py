@@ -225,7 +225,7 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     shown["noise"] = shown["noise"].str.replace("_", " ")
     for name, title in {"content": "content", "their_accuracy": "theirs", "own": "form"}.items():
         numbers = 100 * frame.reindex(columns=[f"{name}_{phase}" for phase in phases])
-        shown[f"{title}: {' / '.join(phases)}"] = [
+        shown[f"{title}, {' / '.join(phases)}"] = [
             " / ".join("–" if pd.isna(value) else f"{value:.1f}" for value in row)
             for row in numbers.astype(float).to_numpy()
         ]

@@ -175,7 +175,10 @@ def with_slider(frames: Mapping[Any, go.Figure], name: str) -> go.Figure:
     whole.frames = [
         go.Frame(
             name=str(key), data=figure.data,
-            layout={"title": figure.layout.title, "annotations": figure.layout.annotations},
+            layout={
+                "title": figure.layout.title, "annotations": figure.layout.annotations,
+                **_axes_of(figure),
+            },
         )
         for key, figure in frames.items()
     ]  # fmt: skip
@@ -199,6 +202,16 @@ def with_slider(frames: Mapping[Any, go.Figure], name: str) -> go.Figure:
         ],
     )  # fmt: skip
     return whole
+
+
+def _axes_of(figure: go.Figure) -> dict[str, Any]:
+    """Title and range of the first two axes, where they are set: sliders find none."""
+    axes = {}
+    for name in ("xaxis", "yaxis"):
+        axis = figure.layout[name]
+        own = {"title": {"text": axis.title.text}} if axis.title.text else {}
+        axes[name] = own | ({"range": list(axis.range)} if axis.range else {})
+    return {name: own for name, own in axes.items() if own}
 
 
 def token_strip(

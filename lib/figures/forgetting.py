@@ -83,7 +83,8 @@ def published_groups(table: pd.DataFrame, title: str) -> go.Figure:
 
 def _bars(figure: go.Figure, names: list[str], title: str, label: str, each: int = 1) -> go.Figure:
     """Axes of horizontal bars, the first name at the bottom."""
-    figure.update_xaxes(title=label, rangemode="tozero")
+    top = max(max(trace.x, default=0) for trace in figure.data)
+    figure.update_xaxes(title=label, range=[0, min(1.05, 1.2 * top)])
     figure.update_yaxes(categoryorder="array", categoryarray=names, automargin=True)
     height = 260 + (14 + 12 * each) * len(names)
     return figure.update_layout(title=title, height=height, **TOP)
@@ -122,10 +123,10 @@ def over(
             if not len(rows):
                 continue
             mean, seeds = _over_seeds(rows)
-            label = name + (f" ({seeds} seeds)" if seeds > 1 and not writer else mark)
+            entry = name + (f" ({seeds} seeds)" if seeds > 1 and not writer else mark)
             figure.add_scatter(
                 x=mean["x"], y=mean["omission"], mode="lines+markers",
-                name="dotted: language model alone" if many and writer else label,
+                name="dotted: language model alone" if many and writer else entry,
                 legendgroup=name, line={"color": colour, "dash": dash},
                 showlegend=not (many and writer) or index == 0,
                 error_y={
@@ -142,7 +143,8 @@ def over(
     figure.update_xaxes(title=label, zeroline=False)
     if log:
         figure.update_xaxes(type="log", dtick=1)
-    figure.update_yaxes(title="omission (share of tokens)", rangemode="tozero")
+    top = max(max(trace.y, default=0) for trace in figure.data)
+    figure.update_yaxes(title="omission (share of tokens)", range=[0, min(1.05, 1.2 * top)])
     figure.update_layout(title=title, height=520, **(TOP if len(figure.data) < 5 else {}))
     return figure
 
@@ -204,7 +206,7 @@ def causal(table: pd.DataFrame, category: str, title: str) -> go.Figure:
         title=f"{category} in pretraining (times the base rate)", type="log", range=[-1.1, 1.1],
         tickvals=[0.1, 1, 10],
     )  # fmt: skip
-    figure.update_yaxes(title="omission (share of tokens)", rangemode="tozero")
+    figure.update_yaxes(title="omission (share of tokens)", range=[0, 1.05])
     figure.update_layout(title=title, height=500, **TOP)
     return figure
 
@@ -247,7 +249,8 @@ def speed(frame: pd.DataFrame, of: str, title: str) -> go.Figure:
             marker_color=COLOURS[index],
         )  # fmt: skip
     figure.update_xaxes(title="length of a chunk x chunks a batch")
-    figure.update_yaxes(title="tokens a second")
+    top = frame[f"{of}_tokens_per_second"].max()
+    figure.update_yaxes(title="tokens a second", range=[0, 1.1 * top])
     figure.update_layout(title=title, height=480, showlegend=True, **TOP)
     return figure
 

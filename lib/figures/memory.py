@@ -107,7 +107,11 @@ def by_writer(frame: pd.DataFrame, metric: str, title: str) -> go.Figure:
     for index, (prefix, name) in enumerate(WRITERS.items()):
         if prefix + metric in frame:
             band(figure, frame, "length", prefix + metric, name, index, limits=(0, 1))
-    return by_length(figure, measure_axis(metric), title).update_layout(**TOP, height=520)
+    return (
+        by_length(figure, measure_axis(metric), title)
+        .update_layout(**TOP)
+        .update_layout(height=560, margin_t=150)
+    )
 
 
 def by_model(frame: pd.DataFrame, metric: str, title: str) -> go.Figure:
@@ -150,7 +154,7 @@ def learning(table: pd.DataFrame, title: str) -> go.Figure:
             line={"color": COLOURS[index % 7], "dash": DASHES[index % 7]},
         )  # fmt: skip
     figure.update_xaxes(title="optimiser steps")
-    figure.update_yaxes(title="right tokens, given those before (share)", rangemode="tozero")
+    figure.update_yaxes(title="tokens predicted right (share)", rangemode="tozero")
     figure.update_layout(title=title, height=420)
     return figure
 

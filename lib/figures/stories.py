@@ -86,6 +86,10 @@ def learning(curves: pd.DataFrame, title: str) -> go.Figure:
     figure = go.Figure()
     for index, (variant, rows) in enumerate(curves.groupby("variant", sort=True)):
         band(figure, rows, "step", "reported_loss", str(variant), index)
+    if len(curves):
+        low, high = curves["reported_loss"].min(), curves["reported_loss"].max()
+        margin = 0.05 * (high - low) + 0.01
+        figure.update_yaxes(range=[low - margin, high + margin])
     figure.update_layout(
         title=title, height=520, xaxis_title="training step", margin_t=110,
         yaxis_title="reported loss, nats per token",
