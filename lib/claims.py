@@ -325,7 +325,7 @@ def _measure(claim: Claim, record: Record) -> float | None:
 
 def shown_in(claim: Claim, root: Path) -> str:
     """The notebook that shows a claim: that of its name, else that of its experiment."""
-    own = f"notebooks/{claim.chapter}/{claim.id.split('.')[1]}.ipynb"
+    own = f"notebooks/{claim.chapter}/{'/'.join(claim.id.split('.')[1:2])}.ipynb"
     return own if (root / own).is_file() else find(claim.experiment).notebook
 
 

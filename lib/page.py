@@ -130,8 +130,8 @@ def badge(verdict: str, scaled: bool = False) -> str:
     return f"<span class='verdict {name}'>{verdict}</span>{mark}"
 
 
-def table(frame: pd.DataFrame, precision: int = 3) -> HTML:
-    """A frame for readers, without its index, or "No run yet." where it has no row.
+def table(frame: pd.DataFrame, precision: int = 3, empty: str = "No run yet.") -> HTML:
+    """A frame for readers, without its index, or the sentence `empty` where it has no row.
 
     Args:
         precision: digits behind the point of numbers that are not whole; what would vanish at so
@@ -139,7 +139,7 @@ def table(frame: pd.DataFrame, precision: int = 3) -> HTML:
             and their indents.
     """
     if not len(frame):
-        return HTML("<p>No run yet.</p>")
+        return HTML(f"<p>{html.escape(empty)}</p>")
     shown = frame.map(lambda value: _cell(value, precision))
     return HTML(shown.to_html(index=False, border=0, classes="provenance", escape=False))
 

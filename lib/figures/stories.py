@@ -121,7 +121,10 @@ def false_and_true(table: pd.DataFrame, title: str) -> go.Figure:
         means = [mean_interval(table[table["variant"] == v][metric].tolist()) for v in order]
         figure.add_scatter(
             x=[mean for mean, _ in means], y=order, mode="markers", name=name, legendgroup=name,
-            error_x={"array": [None if i is None else i[1] - m for m, i in means]},
+            error_x={
+                "array": [None if i is None else i[1] - m for m, i in means],
+                "visible": any(i is not None for _, i in means),
+            },
             marker={"symbol": symbol, "size": 12, "color": colour, "line_width": 2},
         )  # fmt: skip
     seeds = table["seed"].nunique()
