@@ -36,7 +36,7 @@ NAME = "memory.reconstruction_by_length"
 # layers and width of state-spaces/mamba-*-hf
 PUBLISHED = {"130m": (24, 768), "370m": (48, 1024), "790m": (48, 1536), "1.4b": (48, 2048)}
 TOKEN_MODELS = ("130m", "1.4b")  # whose word classes were printed, at length 256
-TEXTS = {"kinds": "made-up text", "local": "real text"}  # names of corpora on pages
+TEXT_NAMES = {"kinds": "made-up text", "local": "real text"}  # names of corpora on pages
 PAPER_BATCH = 800  # tokens; the paper's only known batch: 200 chunks of 4 tokens
 
 SIZES = ("5M", "2M", "16M")  # in the order of their worth to a run that may be cut short
@@ -257,7 +257,7 @@ def correlations(table: pd.DataFrame) -> pd.DataFrame:
         "rho_perplexity": "with perplexity",
     }  # fmt: skip
     shown = table.reindex(columns=list(names)).rename(columns=names)
-    return shown.assign(text=shown["text"].replace(TEXTS))
+    return shown.assign(text=shown["text"].replace(TEXT_NAMES))
 
 
 def differences(pairs: pd.DataFrame) -> pd.DataFrame:
