@@ -111,6 +111,7 @@ def test_each_architecture_from_end_to_end(runs: Path) -> None:
     assert sizes["Transformer, slots"] == 11 * 2 * 2 * 48 and sizes["GRU"] == 2 * 64
     assert frame["omission"].between(0, 1).all()
     assert len(forgetting.architectures(frame, "omission", "t").data) == 4
+    assert architectures.table(frame)["numbers in the state"].tolist() == list(sizes.values())
 
 
 # -- scale and training ---------------------------------------------------------------------
@@ -126,6 +127,9 @@ def test_one_step_on_a_checkpoint_in_the_hub_s_format() -> None:
     for name in ("train_tokens_per_second", "decode_tokens_per_second", "step_seconds"):
         assert found[name] > 0, name  # type: ignore[operator]
     assert "selective_scan" in outcome.facts["backends"]
+    assert not len(scale.table(scale.frame([]))) and "seconds a step" in scale.table(
+        scale.frame([])
+    )
 
 
 def test_the_paper_s_sizes_are_measured() -> None:
@@ -198,6 +202,12 @@ def test_lines_over_a_number_average_seeds() -> None:
     assert named == ["a (2 seeds)", "dotted: language model alone", "b (2 seeds)", "c (2 seeds)"]
     names = [trace.name for trace in forgetting.writers(table, "t").data]
     assert names == ["trained decoder", "language model, told the text before"]
+
+
+def test_early_losses_are_held_against_late_ones() -> None:
+    table = pd.DataFrame({"length": [4, 8], "first": [6, 9], "last": [2, 3], "ratio": [3.0, 3.0]})
+    figure = figures.early_to_late(table, "t")
+    assert list(figure.data[0].y) == [3.0, 3.0] and "first part" in figure.layout.yaxis.title.text
 
 
 def test_a_passage_marks_what_is_lost() -> None:
