@@ -88,8 +88,7 @@ class Table(SphinxDirective):
         for cell in cells:
             entry = nodes.entry()
             for node in cell:
-                block = isinstance(node, nodes.Body) and not isinstance(node, nodes.raw)
-                entry += node if block else _paragraph(entry, node)
+                entry += node if isinstance(node, nodes.Body) else _paragraph(entry, node)
             row += entry
         return row
 

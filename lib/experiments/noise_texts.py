@@ -212,7 +212,8 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
         "seconds_per_step": "seconds a step", "tokens_per_second": "tokens a second",
         "peak_gb": "peak memory / GB",
     }  # fmt: skip
-    return frame.reindex(columns=list(names)).rename(columns=names)
+    shown = frame.round({"tokens_per_second": 0})
+    return shown.reindex(columns=list(names)).rename(columns=names)
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:

@@ -278,7 +278,7 @@ def passage(pieces: Sequence[str], marks: str, written: str, title: str) -> go.F
     figure.add_scatter(x=[0], y=[0], mode="markers", marker_opacity=0, hoverinfo="skip")
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
-    margin = {"l": 15, "r": 15, "t": 60, "b": 20}
+    margin = {"l": 50, "r": 15, "t": 60, "b": 20}  # room for half a label of a slider
     figure.update_layout(title=title, height=190 + 17 * rows, margin=margin, showlegend=False)
     return figure
 
