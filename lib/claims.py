@@ -118,6 +118,11 @@ class Claim:
         )
         return f"{'≥' if self.rule == 'at least' else '≤'} {bound:g}"
 
+    @property
+    def published(self) -> float | None:
+        """The published number; None of a claim that is a direction, whose bound is ours alone."""
+        return None if self.rule != "within" and self.tolerance == 0 else self.value
+
     def distance(self, ours: float) -> float:
         """How far `ours` lies outside what the rule allows; 0 inside."""
         below = self.value - self.tolerance - ours
@@ -318,6 +323,12 @@ def _measure(claim: Claim, record: Record) -> float | None:
     return None if other is None else value - other
 
 
+def shown_in(claim: Claim, root: Path) -> str:
+    """The notebook that shows a claim: that of its name, else that of its experiment."""
+    own = f"notebooks/{claim.chapter}/{'/'.join(claim.id.split('.')[1:2])}.ipynb"
+    return own if (root / own).is_file() else find(claim.experiment).notebook
+
+
 def report(root: Path, store: Store | None = None) -> list[dict[str, Any]]:
     """One row a claim, ready for tables and JSON."""
     store = store or Store.at(root)
@@ -333,7 +344,7 @@ def report(root: Path, store: Store | None = None) -> list[dict[str, Any]]:
                 "source": f"{claim.source}, {claim.where}",
                 "source_key": claim.source,
                 "where": claim.where,
-                "paper_value": claim.value,
+                "paper_value": claim.published,
                 "value_text": claim.rule_text,
                 "our_mean": verdict.mean,
                 "interval": list(verdict.interval) if verdict.interval else None,
@@ -348,7 +359,7 @@ def report(root: Path, store: Store | None = None) -> list[dict[str, Any]]:
                 "tolerance_text": f"{claim.rule_text}: {claim.tolerance_reason}",
                 "profile": claim.profile,
                 "experiment": claim.experiment,
-                "notebook": find(claim.experiment).notebook,
+                "notebook": shown_in(claim, root),
                 "records": list(verdict.records),
                 "note": claim.unknown or claim.note,
             }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from lib.experiments import cells_of, find
 from lib.figures import with_slider
 from lib.store import Record, Store
 
+FEW = 8  # claims that were not run and stand open on a page all the same
+
 
 def records_of(
     experiment: str, profile: str, store: Store | None = None, done_only: bool = True
@@ -29,11 +31,17 @@ def records_of(
 
 
 def progress_line(experiment: str, profile: str, store: Store | None = None) -> str:
-    """ "2 of 3 cells, 0 failed": said beside every figure, so that no subset is silent."""
+    """ "2 of 3 cells, 0 failed": said beside every figure, so that no subset is silent; where there
+    is no record at all, also how to get one."""
     records = records_of(experiment, profile, store, done_only=False)
     done = sum(record.status == "done" for record in records)
     total = len(cells_of(find(experiment), profile))
-    return f"{profile}: {done} of {total} cells, {len(records) - done} failed"
+    line = f"{profile}: {done} of {total} cells, {len(records) - done} failed"
+    if not records and total:
+        line += (
+            f"\nNo result yet. To run:\npython -m lib run {experiment} \\\n  --profile {profile}"
+        )
+    return line
 
 
 def curves_of(records: Sequence[Record], settings: Sequence[str] = ()) -> pd.DataFrame:
@@ -49,22 +57,41 @@ def curves_of(records: Sequence[Record], settings: Sequence[str] = ()) -> pd.Dat
 
 
 def verdict_table(chapter: str, prefix: str = "", root: Path = provenance.ROOT) -> HTML:
-    """Claims of a chapter (those whose id starts with `prefix`), our numbers and verdicts.
+    """Claims of a chapter (those whose id starts with `prefix`), our numbers and verdicts; more
+    than FEW claims that were not run are folded away.
 
     The book's own tables come from the ``{verdicts}`` directive, over the same rows.
     """
     rows = [
+        row for row in claims.report(root)
+        if row["chapter"] == chapter and row["id"].startswith(prefix)
+    ]  # fmt: skip
+    idle = [row for row in rows if row["verdict"] == "not run"]
+    if len(idle) <= FEW:
+        return HTML(_verdict_rows(rows))
+    judged = [row for row in rows if row["verdict"] != "not run"]
+    judged = [row for row in rows if row["verdict"] != "not run"]
+    text = f"{len(idle)} of {len(rows)} claims have not been run: show them"
+    folded = f"<details class='idle'><summary>{text}</summary>{_verdict_rows(idle)}</details>"
+    return HTML((_verdict_rows(judged) if judged else "") + folded)
+
+
+def _verdict_rows(rows: Sequence[dict[str, Any]]) -> str:
+    table = [
         {
             "claim": _two_lines(html.escape(row["statement"]), html.escape(row["source"])),
-            "published": _two_lines(f"{row['paper_value']:g}", f"accepted: {row['value_text']}"),
+            "published": _two_lines(published_text(row), f"accepted: {row['value_text']}"),
             "ours": _two_lines(ours_text(row), runs_text(row)),
             "verdict": badge(row["verdict"], row["scaled"]),
         }
-        for row in claims.report(root)
-        if row["chapter"] == chapter and row["id"].startswith(prefix)
+        for row in rows
     ]
-    table = pd.DataFrame(rows).to_html(index=False, escape=False, border=0, classes="verdicts")
-    return HTML(table)
+    return pd.DataFrame(table).to_html(index=False, escape=False, border=0, classes="verdicts")
+
+
+def published_text(row: dict[str, Any]) -> str:
+    """The published number, or that a claim has none."""
+    return "a direction" if row["paper_value"] is None else f"{row['paper_value']:g}"
 
 
 def _two_lines(first: str, second: str) -> str:
@@ -75,15 +102,22 @@ def ours_text(row: dict[str, Any]) -> str:
     """Mean and interval as HTML, "0.860" alone for a single seed, or a dash."""
     if row["our_mean"] is None:
         return "–"
-    text = f"{row['our_mean']:.3f}"
+    text = measured(row["our_mean"])
     if row["interval"]:
-        text += " <span class='interval'>[{:.3f}, {:.3f}]</span>".format(*row["interval"])
+        low, high = map(measured, row["interval"])
+        text += f" <span class='interval'>[{low}, {high}]</span>"
     return text
+
+
+def measured(value: float) -> str:
+    """Three digits behind the point, one of numbers that are large, such as megabytes."""
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
 
 
 def runs_text(row: dict[str, Any]) -> str:
     """ "3 of 3 seeds", and the cells where a seed has several of them."""
-    text = f"{row['seeds']} of {row['expected_seeds']} seeds"
+    expected = row["expected_seeds"]
+    text = f"{row['seeds']} of {expected} seed{'s' * (expected != 1)}"
     if row["expected_cells"] > row["expected_seeds"]:
         text += f", {row['cells']} of {row['expected_cells']} cells"
     return text
@@ -96,22 +130,23 @@ def badge(verdict: str, scaled: bool = False) -> str:
     return f"<span class='verdict {name}'>{verdict}</span>{mark}"
 
 
-def table(frame: pd.DataFrame, precision: int = 3) -> HTML:
-    """A frame for readers, without its index, or "No run yet." where it has no row.
+def table(frame: pd.DataFrame, precision: int = 3, empty: str = "No run yet.") -> HTML:
+    """A frame for readers, without its index, or the sentence `empty` where it has no row.
 
     Args:
         precision: digits behind the point of numbers that are not whole; what would vanish at so
-            many is written with an exponent. Missing numbers are dashes; a text keeps its lines.
+            many is written with an exponent. Missing numbers are dashes; a text keeps its lines
+            and their indents.
     """
     if not len(frame):
-        return HTML("<p>No run yet.</p>")
+        return HTML(f"<p>{html.escape(empty)}</p>")
     shown = frame.map(lambda value: _cell(value, precision))
     return HTML(shown.to_html(index=False, border=0, classes="provenance", escape=False))
 
 
 def _cell(value: Any, precision: int) -> str:
-    if isinstance(value, str):
-        return html.escape(value).replace("\n", "<br>")
+    if isinstance(value, str):  # indented lines stay so
+        return html.escape(value).replace("  ", "\u00a0 ").replace("\n", "<br>")
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
     if value is None or pd.isna(value):
@@ -120,6 +155,20 @@ def _cell(value: Any, precision: int) -> str:
         return f"{int(value):,}"
     tiny = abs(value) < 0.5 * 10.0**-precision
     return f"{value:.1e}" if tiny else f"{value:,.{precision}f}"
+
+
+def tagged(
+    words: Sequence[Any], tags: Sequence[str], colours: Mapping[str, str], title: str = ""
+) -> HTML:
+    """Words or sentences in boxes, each with its tag below and in its tag's colour; the lines
+    break as the screen asks."""
+    boxes = "".join(
+        f"<span style='border-color: {colours[tag]}; background: {colours[tag]}33'>"
+        f"{html.escape(str(word))}<small>{html.escape(tag)}</small></span>"
+        for word, tag in zip(words, tags, strict=True)
+    )
+    head = f"<div>{html.escape(title)}</div>" if title else ""
+    return HTML(f"{head}<div class='tagged'>{boxes}</div>")
 
 
 def provenance_table(records: Iterable[Record]) -> HTML:

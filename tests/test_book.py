@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from lib import book, claims, runner
+from lib.page import measured, published_text
 from tests.built import Page, Site, browser, drawn, external
 from tests.conftest import ROOT
 
@@ -158,13 +159,13 @@ def test_every_claim_has_its_row(site: Site) -> None:
         assert len(rows) == len(wanted), page.name
         for row, text in zip(wanted, rows, strict=True):
             assert plain(row["statement"]) in text
-            assert row["verdict"] in text and f"{row['paper_value']:g}" in text
+            assert row["verdict"] in text and published_text(row) in text
             if row["our_mean"] is not None:
-                assert f"{row['our_mean']:.3f}" in text
+                assert measured(row["our_mean"]) in text
             assert all(name in text for name in row["records"])
             if row["interval"]:
-                low, high = row["interval"]
-                assert f"[{low:.3f}, {high:.3f}]" in text
+                low, high = map(measured, row["interval"])
+                assert f"[{low}, {high}]" in text
             assert "</" not in text
 
 

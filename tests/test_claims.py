@@ -205,6 +205,22 @@ def test_report_has_a_row_a_claim(tmp_path: Path, store: Store) -> None:
     assert rows[0]["value_text"] == "0.9 ± 0.05" and rows[1]["value_text"] == "≥ 0.85"
     assert rows[1]["scaled"] and len(rows[1]["records"]) == 3
     assert rows[0]["notebook"] == "notebooks/demo/one.ipynb"
+    assert [row["paper_value"] for row in rows] == [0.9, 0.9]
+
+
+def test_a_direction_has_no_published_number(tmp_path: Path) -> None:
+    write(tmp_path, {**BASE, "rule": "at least", "tolerance": 0, "value": 0.02})
+    (row,) = report(tmp_path)
+    assert row["paper_value"] is None and row["value_text"] == "≥ 0.02"
+
+
+def test_a_claim_is_shown_on_the_page_of_its_name(tmp_path: Path) -> None:
+    write(tmp_path, {**BASE, "id": "demo.own_page.best"}, {**BASE, "id": "demo"})
+    page = tmp_path / "notebooks/demo/own_page.ipynb"
+    page.parent.mkdir(parents=True)
+    page.write_text("{}")
+    shown = [row["notebook"] for row in report(tmp_path)]
+    assert shown == ["notebooks/demo/own_page.ipynb", "notebooks/demo/one.ipynb"]
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,19 @@ def test_slider_has_a_frame_a_choice_and_moves_all_traces() -> None:
     assert figure.data[0].y[0] == 1  # opens where the slider stands
 
 
+def test_slider_takes_titles_and_ranges_of_axes_along() -> None:
+    def plot(some_name: str) -> go.Figure:
+        figure = go.Figure(go.Bar(y=[1])).update_layout(height=300 if some_name == "a_b" else 400)
+        return figure.update_yaxes(title=some_name, range=[0, len(some_name)])
+
+    figure = page.explore(plot, some_name=["a_b", "c"])
+    assert figure.layout.height == 400  # that of the highest
+    assert figure.frames[1].layout.yaxis.title.text == "c"
+    assert list(figure.frames[1].layout.yaxis.range) == [0, 1]
+    step = figure.layout.sliders[0].steps[0]
+    assert step.label == "a b" and list(step.args[0]) == ["a_b"]
+
+
 def test_frames_of_different_shape_are_refused() -> None:
     one, two = go.Figure(go.Bar(y=[1])), go.Figure([go.Bar(y=[1]), go.Bar(y=[2])])
     with pytest.raises(ValueError, match=r"frames have \[1, 2\] traces"):

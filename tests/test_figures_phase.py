@@ -99,6 +99,12 @@ def test_nothing_is_silent(store: Store) -> None:
     assert page.progress_line(TIED, "paper", store) == "paper: 209 of 216 cells, 4 failed"
 
 
+def test_where_nothing_ran_stands_how_to_run_it(tmp_path: Path) -> None:
+    lines = page.progress_line(TIED, "paper", Store.at(tmp_path)).splitlines()
+    assert lines[:2] == ["paper: 0 of 216 cells, 0 failed", "No result yet. To run:"]
+    assert lines[2:] == [f"python -m lib run {TIED} \\", "  --profile paper"]
+
+
 def test_maps_print_every_cell_and_mark_what_is_missing(diagram: Diagram) -> None:
     figure = figures.against(diagram, PAPER, "paper", METRICS, "t")
     titles = [note.text for note in figure.layout.annotations]

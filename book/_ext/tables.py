@@ -15,9 +15,11 @@ so a page cannot say what no record holds.
 
 from __future__ import annotations
 
+import html
 import json
 import os
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,7 +33,7 @@ from sphinx.util.docutils import SphinxDirective
 from lib import claims, provenance, runner
 from lib.book import ROOT_VARIABLE
 from lib.notebook import EXECUTED
-from lib.page import runs_text
+from lib.page import FEW, measured, published_text, runs_text
 
 STATIC = ("sphinx", "jupyter-book", "papermill", "ipykernel")
 
@@ -86,8 +88,7 @@ class Table(SphinxDirective):
         for cell in cells:
             entry = nodes.entry()
             for node in cell:
-                block = isinstance(node, nodes.Body) and not isinstance(node, nodes.raw)
-                entry += node if block else _paragraph(entry, node)
+                entry += node if isinstance(node, nodes.Body) else _paragraph(entry, node)
             row += entry
         return row
 
@@ -130,7 +131,7 @@ class Verdicts(Table):
         for chapter in [wanted] if wanted else chapters:
             if wanted is None:
                 found.append(nodes.paragraph("", "", self.chapter_link(chapter), classes=["over"]))
-            found.append(self.claims_table([row for row in rows if row["chapter"] == chapter]))
+            found += self.claims_tables([row for row in rows if row["chapter"] == chapter])
         return found or [self.note("No claims yet.")]
 
     def chapter_link(self, chapter: str) -> nodes.Node:
@@ -150,6 +151,26 @@ class Verdicts(Table):
             )
         header = ["chapter", "claims", *used]
         return self.table(header, lines, "summary", [40] + [12] * (len(header) - 1))
+
+    def claims_tables(self, rows: list[dict[str, Any]]) -> list[nodes.Node]:
+        """Claims in their order; more than FEW of one page in a row that were not run are folded
+        away."""
+        found: list[nodes.Node] = []
+        open_rows: list[dict[str, Any]] = []
+        for page, group in groupby(rows, lambda r: r["verdict"] == "not run" and r["notebook"]):
+            part = list(group)
+            if not page or len(part) <= FEW:
+                open_rows += part
+                continue
+            found += [self.claims_table(open_rows)] if open_rows else []
+            open_rows = []
+            text = f"{title(page)}: {len(part)} claims have not been run"
+            found += [
+                nodes.raw("", f"<details class='idle'><summary>{text}</summary>", format="html"),
+                self.claims_table(part),
+                nodes.raw("", "</details>", format="html"),
+            ]
+        return found + ([self.claims_table(open_rows)] if open_rows else [])
 
     def claims_table(self, rows: list[dict[str, Any]]) -> nodes.Node:
         """One row a claim."""
@@ -201,21 +222,21 @@ class Verdicts(Table):
 
     def published(self, row: dict[str, Any]) -> list[nodes.Node]:
         """The published value and what counts as near it."""
-        value = "–" if row["paper_value"] is None else f"{row['paper_value']:g}"
+        value = published_text(row)
         rule = nodes.paragraph("", "accepted: ", classes=["muted"])
         rule += self.text(row["value_text"], "number")
         return [nodes.paragraph("", "", self.text(value, "number")), rule]
 
     def ours(self, row: dict[str, Any]) -> list[nodes.Node]:
         """Mean, 95 % interval over seeds, number of seeds."""
-        mean = "–" if row["our_mean"] is None else f"{row['our_mean']:.3f}"
+        mean = "–" if row["our_mean"] is None else measured(row["our_mean"])
         seeds = runs_text(row)
         if row.get("failed"):
             seeds += f", {row['failed']} failed"
         cell = [nodes.paragraph("", "", self.text(mean, "number"))]
         if row["interval"]:
-            low, high = row["interval"]
-            cell[0] += [nodes.Text(" "), self.text(f"[{low:.3f}, {high:.3f}]", "interval")]
+            low, high = map(measured, row["interval"])
+            cell[0] += [nodes.Text(" "), self.text(f"[{low}, {high}]", "interval")]
         return [*cell, nodes.paragraph("", seeds, classes=["muted"])]
 
     def verdict(self, row: dict[str, Any]) -> list[nodes.Node]:
@@ -297,6 +318,12 @@ def executions(folder: Path) -> list[tuple[str, str, str]]:
         started = facts["start_time"][:16].replace("T", " ")
         found.append((path.relative_to(folder).as_posix(), duration(facts["duration"]), started))
     return found
+
+
+def title(notebook: str) -> str:
+    """The heading of a notebook, as HTML."""
+    cells = json.loads((repository() / notebook).read_text())["cells"]
+    return html.escape("".join(cells[0]["source"]).splitlines()[0].lstrip("# "))
 
 
 def duration(seconds: float) -> str:

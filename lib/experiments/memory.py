@@ -36,6 +36,7 @@ NAME = "memory.reconstruction_by_length"
 # layers and width of state-spaces/mamba-*-hf
 PUBLISHED = {"130m": (24, 768), "370m": (48, 1024), "790m": (48, 1536), "1.4b": (48, 2048)}
 TOKEN_MODELS = ("130m", "1.4b")  # whose word classes were printed, at length 256
+TEXT_NAMES = {"kinds": "made-up text", "local": "real text"}  # names of corpora on pages
 PAPER_BATCH = 800  # tokens; the paper's only known batch: 200 chunks of 4 tokens
 
 SIZES = ("5M", "2M", "16M")  # in the order of their worth to a run that may be cut short
@@ -229,6 +230,46 @@ def largest(records: Sequence[Record], length: int, corpus: str | None = None) -
     fits = (rows["length"] == length) & (rows["corpus"] == corpus if corpus else True)
     top = rows[fits]["parameters"].max()
     return [records[index] for index in rows[fits & (rows["parameters"] == top)].index]
+
+
+def planned() -> pd.DataFrame:
+    """The cells of the profile paper, a row a length, for readers."""
+    rows = []
+    for length in LENGTHS:
+        own = [cell for cell in cells("paper") if cell.task.length == length]
+        tagged = [size.upper() for size in TOKEN_MODELS] if any(cell.tags for cell in own) else []
+        rows.append(
+            {
+                "tokens a chunk": length,
+                "chunks a batch": own[0].training.batch_size,
+                "models": ", ".join(size.upper() for size in PUBLISHED),
+                "word classes of CoNLL-2003": ", ".join(tagged) or None,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def correlations(table: pd.DataFrame) -> pd.DataFrame:
+    """Rank correlations of omission, a row a record of :func:`frame`, for readers."""
+    names = {
+        "corpus": "text", "parameters": "parameters", "length": "tokens", "seed": "seed",
+        "rho_frequency": "with frequency", "rho_frequency_within": "within one kind of text",
+        "rho_perplexity": "with perplexity",
+    }  # fmt: skip
+    shown = table.reindex(columns=list(names)).rename(columns=names)
+    return shown.assign(text=shown["text"].replace(TEXT_NAMES))
+
+
+def differences(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Pairs of groups whose omission differs significantly, for readers; empty if none does."""
+    names = {
+        "group": "group", "other": "compared with", "difference": "omission, difference",
+        "p_corrected": "p, corrected",
+    }  # fmt: skip
+    if not len(pairs):
+        return pd.DataFrame(columns=list(names.values()))
+    rows = pairs[pairs["significant"].astype(bool)]
+    return rows.reindex(columns=list(names)).rename(columns=names)
 
 
 EXPERIMENTS = (

@@ -136,6 +136,17 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def table(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row a record of :func:`frame`, for readers."""
+    names = {
+        "architecture": "architecture", "length": "tokens", "seed": "seed",
+        "state_floats": "numbers in the state", "omission": "omission",
+        "zero_omission": "from a state of zeros", "alone_omission": "language model alone",
+        "language_final_valid_bits_per_byte": "its bits per byte",
+    }  # fmt: skip
+    return frame.reindex(columns=list(names)).rename(columns=names)
+
+
 EXPERIMENTS = (
     Experiment(
         name=NAME,

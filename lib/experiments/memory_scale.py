@@ -179,6 +179,17 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def table(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row a record of :func:`frame`, for readers."""
+    names = {
+        "length": "tokens a chunk", "batch": "chunks a batch", "precision": "precision",
+        "step_seconds": "seconds a step", "train_tokens_per_second": "tokens a second, training",
+        "decode_tokens_per_second": "tokens a second, decoding",
+        "train_peak_gb": "peak memory / GB", "device": "device",
+    }  # fmt: skip
+    return frame.reindex(columns=list(names)).rename(columns=names)
+
+
 EXPERIMENTS = (
     Experiment(
         name=NAME,

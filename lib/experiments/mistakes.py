@@ -164,6 +164,11 @@ def readable(cell: MistakeCell) -> str:
     return f"{architecture(cell)}-{side}-{'-'.join(name for name, _ in found)}-s{cell.seed}"
 
 
+def described(cell: MistakeCell) -> str:
+    """The twins that a cell is, in words."""
+    return "; ".join(MISTAKES[name][made] for name, made in shown(cell))
+
+
 def run(chosen: Sequence[MistakeCell], context: Context) -> Iterator[Outcome]:
     """Train the cells one after the other."""
     for cell in chosen:
@@ -269,6 +274,16 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def starts(table: pd.DataFrame) -> pd.DataFrame:
+    """How the weights of each variant of :func:`frame` started, and the text in its rows, for
+    readers."""
+    names = {
+        "variant": "variant", "seed": "seed", "start_dt": "step size, median",
+        "start_expert": "largest weight of experts", "text_share": "share of text in the rows",
+    }  # fmt: skip
+    return table.reindex(columns=list(names)).rename(columns=names).drop_duplicates()
 
 
 def curves(records: Sequence[Record]) -> pd.DataFrame:

@@ -201,7 +201,7 @@ def example(cell: TextCell) -> pd.DataFrame:
     from lib.experiments._noise_material import open_material
 
     made = open_material(cell.data, cell.noise, cell.samples, cell.seed)
-    rows = [(phase, repr(made.prompts[phase][0]), made.answers[phase][0]) for phase in made.prompts]
+    rows = [(phase, made.prompts[phase][0], made.answers[phase][0]) for phase in made.prompts]
     return pd.DataFrame(rows, columns=["phase", "prompt", "answer"])
 
 
@@ -212,21 +212,25 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
         "seconds_per_step": "seconds a step", "tokens_per_second": "tokens a second",
         "peak_gb": "peak memory / GB",
     }  # fmt: skip
-    return frame.reindex(columns=list(names)).rename(columns=names)
+    shown = frame.round({"tokens_per_second": 0})
+    return shown.reindex(columns=list(names)).rename(columns=names)
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row a record of :func:`frame`, in percent: content accuracy and the third party's after
-    each phase, and answers in the noise's form: after phase 1 those are false positives."""
-    kinds = {"content": "content", "their_accuracy": "theirs"}
-    phases = ("clean", "noisy", "again")
-    names = {f"{m}_{p}": f"{title}, {p}" for m, title in kinds.items() for p in phases}
-    names |= {"own_clean": "form, clean", "own_noisy": "form, noisy", "own_again": "form, again"}
-    keys = ["model", "recipe", "noise", "samples", "seed"]
+    """A row a record of :func:`frame`, in percent after phases 1, 2 and 3: content accuracy and the
+    third party's, and answers in the noise's form: after phase 1 those are false positives."""
     if not len(frame):
         return frame
-    numbers = (100 * frame.reindex(columns=list(names))).round(1).rename(columns=names)
-    return pd.concat([frame[keys], numbers], axis=1)
+    phases = ("clean", "noisy", "again")
+    shown = frame[["model", "recipe", "noise", "samples", "seed"]].copy()
+    shown["noise"] = shown["noise"].str.replace("_", " ")
+    for name, title in {"content": "content", "their_accuracy": "theirs", "own": "form"}.items():
+        numbers = 100 * frame.reindex(columns=[f"{name}_{phase}" for phase in phases])
+        shown[f"{title}, {' / '.join(phases)}"] = [
+            " / ".join("–" if pd.isna(value) else f"{value:.1f}" for value in row)
+            for row in numbers.astype(float).to_numpy()
+        ]
+    return shown if shown["samples"].notna().any() else shown.drop(columns="samples")
 
 
 def forms(frame: pd.DataFrame) -> pd.DataFrame:

@@ -306,6 +306,12 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def in_millions(table: pd.DataFrame) -> pd.DataFrame:
+    """The same with millions of parameters and megabytes of state."""
+    names = ("n_parameters", "state_bytes")
+    return table.assign(**{name: table[name] / 1e6 for name in names})
+
+
 EXPERIMENTS = (
     Experiment(
         name=NAME,

@@ -165,7 +165,7 @@ def with_slider(frames: Mapping[Any, go.Figure], name: str) -> go.Figure:
     """One figure that a slider moves through `frames`, without a kernel.
 
     All figures must have the same traces in the same order; their layouts' titles, axes and
-    annotations may differ.
+    annotations may differ. The highest of them sets the height.
     """
     keys = list(frames)
     counts = {len(figure.data) for figure in frames.values()}
@@ -175,24 +175,43 @@ def with_slider(frames: Mapping[Any, go.Figure], name: str) -> go.Figure:
     whole.frames = [
         go.Frame(
             name=str(key), data=figure.data,
-            layout={"title": figure.layout.title, "annotations": figure.layout.annotations},
+            layout={
+                "title": figure.layout.title, "annotations": figure.layout.annotations,
+                **_axes_of(figure),
+            },
         )
         for key, figure in frames.items()
     ]  # fmt: skip
     settings = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}}
+    heights = [figure.layout.height for figure in frames.values() if figure.layout.height]
     whole.update_layout(
+        height=max(heights, default=None),
         sliders=[
             {
+                "len": 0.94,  # room for the right half of the last label
                 "currentvalue": {"prefix": f"{name}: "},
                 "pad": {"t": 64},  # below the title of the axis
                 "steps": [
-                    {"label": str(key), "method": "animate", "args": [[str(key)], settings]}
+                    {
+                        "label": str(key).replace("_", " "), "method": "animate",
+                        "args": [[str(key)], settings],
+                    }
                     for key in keys
                 ],
             }
-        ]
-    )
+        ],
+    )  # fmt: skip
     return whole
+
+
+def _axes_of(figure: go.Figure) -> dict[str, Any]:
+    """Title and range of the first two axes, where they are set: sliders find none."""
+    axes = {}
+    for name in ("xaxis", "yaxis"):
+        axis = figure.layout[name]
+        own = {"title": {"text": axis.title.text}} if axis.title.text else {}
+        axes[name] = own | ({"range": list(axis.range)} if axis.range else {})
+    return {name: own for name, own in axes.items() if own}
 
 
 def token_strip(

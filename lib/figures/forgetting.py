@@ -9,65 +9,99 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from lib.figures import COLOURS, DASHES, band
-from lib.figures.memory import TOP, WRITERS, no_run
+from lib.figures.memory import TOP, WRITERS, measure_axis, no_run
 
 LOST, KEPT = COLOURS[1], "#888888"
-LINE = 76  # characters of a line of text
+LINE = 44  # characters of a line of text, as many as a phone shows
+# the universal tagset of parts of speech
+WORDS = {
+    "ADJ": "adjective", "ADP": "preposition", "ADV": "adverb", "CONJ": "conjunction",
+    "DET": "determiner", "INTJ": "interjection", "NOUN": "noun", "NUM": "number",
+    "PRON": "pronoun", "PRT": "particle", "PUNCT": "punctuation", "SYM": "symbol",
+    "VERB": "verb", "X": "other",
+}  # fmt: skip
+OUTSIDE = {"Not NE": "outside names", "Misc": "other names"}
 
 
-def by_group(
-    table: pd.DataFrame, title: str, published: pd.DataFrame | None = None
-) -> go.Figure:  # fmt: skip
-    """Omission of groups as bars, with the interval of drawing chunks again; beside them what it
-    would be if all groups had words of the same sizes, what the language model alone would leave
-    out, and published values.
+def by_group(table: pd.DataFrame, title: str) -> go.Figure:
+    """Omission of groups as bars, with the 95 % interval of drawing chunks again; beside them what
+    it would be if all groups had words of the same sizes, and what the language model alone would
+    leave out.
 
     Args:
         table: rows of one record with group, omission, low, high and writer, perhaps standardised.
-        published: columns group and value.
     """
     if not len(table):
         return no_run()
     own = table[table["writer"] == ""].sort_values("omission")
+    names = own["group"].map(group_name)
     figure = go.Figure()
     figure.add_bar(
-        x=own["group"], y=own["omission"], name="omission", marker_color=COLOURS[0],
-        error_y={
+        x=own["omission"], y=names, name="omission", marker_color=COLOURS[0], orientation="h",
+        error_x={
             "type": "data", "symmetric": False, "array": own["high"] - own["omission"],
             "arrayminus": own["omission"] - own["low"], "color": "#888888",
         },
         customdata=own[["count", "chunks"]],
-        hovertemplate="%{x}: %{y:.3f}<br>%{customdata[0]} occurrences in %{customdata[1]} chunks"
+        hovertemplate="%{y}: %{x:.3f}<br>%{customdata[0]} occurrences in %{customdata[1]} chunks"
         "<extra></extra>",
     )  # fmt: skip
     marks: list[tuple[str, Any, Any, str, str]] = []
     if "standardised" in own:
-        marks.append(
-            ("words of equal sizes", own["group"], own["standardised"], "diamond", COLOURS[1])
-        )
+        marks.append(("words of equal sizes", own["standardised"], names, "diamond", COLOURS[1]))
     alone = table[table["writer"] == "alone_"]
     if len(alone):
-        name = "language model alone, told the text before"
-        marks.append((name, alone["group"], alone["omission"], "line-ew-open", COLOURS[6]))
-    if published is not None and len(published):
-        marks.append(("published", published["group"], published["value"], "x", COLOURS[3]))
+        name, groups = "language model alone", alone["group"].map(group_name)
+        marks.append((name, alone["omission"], groups, "line-ns-open", COLOURS[4]))
     for name, x, y, symbol, colour in marks:
         figure.add_scatter(
             x=x, y=y, mode="markers", name=name,
-            marker={"symbol": symbol, "size": 11, "color": colour, "line": {"width": 2}},
+            marker={"symbol": symbol, "size": 11, "color": colour, "line": {"width": 3}},
         )  # fmt: skip
-    figure.update_yaxes(title="omission (share of occurrences)", rangemode="tozero")
-    figure.update_xaxes(categoryorder="array", categoryarray=own["group"].tolist())
-    figure.update_layout(title=title, height=440, **TOP)
-    return figure
+    return _bars(figure, names.tolist(), title, "omission, 95 % interval over chunks")
+
+
+def published_groups(table: pd.DataFrame, title: str) -> go.Figure:
+    """Published omission of groups, a bar each model, in the order of the first model.
+
+    Args:
+        table: columns model, group and value.
+    """
+    figure = go.Figure()
+    models = list(dict.fromkeys(table["model"]))
+    first = table[table["model"] == models[0]].sort_values("value")
+    for index, model in enumerate(models):
+        rows = table[table["model"] == model]
+        figure.add_bar(
+            x=rows["value"], y=rows["group"].map(group_name), name=model.upper(), orientation="h",
+            marker={"color": COLOURS[index], "pattern": {"shape": ("", "/")[index % 2]}},
+            hovertemplate="%{y}: %{x:.3f}",
+        )  # fmt: skip
+    groups = first["group"].map(group_name).tolist()
+    return _bars(figure, groups, title, "omission (share of words)", len(models))
+
+
+def _bars(figure: go.Figure, names: list[str], title: str, label: str, each: int = 1) -> go.Figure:
+    """Axes of horizontal bars, the first name at the bottom."""
+    top = max(max(trace.x, default=0) for trace in figure.data)
+    figure.update_xaxes(title=label, range=[0, min(1.05, 1.2 * top)])
+    figure.update_yaxes(categoryorder="array", categoryarray=names, automargin=True)
+    height = 260 + (14 + 12 * each) * len(names)
+    return figure.update_layout(title=title, height=height, **TOP)
+
+
+def group_name(group: str) -> str:
+    """A class of words as readers know it, with the tag that claims name."""
+    return f"{WORDS[group]} ({group})" if group in WORDS else OUTSIDE.get(group, group)
 
 
 def over(
     tables: Mapping[str, pd.DataFrame], title: str, label: str, *, log: bool = False,
-    extra: pd.DataFrame | None = None, unit: str = "share of tokens",
+    extra: pd.DataFrame | None = None,
 ) -> go.Figure:  # fmt: skip
     """Omission over a number (position, frequency, perplexity), a line each table, its control
-    dotted in the same colour.
+    dotted in the same colour. Error bars are the 95 % interval over chunks of a single seed, the
+    lowest and the highest of several.
 
     Args:
         tables: name to rows with x, omission, low, high and writer, of one or several seeds.
@@ -76,6 +110,7 @@ def over(
     if extra is None and not any(map(len, tables.values())):
         return no_run()
     figure = go.Figure()
+    many = len(tables) > 2  # then one entry of the legend stands for all controls
     for index, (name, table) in enumerate(tables.items()):
         if not len(table):
             continue
@@ -87,15 +122,17 @@ def over(
             rows = table[table["writer"] == writer]
             if not len(rows):
                 continue
-            mean = rows.groupby("x", as_index=False)[["omission", "low", "high"]].mean()
-            single = rows["seed"].nunique() == 1 if "seed" in rows else True
+            mean, seeds = _over_seeds(rows)
+            entry = name + (f" ({seeds} seeds)" if seeds > 1 and not writer else mark)
             figure.add_scatter(
-                x=mean["x"], y=mean["omission"], mode="lines+markers", name=name + mark,
+                x=mean["x"], y=mean["omission"], mode="lines+markers",
+                name="dotted: language model alone" if many and writer else entry,
                 legendgroup=name, line={"color": colour, "dash": dash},
+                showlegend=not (many and writer) or index == 0,
                 error_y={
                     "type": "data", "symmetric": False, "array": mean["high"] - mean["omission"],
                     "arrayminus": mean["omission"] - mean["low"], "thickness": 1,
-                    "visible": single and not writer,
+                    "visible": not writer,
                 },
             )  # fmt: skip
     if extra is not None and len(extra):
@@ -103,10 +140,25 @@ def over(
             x=extra["x"], y=extra["omission"], mode="lines+markers", name="published, 130M",
             line={"color": COLOURS[6], "dash": "dash"},
         )  # fmt: skip
-    figure.update_xaxes(title=label, type="log" if log else "linear")
-    figure.update_yaxes(title=f"omission ({unit})", rangemode="tozero")
-    figure.update_layout(title=title, height=440, **(TOP if len(figure.data) < 5 else {}))
+    figure.update_xaxes(title=label, zeroline=False)
+    if log:
+        figure.update_xaxes(type="log", dtick=1)
+    top = max(max(trace.y, default=0) for trace in figure.data)
+    figure.update_yaxes(title="omission (share of tokens)", range=[0, min(1.05, 1.2 * top)])
+    figure.update_layout(title=title, height=520, **(TOP if len(figure.data) < 5 else {}))
     return figure
+
+
+def _over_seeds(rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Mean at each x, the number of seeds, and what error bars show: of one seed its interval, of
+    several the lowest and the highest."""
+    seeds = rows["seed"].nunique() if "seed" in rows else 1
+    if seeds == 1:
+        return rows.groupby("x", as_index=False)[["omission", "low", "high"]].mean(), 1
+    at = rows.groupby("x")["omission"]
+    return pd.DataFrame({"omission": at.mean(), "low": at.min(), "high": at.max()}).reset_index(), (
+        seeds
+    )
 
 
 def writers(table: pd.DataFrame, title: str) -> go.Figure:
@@ -126,9 +178,9 @@ def writers(table: pd.DataFrame, title: str) -> go.Figure:
                 x=mean["x"], y=mean["omission"], mode="lines+markers", name=name,
                 line={"color": COLOURS[index], "dash": DASHES[index]},
             )  # fmt: skip
-    figure.update_xaxes(title="place in the chunk (share)")
+    figure.update_xaxes(title="place in the chunk (0: its start, 1: its end)", zeroline=False)
     figure.update_yaxes(title="omission (share of tokens)", range=[0, 1.02])
-    figure.update_layout(title=title, height=440, **TOP)
+    figure.update_layout(title=title, height=520, **TOP)
     return figure
 
 
@@ -150,15 +202,21 @@ def causal(table: pd.DataFrame, category: str, title: str) -> go.Figure:
         rows = table.dropna(subset=[column])
         if len(rows):
             band(figure, rows, "frequency", column, name, index, limits=(0, 1))
-    figure.update_xaxes(title=f"frequency of {category} in pretraining (times the base rate)",
-                        type="log")  # fmt: skip
-    figure.update_yaxes(title="omission (share of tokens)", rangemode="tozero")
-    figure.update_layout(title=title, height=440, **TOP)
+    figure.update_xaxes(
+        title=f"{category} in pretraining (times the base rate)", type="log", range=[-1.1, 1.1],
+        tickvals=[0.1, 1, 10],
+    )  # fmt: skip
+    figure.update_yaxes(title="omission (share of tokens)", range=[0, 1.05])
+    figure.update_layout(title=title, height=500, **TOP)
     return figure
 
 
 def architectures(frame: pd.DataFrame, metric: str, title: str) -> go.Figure:
-    """A score over the size of the state, a marker each architecture and seed."""
+    """A score over the size of the state, a marker each architecture and seed.
+
+    Args:
+        metric: a key of :data:`lib.figures.memory.MEASURES`.
+    """
     if not len(frame):
         return no_run()
     figure = go.Figure()
@@ -171,9 +229,9 @@ def architectures(frame: pd.DataFrame, metric: str, title: str) -> go.Figure:
             hovertemplate=f"{name}: %{{y:.3f}}<br>%{{x}} floats, %{{customdata[0]}} parameters, "
             "seed %{customdata[1]}<extra></extra>",
         )  # fmt: skip
-    figure.update_xaxes(title="state (floats)", type="log")
-    figure.update_yaxes(title=f"{metric.replace('_', ' ')} (share)", rangemode="tozero")
-    figure.update_layout(title=title, height=440, **TOP)
+    figure.update_xaxes(title="size of the state (numbers), logarithmic", type="log", dtick="D2")
+    figure.update_yaxes(title=measure_axis(metric), range=[0, 1.05])
+    figure.update_layout(title=title, height=520, **TOP)
     return figure
 
 
@@ -191,8 +249,9 @@ def speed(frame: pd.DataFrame, of: str, title: str) -> go.Figure:
             marker_color=COLOURS[index],
         )  # fmt: skip
     figure.update_xaxes(title="length of a chunk x chunks a batch")
-    figure.update_yaxes(title="tokens a second")
-    figure.update_layout(title=title, height=400, showlegend=True, **TOP)
+    top = frame[f"{of}_tokens_per_second"].max()
+    figure.update_yaxes(title="tokens a second", range=[0, 1.1 * top])
+    figure.update_layout(title=title, height=480, showlegend=True, **TOP)
     return figure
 
 
@@ -202,33 +261,25 @@ def passage(pieces: Sequence[str], marks: str, written: str, title: str) -> go.F
     Args:
         pieces: the text's tokens. marks: "1" for each that came back, "0" for each that did not.
     """
-    places, lines = layout(pieces)
+    read = [
+        f"<span style='color:{LOST}'><b>{text}</b></span>" if lost else text
+        for text, lost in _lines(list(zip(pieces, (mark == "0" for mark in marks), strict=True)))
+    ]
+    answer = [text for text, _ in _lines([(written, False)])]
+    text = "".join(["<b>read</b> (orange and bold: lost)<br>", *read, "<br><br>"])
+    text += "".join(["<b>written from memory</b><br>", *answer])
+    rows = text.count("<br>") + 1
     figure = go.Figure()
-    for flag, name, colour in (("1", "came back", KEPT), ("0", "lost", LOST)):
-        own = [
-            (x, -y, shown(piece), piece)
-            for (x, y), piece, mark in zip(places, pieces, marks, strict=True)
-            if mark == flag
-        ]
-        bold = [f"<b>{text}</b>" if flag == "0" else text for _, _, text, _ in own]
-        figure.add_scatter(
-            x=[one[0] for one in own], y=[one[1] for one in own],
-            text=bold, mode="text", name=name, textposition="middle right",
-            textfont={"family": "monospace", "size": 12, "color": colour},
-            hovertext=[f"{piece!r}: {name}" for *_, piece in own], hoverinfo="text",
-        )  # fmt: skip
-    below, _ = layout([written[at : at + LINE] for at in range(0, len(written), LINE)])
-    figure.add_scatter(
-        x=[0 for _ in below],
-        y=[-(lines + 2 + row) for row in range(len(below))],
-        text=[shown(written[at : at + LINE]) for at in range(0, len(written), LINE)],
-        mode="text", name="written from memory", textposition="middle right",
-        textfont={"family": "monospace", "size": 12, "color": COLOURS[0]}, hoverinfo="skip",
+    figure.add_annotation(
+        text=text, x=0, y=1, xref="paper", yref="paper", xanchor="left", yanchor="top",
+        align="left", showarrow=False, font={"family": "monospace", "size": 12},
     )  # fmt: skip
-    rows = lines + 3 + max(1, len(below))
-    figure.update_xaxes(visible=False, range=[-1, LINE + 10])
-    figure.update_yaxes(visible=False, range=[-rows, 1])
-    figure.update_layout(title=title, height=min(700, 150 + 20 * rows), **TOP)
+    # an invisible trace makes the figure real for plotly and for sliders
+    figure.add_scatter(x=[0], y=[0], mode="markers", marker_opacity=0, hoverinfo="skip")
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    margin = {"l": 50, "r": 15, "t": 60, "b": 20}  # room for half a label of a slider
+    figure.update_layout(title=title, height=190 + 17 * rows, margin=margin, showlegend=False)
     return figure
 
 
@@ -238,14 +289,22 @@ def shown(piece: str) -> str:
     return text.replace(" ", "\u00a0")
 
 
-def layout(pieces: Sequence[str]) -> tuple[list[tuple[int, int]], int]:
-    """Column and line of each piece on lines of LINE characters, and the last line's number."""
-    places, column, line = [], 0, 0
-    for piece in pieces:
-        if column and column + len(piece) > LINE:
-            column, line = 0, line + 1
-        places.append((column, line))
-        column += len(piece)
-        if "\n" in piece:
-            column, line = 0, line + 1
-    return places, line
+def _lines(pieces: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
+    """Pieces with breaks so that no line has more than LINE characters; one ends at a line end of
+    the text."""
+    found, column = [], 0
+    for piece, flag in pieces:
+        parts = [""]
+        if column and column + len(piece) > LINE and len(piece) <= LINE:
+            parts, column = ["", ""], 0
+        for letter in piece:
+            if column == LINE:
+                parts.append("")
+                column = 0
+            parts[-1] += letter
+            column += 1
+            if letter == "\n":
+                parts.append("")
+                column = 0
+        found.append(("<br>".join(map(shown, parts)), flag))
+    return found

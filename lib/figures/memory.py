@@ -18,6 +18,18 @@ WRITERS = {
     "alone_": "language model, told the text before",
 }
 
+# name of a metric and its unit
+MEASURES = {
+    "rouge1": ("ROUGE-1 F1", ""),
+    "rougeL": ("ROUGE-L F1", ""),
+    "omission": ("omission", "share of tokens"),
+    "token_accuracy": ("tokens in their place", "share"),
+    "similarity": ("similarity", "cosine"),
+    "zero_omission": ("omission, state of zeros", "share of tokens"),
+    "alone_omission": ("omission, language model alone", "share of tokens"),
+    "shuffled_omission": ("omission, text in disorder", "share of tokens"),
+}
+
 # above the plot: below it there may be a slider
 TOP: dict[str, Any] = {
     "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0.0},
@@ -33,14 +45,27 @@ def no_run(text: str = "no finished run yet") -> go.Figure:
     return figure
 
 
+def measure_name(metric: str) -> str:
+    """ "tokens in their place" of "token_accuracy"."""
+    return MEASURES[metric][0]
+
+
+def measure_axis(metric: str) -> str:
+    """The same with its unit."""
+    name, unit = MEASURES[metric]
+    return f"{name} ({unit})" if unit else name
+
+
 def published_curves(table: pd.DataFrame, title: str) -> go.Figure:
-    """Published scores by length, a line each model, or each group of one model.
+    """Published scores by length, a line each model, or each group of a single model.
 
     Args:
         table: :func:`lib.analysis.memory_reference.published`'s, of any kind by length.
     """
     figure = go.Figure()
-    names = table["model"] + table["group"].map(lambda group: f", {group}" if group else "")
+    names = table["model"].str.upper()
+    if table["group"].any():  # of one model, which the title names
+        names = table["group"]
     for index, (name, rows) in enumerate(table.groupby(names, sort=False)):
         colour = COLOURS[index % len(COLOURS)]
         dash = DASHES[(index + index // len(COLOURS)) % len(DASHES)]
@@ -49,6 +74,25 @@ def published_curves(table: pd.DataFrame, title: str) -> go.Figure:
             line={"color": colour, "dash": dash},
         )  # fmt: skip
     return by_length(figure, "ROUGE F1", title)
+
+
+def early_to_late(table: pd.DataFrame, title: str) -> go.Figure:
+    """How many tokens were omitted in the first part of the text for each in the last.
+
+    Args:
+        table: :func:`lib.analysis.memory_reference.omitted_by_length`'s.
+    """
+    figure = go.Figure(
+        go.Scatter(
+            x=table["length"], y=table["ratio"], mode="lines+markers", showlegend=False,
+            customdata=table[["first", "last"]],
+            hovertemplate="%{x} tokens: %{customdata[0]} in the first part, %{customdata[1]} in "
+            "the last<extra></extra>",
+        )
+    )  # fmt: skip
+    by_length(figure, "omitted tokens, first part / last part", title)
+    figure.update_yaxes(range=None, rangemode="tozero")
+    return figure
 
 
 def by_writer(frame: pd.DataFrame, metric: str, title: str) -> go.Figure:
@@ -63,7 +107,11 @@ def by_writer(frame: pd.DataFrame, metric: str, title: str) -> go.Figure:
     for index, (prefix, name) in enumerate(WRITERS.items()):
         if prefix + metric in frame:
             band(figure, frame, "length", prefix + metric, name, index, limits=(0, 1))
-    return by_length(figure, metric.replace("_", " "), title).update_layout(**TOP)
+    return (
+        by_length(figure, measure_axis(metric), title)
+        .update_layout(**TOP)
+        .update_layout(height=560, margin_t=150)
+    )
 
 
 def by_model(frame: pd.DataFrame, metric: str, title: str) -> go.Figure:
@@ -71,10 +119,10 @@ def by_model(frame: pd.DataFrame, metric: str, title: str) -> go.Figure:
     if not len(frame):
         return no_run()
     figure = go.Figure()
-    for index, (name, rows) in enumerate(frame.groupby("model", sort=False)):
-        label = f"{name}, {rows['parameters'].iloc[0] / 1e6:.1f}M"
+    for index, (_, rows) in enumerate(frame.groupby("model", sort=False)):
+        label = f"{rows['parameters'].iloc[0] / 1e6:.1f}M parameters"
         band(figure, rows, "length", metric, label, index, limits=(0, 1))
-    return by_length(figure, metric.replace("_", " "), title)
+    return by_length(figure, measure_axis(metric), title)
 
 
 def by_category(frame: pd.DataFrame, metric: str, title: str) -> go.Figure:
@@ -86,7 +134,7 @@ def by_category(frame: pd.DataFrame, metric: str, title: str) -> go.Figure:
     for index, name in enumerate(sorted(names)):
         rows = frame.dropna(subset=[name])
         band(figure, rows, "length", name, name.removeprefix(f"{metric}_"), index, limits=(0, 1))
-    return by_length(figure, metric.replace("_", " "), title)
+    return by_length(figure, measure_axis(metric), title)
 
 
 def learning(table: pd.DataFrame, title: str) -> go.Figure:
@@ -106,7 +154,7 @@ def learning(table: pd.DataFrame, title: str) -> go.Figure:
             line={"color": COLOURS[index % 7], "dash": DASHES[index % 7]},
         )  # fmt: skip
     figure.update_xaxes(title="optimiser steps")
-    figure.update_yaxes(title="right tokens, given those before (share)", rangemode="tozero")
+    figure.update_yaxes(title="tokens predicted right (share)", rangemode="tozero")
     figure.update_layout(title=title, height=420)
     return figure
 
@@ -114,6 +162,6 @@ def learning(table: pd.DataFrame, title: str) -> go.Figure:
 def by_length(figure: go.Figure, label: str, title: str) -> go.Figure:
     """Axes of a figure over the length of a chunk."""
     figure.update_xaxes(title="length of the chunk (tokens)", type="log", dtick=0.30103)
-    figure.update_yaxes(title=f"{label} (share)", range=[-0.02, 1.05])
+    figure.update_yaxes(title=label, range=[-0.02, 1.05])
     figure.update_layout(title=title, height=440)
     return figure

@@ -67,9 +67,12 @@ def memory_by_parameters(table: pd.DataFrame, title: str, said: tuple[float, flo
         marker={"symbol": "x", "size": 11, "color": COLOURS[6]},
     )  # fmt: skip
     figure.update_layout(
-        title=title, height=420, legend_y=-0.25,
-        xaxis={"type": "log", "title": "parameters", "exponentformat": "SI"},
-        yaxis={"type": "log", "title": "memory while writing, MB"},
+        title=title, height=460, legend_y=-0.25,
+        xaxis={
+            "type": "log", "title": "parameters", "tickvals": [1e8, 2e8, 5e8, 1e9, 2e9],
+            "ticktext": ["100M", "200M", "500M", "1B", "2B"],
+        },
+        yaxis={"type": "log", "title": "memory while writing, MB", "dtick": "D2"},
     )  # fmt: skip
     return figure
 
@@ -83,9 +86,14 @@ def learning(curves: pd.DataFrame, title: str) -> go.Figure:
     figure = go.Figure()
     for index, (variant, rows) in enumerate(curves.groupby("variant", sort=True)):
         band(figure, rows, "step", "reported_loss", str(variant), index)
+    if len(curves):
+        low, high = curves["reported_loss"].min(), curves["reported_loss"].max()
+        margin = 0.05 * (high - low) + 0.01
+        figure.update_yaxes(range=[low - margin, high + margin])
     figure.update_layout(
-        title=title, height=420, xaxis_title="training step",
-        yaxis_title="reported held-out loss, nats per token",
+        title=title, height=520, xaxis_title="training step", margin_t=110,
+        yaxis_title="reported loss, nats per token",
+        legend={"y": 1.0, "yanchor": "bottom", "x": 0.0},  # below the plot there may be a slider
     )  # fmt: skip
     return figure
 
@@ -113,7 +121,10 @@ def false_and_true(table: pd.DataFrame, title: str) -> go.Figure:
         means = [mean_interval(table[table["variant"] == v][metric].tolist()) for v in order]
         figure.add_scatter(
             x=[mean for mean, _ in means], y=order, mode="markers", name=name, legendgroup=name,
-            error_x={"array": [0.0 if i is None else i[1] - m for m, i in means]},
+            error_x={
+                "array": [None if i is None else i[1] - m for m, i in means],
+                "visible": any(i is not None for _, i in means),
+            },
             marker={"symbol": symbol, "size": 12, "color": colour, "line_width": 2},
         )  # fmt: skip
     seeds = table["seed"].nunique()

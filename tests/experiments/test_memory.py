@@ -171,6 +171,17 @@ def test_tables_of_records(quick: list[Record]) -> None:
     assert memory.largest([], 4) == []
 
 
+def test_tables_for_readers(quick: list[Record]) -> None:
+    plan = memory.planned()
+    assert plan["chunks a batch"].tolist() == [200, 100, 50, 25, 12, 6, 3]
+    assert plan.iloc[-1, -1] == "130M, 1.4B" and plan.iloc[:-1, -1].isna().all()
+    shown = memory.correlations(memory.frame(quick))
+    assert shown["text"].tolist() == ["made-up text"] * 2 and "with perplexity" in shown
+    pairs = memory.tables(quick[:1], "category_pairs")
+    assert len(memory.differences(pairs)) == pairs["significant"].astype(bool).sum()
+    assert not len(memory.differences(pd.DataFrame()))
+
+
 def test_kept_decoders_read_and_write(quick: list[Record]) -> None:
     readers = _reading.readers(quick)
     assert list(readers) == [4, 8]

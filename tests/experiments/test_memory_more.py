@@ -111,6 +111,7 @@ def test_each_architecture_from_end_to_end(runs: Path) -> None:
     assert sizes["Transformer, slots"] == 11 * 2 * 2 * 48 and sizes["GRU"] == 2 * 64
     assert frame["omission"].between(0, 1).all()
     assert len(forgetting.architectures(frame, "omission", "t").data) == 4
+    assert architectures.table(frame)["numbers in the state"].tolist() == list(sizes.values())
 
 
 # -- scale and training ---------------------------------------------------------------------
@@ -126,6 +127,9 @@ def test_one_step_on_a_checkpoint_in_the_hub_s_format() -> None:
     for name in ("train_tokens_per_second", "decode_tokens_per_second", "step_seconds"):
         assert found[name] > 0, name  # type: ignore[operator]
     assert "selective_scan" in outcome.facts["backends"]
+    assert not len(scale.table(scale.frame([]))) and "seconds a step" in scale.table(
+        scale.frame([])
+    )
 
 
 def test_the_paper_s_sizes_are_measured() -> None:
@@ -164,12 +168,22 @@ def rates(**change: Any) -> pd.DataFrame:
     return pd.DataFrame({**rows, **change})
 
 
-def test_bars_of_groups_carry_interval_control_and_published_values() -> None:
-    printed = pd.DataFrame({"group": ["NUM"], "value": [0.515]})
-    bar, even, alone, paper = forgetting.by_group(rates(), "t", printed).data
-    assert list(bar.x) == ["DET", "NUM"] and list(bar.y) == [0.3, 0.5]
-    assert bar.error_y.array == pytest.approx([0.1, 0.1])
-    assert list(even.y) == [0.35, 0.45] and list(alone.y) == [0.9] and list(paper.y) == [0.515]
+def test_bars_of_groups_carry_interval_and_control() -> None:
+    bar, even, alone = forgetting.by_group(rates(), "t").data
+    assert list(bar.y) == ["determiner (DET)", "number (NUM)"] and list(bar.x) == [0.3, 0.5]
+    assert bar.error_x.array == pytest.approx([0.1, 0.1])
+    assert list(even.x) == [0.35, 0.45] and list(alone.x) == [0.9]
+
+
+def test_published_groups_stand_in_the_order_of_the_first_model() -> None:
+    printed = pd.DataFrame(
+        {"model": ["130m", "130m", "1.4b", "1.4b"], "group": ["NUM", "Not NE"] * 2,
+         "value": [0.5, 0.3, 0.1, 0.2]}
+    )  # fmt: skip
+    figure = forgetting.published_groups(printed, "t")
+    assert [bar.name for bar in figure.data] == ["130M", "1.4B"]
+    assert list(figure.data[1].x) == [0.1, 0.2]
+    assert figure.layout.yaxis.categoryarray == ("outside names", "number (NUM)")
 
 
 def test_lines_over_a_number_average_seeds() -> None:
@@ -179,22 +193,35 @@ def test_lines_over_a_number_average_seeds() -> None:
     )  # fmt: skip
     extra = pd.DataFrame({"x": [5], "omission": [0.2]})
     own, alone, paper = forgetting.over({"a": table}, "t", "x", extra=extra).data
-    assert own.y == pytest.approx([0.6, 0.2]) and not own.error_y.visible
+    assert own.y == pytest.approx([0.6, 0.2]) and own.name == "a (2 seeds)"
+    # of several seeds the bars show the lowest and the highest
+    assert own.error_y.array == pytest.approx([0.1, 0.1]) and not alone.error_y.visible
     assert alone.name == "a, language model alone" and list(paper.y) == [0.2]
+    lines = forgetting.over({"a": table, "b": table, "c": table}, "t", "x").data
+    named = [line.name for line in lines if line.showlegend]
+    assert named == ["a (2 seeds)", "dotted: language model alone", "b (2 seeds)", "c (2 seeds)"]
     names = [trace.name for trace in forgetting.writers(table, "t").data]
     assert names == ["trained decoder", "language model, told the text before"]
 
 
+def test_early_losses_are_held_against_late_ones() -> None:
+    table = pd.DataFrame({"length": [4, 8], "first": [6, 9], "last": [2, 3], "ratio": [3.0, 3.0]})
+    figure = figures.early_to_late(table, "t")
+    assert list(figure.data[0].y) == [3.0, 3.0] and "first part" in figure.layout.yaxis.title.text
+
+
 def test_a_passage_marks_what_is_lost() -> None:
     figure = forgetting.passage(["Ada", " <saw>", "\n", "x" * 80], "0110", "Ada y", "t")
-    kept, lost, written = figure.data
-    assert [t.replace("\u00a0", " ") for t in kept.text] == [" &lt;saw>", "⏎"]
-    assert list(lost.text) == ["<b>Ada</b>", f"<b>{'x' * 80}</b>"]
-    assert list(lost.y) == [0, -1] and written.text[0].endswith("y")
-    places, last = forgetting.layout(["a" * 70, "b" * 10, "c"])
-    assert places == [(0, 0), (0, 1), (10, 1)] and last == 1
-    # always three traces, so that a slider can move through passages
-    assert len(forgetting.passage(["a"], "1", "", "t").data) == 3
+    (note,) = figure.layout.annotations
+    text = note.text.replace("\u00a0", " ")
+    assert "<b>Ada</b></span> &lt;saw>⏎<br>" in text and text.endswith("<br>Ada y")
+    # long pieces are broken, whole ones go to the next line
+    assert f"{'x' * 44}<br>{'x' * 36}" in text
+    broken = forgetting.passage(["a" * 40, "b" * 10], "11", "", "t").layout.annotations[0].text
+    assert f"{'a' * 40}<br>{'b' * 10}" in broken
+    # always one trace, so that a slider can move through passages, and longer ones are higher
+    short = forgetting.passage(["a"], "1", "", "t")
+    assert len(short.data) == 1 and short.layout.height < figure.layout.height
 
 
 def test_where_nothing_ran_a_figure_says_so() -> None:
@@ -215,7 +242,7 @@ def test_lines_by_length() -> None:
          "rouge1": [0.9, 0.8, 0.95], "zero_rouge1": 0.1, "rouge1_prose": [0.9, 0.7, 0.9]}
     )  # fmt: skip
     assert [t.name for t in figures.by_model(frame, "rouge1", "t").data] == [
-        "a, 1.0M (1 seed)", "b, 2.0M (1 seed)",
+        "1.0M parameters (1 seed)", "2.0M parameters (1 seed)",
     ]  # fmt: skip
     names = [t.name for t in figures.by_writer(frame, "rouge1", "t").data]
     assert names == ["trained decoder (1 seed)", "trained, state of zeros (1 seed)"]

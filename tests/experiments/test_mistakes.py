@@ -15,10 +15,12 @@ from lib.experiments.mistakes import (
     SEEDS,
     MistakeCell,
     curves,
+    described,
     false_beside_true,
     readable,
     run,
     shown,
+    starts,
     twins,
 )
 from lib.figures import stories as figures
@@ -101,6 +103,14 @@ def test_every_mistake_shows_already_in_some_steps(records: list[Record]) -> Non
     assert ratio == pytest.approx(math.sqrt(112), rel=1e-5)
     share = wrong.loc["padding", "text_share"]
     assert share == right.loc["padding", "text_share"] and 0.5 < share < 0.95
+
+
+def test_variants_are_described_in_words(records: list[Record]) -> None:
+    words = [described(cell) for cell in cells_of(find(NAME), "quick")]
+    assert "experts, causal mask; experts, right start" in words and "experts, no mask" in words
+    table = starts(find(NAME).frame(records))
+    assert table["variant"].nunique() == len(table) == 8
+    assert table["largest weight of experts"].notna().sum() == 4
 
 
 def test_false_numbers_stand_beside_true_ones(records: list[Record]) -> None:

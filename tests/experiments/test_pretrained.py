@@ -17,6 +17,7 @@ from lib.experiments.pretrained import (
     NAME,
     PUBLISHED,
     describe,
+    in_millions,
     published,
     readable,
     run,
@@ -87,6 +88,7 @@ def test_quick_checkpoints_come_back_the_same_and_are_measured() -> None:
     assert outcomes[0].metrics["state_bytes"] == 4 * block
     frame = find(NAME).frame(records)
     assert frame["name"].tolist() == ["tiny-mamba", "tiny-mamba2"]
+    assert in_millions(frame)["state_bytes"][0] == pytest.approx(4 * block / 1e6)
     figure = memory_by_parameters(
         frame.assign(float32_peak_mb=1.0, bfloat16_peak_mb=0.5), "title", (1e8, 500)
     )
