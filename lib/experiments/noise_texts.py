@@ -223,7 +223,7 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
         return frame
     phases = ("clean", "noisy", "again")
     shown = frame[["model", "recipe", "noise", "samples", "seed"]].copy()
-    shown["noise"] = shown["noise"].str.replace("_", " ")
+    shown["noise"] = shown["noise"].map(TITLES)
     for name, title in {"content": "content", "their_accuracy": "theirs", "own": "form"}.items():
         numbers = 100 * frame.reindex(columns=[f"{name}_{phase}" for phase in phases])
         shown[f"{title}, {' / '.join(phases)}"] = [
@@ -237,13 +237,13 @@ def forms(frame: pd.DataFrame) -> pd.DataFrame:
     """:func:`table` of our own models, which differ in architecture and noise alone."""
     if not len(frame):
         return frame
-    made = table(frame).drop(columns=["recipe", "samples", "seed"])
-    made = made[[name for name in made if not name.startswith("theirs")]]
-    kinds = {name: title for kind, title in matched.NAMES.items() for name in made["model"]
+    made = table(frame)
+    shown = made[[name for name in made if name.startswith(("content", "form"))]]
+    kinds = {name: title for kind, title in matched.NAMES.items() for name in frame["model"]
              if name.startswith(kind)}  # fmt: skip
-    return made.assign(
-        model=made["model"].map(kinds), noise=made["noise"].map(lambda name: TITLES[name])
-    )
+    shown.insert(0, "noise", frame["noise"].map(TITLES))
+    shown.insert(0, "model", frame["model"].map(kinds))
+    return shown
 
 
 def _experiment(key: str, title: str, cells: Any, notebook: str, judged: bool) -> Experiment:

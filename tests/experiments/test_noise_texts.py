@@ -237,9 +237,8 @@ def test_frame_and_tables(mamba: Outcome) -> None:
     assert not len(texts.costs(empty)) and not len(texts.forms(empty))
     own = texts.forms(frame.assign(model="mamba2-L14m96", noise="none"))
     assert own["model"].tolist() == ["Mamba-2"] and own["noise"].tolist() == ["no noise (control)"]
-    assert list(own)[2:] == [
-        f"{kind}, {phase}" for kind in ("content", "form") for phase in ("clean", "noisy", "again")
-    ]  # fmt: skip
+    phases = "clean / noisy / again"
+    assert list(own)[2:] == [f"content, {phases}", f"form, {phases}"]
     shown = texts.example(mamba.cell)
     assert shown["answer"][1] == " " + shown["answer"][0][1:][::-1]
 
