@@ -60,8 +60,7 @@ def verdict_table(chapter: str, prefix: str = "", root: Path = provenance.ROOT) 
             "ours": _two_lines(ours_text(row), runs_text(row)),
             "verdict": badge(row["verdict"], row["scaled"]),
         }
-        for row in claims.report(root)
-        if row["chapter"] == chapter and row["id"].startswith(prefix)
+        for row in claims.report(root, chapter=chapter, prefix=prefix)
     ]
     table = pd.DataFrame(rows).to_html(index=False, escape=False, border=0, classes="verdicts")
     return HTML(table)
