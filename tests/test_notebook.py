@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -116,13 +117,26 @@ def test_a_failing_cell_keeps_the_old_copy_and_shows_its_error(tmp_path: Path) -
     assert [p.name for p in output.parent.iterdir()] == ["a.ipynb"]
 
 
-def test_the_time_limit_ends_notebook_and_kernel(tmp_path: Path) -> None:
+def test_the_time_limit_ends_notebook_and_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
     path = write(tmp_path / "a.ipynb", code + "time.sleep(120)")
+
+    class Started(subprocess.Popen):
+        """Its limit counts from when the kernel runs: no machine is too slow to get there."""
+
+        def communicate(self, *arguments: Any, **options: Any) -> Any:
+            end = time.monotonic() + 60
+            while time.monotonic() < end and not (tmp_path / "pid").exists():
+                time.sleep(0.1)
+            return super().communicate(*arguments, **options)
+
+    monkeypatch.setattr(notebook.subprocess, "Popen", Started)
     start = time.monotonic()
-    with pytest.raises(NotebookError, match="limit of 20 s"):
-        execute(path, root=tmp_path, timeout=20)
-    assert time.monotonic() - start < 60
+    with pytest.raises(NotebookError, match="limit of 1 s"):
+        execute(path, root=tmp_path, timeout=1)
+    assert time.monotonic() - start < 90
     assert not (tmp_path / "_build/executed/a.ipynb").exists()
     kernel = int((tmp_path / "pid").read_text())
     for _ in range(100):
