@@ -49,7 +49,7 @@ def test_the_cells_are_the_papers_models_and_the_third_partys() -> None:
 def tiny(block: str) -> CompositeCell:
     """Two cells of the quick profile, with even less data."""
     (cell,) = [c for c in cells_of(find(NAME), "quick") if c.model.pattern[0].kind == block]
-    changes: dict[str, Any] = {"test_per_pair": 5, "key_max": 26}
+    changes: dict[str, Any] = {"test_per_pair": 5, "key_max": 23}
     changes |= {"train_total": 300} if cell.task.train_total else {"train_per_pair": 20}
     training = dataclasses.replace(cell.training, epochs=1, batch_size=100)
     return dataclasses.replace(
