@@ -46,7 +46,9 @@ book: env  ## run every notebook (two at a time), then build the book into _buil
 	snakemake --profile workflow/local
 	@echo "The book: $(CURDIR)/_build/html/index.html (make serve shows it on port $(PORT))"
 
-test: env book lint  ## build the book, then lint, check types and run every test
+# lint runs beside the book, whose pages are built on one core
+test: env  ## build the book, lint, check types, then run every test
+	@$(MAKE) --no-print-directory -j 2 book lint
 	pytest -n 2 --dist loadfile $(PYTEST)
 
 lint: env  ## ruff and mypy

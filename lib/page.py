@@ -62,14 +62,10 @@ def verdict_table(chapter: str, prefix: str = "", root: Path = provenance.ROOT) 
 
     The book's own tables come from the ``{verdicts}`` directive, over the same rows.
     """
-    rows = [
-        row for row in claims.report(root)
-        if row["chapter"] == chapter and row["id"].startswith(prefix)
-    ]  # fmt: skip
+    rows = claims.report(root, chapter=chapter, prefix=prefix)
     idle = [row for row in rows if row["verdict"] == "not run"]
     if len(idle) <= FEW:
         return HTML(_verdict_rows(rows))
-    judged = [row for row in rows if row["verdict"] != "not run"]
     judged = [row for row in rows if row["verdict"] != "not run"]
     text = f"{len(idle)} of {len(rows)} claims have not been run: show them"
     folded = f"<details class='idle'><summary>{text}</summary>{_verdict_rows(idle)}</details>"

@@ -223,6 +223,27 @@ def test_a_claim_is_shown_on_the_page_of_its_name(tmp_path: Path) -> None:
     assert shown == ["notebooks/demo/own_page.ipynb", "notebooks/demo/one.ipynb"]
 
 
+def test_a_part_of_the_report_is_those_rows_of_the_whole(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, BASE, {**BASE, "id": "demo.two"})
+    write(tmp_path, {**BASE, "id": "other.one"}, name="other")
+    for seed in (1, 2, 3):
+        put(store, FakeCell(7, seed), best=0.9)
+    whole = report(tmp_path, store)
+    assert [row["id"] for row in whole] == ["demo.best", "demo.two", "other.one"]
+    assert report(tmp_path, store, chapter="demo") == whole[:2]
+    assert report(tmp_path, store, chapter="demo", prefix="demo.t") == whole[1:2]
+    assert report(tmp_path, store, prefix="other.") == whole[2:]
+    assert report(tmp_path, store, chapter="none") == []
+    judged = []
+    monkeypatch.setattr(
+        claims, "judge", lambda claim, *more: judged.append(claim.id) or judge(claim, *more)
+    )
+    report(tmp_path, store, prefix="demo.t")
+    assert judged == ["demo.two"]  # records behind other claims are not even read
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

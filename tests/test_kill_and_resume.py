@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lib.__main__ import main
 from lib.store import Store
 from lib.training.checkpoints import load_checkpoint
 
@@ -31,16 +33,32 @@ def start(
     )  # fmt: skip
 
 
+def finish(runs: Path, what: tuple[str, ...] = ONE) -> int:
+    """The same command in this process, which has imported torch already: its exit status."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MAMBA_BOOK_RUNS", str(runs))
+        return main([*COMMAND[3:], *what])
+
+
 def records(runs: Path) -> Store:
     return Store(runs, runs / "none")
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("whole")
-    process = start(root, runs)
+    assert finish(runs) == 0
+    return runs
+
+
+@pytest.fixture(scope="module")
+def stopped(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run leaves whose budget was spent: tests work on copies."""
+    runs = tmp_path_factory.mktemp("stopped")
+    process = start(root, runs, "--budget", "0.001")
     said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
+    assert process.returncode == 3 and "budget spent" in said
+    assert len(list((runs / ONE[0] / "checkpoints").iterdir())) == 1
     return runs
 
 
@@ -77,9 +95,7 @@ def test_killed_and_resumed_equals_uninterrupted(
 
 def test_a_killed_ensemble_goes_on_as_it_was(root: Path, tmp_path: Path) -> None:
     """Each run of the ensemble has a checkpoint of its own; weights are equal to the bit."""
-    process = start(root, tmp_path / "whole", what=TWO)
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
+    assert finish(tmp_path / "whole", TWO) == 0
     runs = tmp_path / "killed"
     process = start(root, runs, "--checkpoint-every", "0", what=TWO)
     checkpoints = runs / TWO[0] / "checkpoints"
@@ -112,26 +128,25 @@ def test_a_killed_ensemble_goes_on_as_it_was(root: Path, tmp_path: Path) -> None
 
 
 def test_a_budget_ends_with_a_checkpoint_and_the_same_command_goes_on(
-    root: Path, tmp_path: Path, uninterrupted: Path
+    root: Path, tmp_path: Path, uninterrupted: Path, stopped: Path
 ) -> None:
-    process = start(root, tmp_path, "--budget", "0.001")
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 3 and "budget spent" in said
-    assert len(list((tmp_path / "achilles.composite" / "checkpoints").iterdir())) == 1
-    again = start(root, tmp_path)
-    again.communicate(timeout=300)
-    (resumed,), (whole,) = records(tmp_path).all(), records(uninterrupted).all()
+    runs = Path(shutil.copytree(stopped, tmp_path / "runs"))
+    again = start(root, runs)
+    said, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, said
+    (resumed,), (whole,) = records(runs).all(), records(uninterrupted).all()
     assert resumed.weights == whole.weights
 
 
-def test_a_checkpoint_of_another_cell_stops_the_run_and_is_kept(root: Path, tmp_path: Path) -> None:
-    process = start(root, tmp_path, "--budget", "0.001")
-    process.communicate(timeout=300)
-    (checkpoint,) = (tmp_path / "achilles.composite" / "checkpoints").iterdir()
+def test_a_checkpoint_of_another_cell_stops_the_run_and_is_kept(
+    tmp_path: Path, stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = Path(shutil.copytree(stopped, tmp_path / "runs"))
+    (checkpoint,) = (runs / ONE[0] / "checkpoints").iterdir()
     payload = checkpoint.read_bytes()
     identity = load_checkpoint(checkpoint)[1]["identity"].encode()
     checkpoint.write_bytes(payload.replace(identity, b"0" * len(identity)))
-    again = start(root, tmp_path)
-    said, _ = again.communicate(timeout=300)
-    assert again.returncode == 2 and "belongs to cell 0000" in said and "Traceback" not in said
+    assert finish(runs) == 2
+    said = "".join(capsys.readouterr())
+    assert "belongs to cell 0000" in said and "Traceback" not in said
     assert checkpoint.exists()

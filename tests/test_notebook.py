@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -34,6 +36,13 @@ def write(path: Path, *cells: str, tagged: bool = True) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(book, path)
     return path
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small notebook, executed once: tests work on copies."""
+    root = tmp_path_factory.mktemp("executed")
+    return execute(write(root / "a.ipynb", "1 + 1"), root=root)
 
 
 def test_parameters_are_listed_with_types_and_help(tmp_path: Path) -> None:
@@ -108,13 +117,26 @@ def test_a_failing_cell_keeps_the_old_copy_and_shows_its_error(tmp_path: Path) -
     assert [p.name for p in output.parent.iterdir()] == ["a.ipynb"]
 
 
-def test_the_time_limit_ends_notebook_and_kernel(tmp_path: Path) -> None:
+def test_the_time_limit_ends_notebook_and_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
     path = write(tmp_path / "a.ipynb", code + "time.sleep(120)")
+
+    class Started(subprocess.Popen):
+        """Its limit counts from when the kernel runs: no machine is too slow to get there."""
+
+        def communicate(self, *arguments: Any, **options: Any) -> Any:
+            end = time.monotonic() + 60
+            while time.monotonic() < end and not (tmp_path / "pid").exists():
+                time.sleep(0.1)
+            return super().communicate(*arguments, **options)
+
+    monkeypatch.setattr(notebook.subprocess, "Popen", Started)
     start = time.monotonic()
-    with pytest.raises(NotebookError, match="limit of 20 s"):
-        execute(path, root=tmp_path, timeout=20)
-    assert time.monotonic() - start < 60
+    with pytest.raises(NotebookError, match="limit of 1 s"):
+        execute(path, root=tmp_path, timeout=1)
+    assert time.monotonic() - start < 90
     assert not (tmp_path / "_build/executed/a.ipynb").exists()
     kernel = int((tmp_path / "pid").read_text())
     for _ in range(100):
@@ -126,24 +148,27 @@ def test_the_time_limit_ends_notebook_and_kernel(tmp_path: Path) -> None:
 
 
 def test_a_kernel_that_does_not_start_is_tried_once_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executed: Path
 ) -> None:
-    path, calls, real = write(tmp_path / "a.ipynb"), [], notebook._papermill
+    path, calls = write(tmp_path / "a.ipynb", "1 + 1"), []
 
-    def flaky(*arguments: object) -> str | None:
-        calls.append(arguments)
+    def flaky(source: Path, output: Path, *more: object) -> str | None:
+        calls.append(source)
         if len(calls) == 1:
             return "papermill failed:\nzmq.error.ZMQError: Address already in use"
-        return real(*arguments)  # type: ignore[arg-type]
+        shutil.copy(executed, output)  # what the second run came to
+        return None
 
     monkeypatch.setattr(notebook, "_papermill", flaky)
-    execute(path, root=tmp_path, say=lambda line: None)
-    assert len(calls) == 2
+    output = execute(path, root=tmp_path, say=lambda line: None)
+    assert calls == [path.resolve()] * 2
+    assert incomplete(output) is None
 
 
 @pytest.mark.parametrize("damage", ["end_time", "exception", "status", "error", "metadata"])
-def test_incomplete_notebooks_are_recognised(tmp_path: Path, damage: str) -> None:
-    output = execute(write(tmp_path / "a.ipynb", "1 + 1"), root=tmp_path)
+def test_incomplete_notebooks_are_recognised(tmp_path: Path, damage: str, executed: Path) -> None:
+    output = Path(shutil.copy(executed, tmp_path))
+    assert incomplete(output) is None
     book = json.loads(output.read_text())
     if damage == "end_time":
         book["metadata"]["papermill"]["end_time"] = None
@@ -161,10 +186,10 @@ def test_incomplete_notebooks_are_recognised(tmp_path: Path, damage: str) -> Non
 
 def test_plain_papermill_runs_the_books_notebooks(tmp_path: Path, root: Path) -> None:
     """Readers may use papermill itself, with no guard and no command of ours."""
-    source = root / "notebooks/foundations/mamba_in_a_page.ipynb"
+    source = root / "notebooks/noise/patterns.ipynb"  # the one that takes least time
     done = subprocess.run(
         [sys.executable, "-m", "papermill", str(source), str(tmp_path / "out.ipynb"),
-         "-p", "length", "10", "--cwd", str(source.parent), "--no-progress-bar"],
+         "-p", "seed", "2", "--cwd", str(source.parent), "--no-progress-bar"],
         capture_output=True, text=True, timeout=300, check=False,
         env={**os.environ, "PYTHONPATH": str(root)},
     )  # fmt: skip

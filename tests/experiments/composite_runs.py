@@ -128,7 +128,7 @@ def killed_and_resumed(
 def claims_about(root: Path, experiment: Experiment) -> dict[str, list[CompositeCell]]:
     """Claims that name the experiment, each with the cells that it selects."""
     evidence = claims.Evidence()
-    every = claims.load_claims(root, evidence)
+    every = claims.load_claims(root, evidence, experiment.chapter)
     mine = {c.id: evidence.cells(c) for c in every if c.experiment == experiment.name}
     assert mine and all(mine.values())
     return mine
@@ -136,11 +136,15 @@ def claims_about(root: Path, experiment: Experiment) -> dict[str, list[Composite
 
 def claim(root: Path, name: str) -> claims.Claim:
     """The claim of that id."""
-    (found,) = (c for c in claims.load_claims(root) if c.id == name)
+    (found,) = (c for c in claims.load_claims(root, chapter=name.split(".")[0]) if c.id == name)
     return found
 
 
 def metrics_of_claims(root: Path, experiment: Experiment) -> set[str]:
     """Metrics that the experiment's claims read."""
-    mine = [c for c in claims.load_claims(root) if c.experiment == experiment.name]
+    mine = [
+        c
+        for c in claims.load_claims(root, chapter=experiment.chapter)
+        if c.experiment == experiment.name
+    ]
     return {name for c in mine for name in (c.metric, c.minus) if name is not None}

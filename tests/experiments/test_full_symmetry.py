@@ -85,7 +85,7 @@ def test_the_mirror_pair_is_measured_each_epoch(
     outcomes: dict[CompositeCell, Outcome], root: Path
 ) -> None:
     assert len(outcomes) == 2
-    wanted = [c for c in claims.load_claims(root) if c.experiment == NAME]
+    wanted = [c for c in claims.load_claims(root, chapter="achilles") if c.experiment == NAME]
     assert wanted
     for outcome in outcomes.values():
         assert outcome.status == "done" and outcome.curves is not None
@@ -193,7 +193,7 @@ def test_seeds_trained_together_are_the_seeds_alone(
 
 
 def test_claims_are_about_the_papers_fifteen_runs(root: Path) -> None:
-    wanted = [c for c in claims.load_claims(root) if c.experiment == NAME]
+    wanted = [c for c in claims.load_claims(root, chapter="achilles") if c.experiment == NAME]
     assert {claim.metric for claim in wanted} == {"final_mirror", "final_symmetric"}
     for claim in wanted:
         assert claims.Evidence().cells(claim) == cells_of(find(NAME), "paper")[:15]

@@ -107,7 +107,7 @@ def test_all_kinds_are_measured_on_all_three_parts(
     assert frame["kind"].tolist() == list(KINDS)
     assert frame["model"].tolist() == [f"{text}, 1 layers" for text in KINDS.values()]
     assert (frame["final_train"] == frame["final_train_accuracy"]).all()
-    wanted = [c for c in claims.load_claims(root) if c.experiment == NAME]
+    wanted = [c for c in claims.load_claims(root, chapter="achilles") if c.experiment == NAME]
     assert wanted
     for claim in wanted:
         assert claim.metric in records[0].metrics, claim.id
@@ -192,7 +192,7 @@ def test_every_published_number_has_its_cells() -> None:
 
 def test_claims_choose_the_cells_they_speak_of_and_quote_them(root: Path) -> None:
     theirs = load_parts("achilles_inverse")
-    wanted = [c for c in claims.load_claims(root) if c.experiment == NAME]
+    wanted = [c for c in claims.load_claims(root, chapter="achilles") if c.experiment == NAME]
     assert len(wanted) >= 7
     for claim in wanted:
         cells = claims.Evidence().cells(claim)

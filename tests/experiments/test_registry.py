@@ -8,12 +8,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lib import claims
+from lib.claims import Claim, load_claims
 from lib.config import from_dict, to_dict
 from lib.experiments import PROFILES, Experiment, cells_of, find, registry
 from lib.notebook import parameters_of
 
 ALL = list(registry().values())
+
+
+@pytest.fixture(scope="module")
+def known(root: Path) -> list[Claim]:
+    """Every claim of the book, read and checked once."""
+    return load_claims(root)
 
 
 @pytest.mark.parametrize("experiment", ALL, ids=lambda e: e.name)
@@ -28,14 +34,12 @@ class TestEveryExperiment:
         assert experiment.notebook.removesuffix(".ipynb") in toc
         assert "profile" in parameters_of(root / experiment.notebook)
 
-    def test_has_claims(self, experiment: Experiment, root: Path) -> None:
+    def test_has_claims(self, experiment: Experiment, root: Path, known: list[Claim]) -> None:
         if not experiment.judged:  # a benchmark: its page has targets instead
-            assert not any(
-                claim.experiment == experiment.name for claim in claims.load_claims(root)
-            )
+            assert not any(claim.experiment == experiment.name for claim in known)
             return
         assert (root / "book" / "claims" / f"{experiment.chapter}.yml").is_file()
-        assert any(claim.experiment == experiment.name for claim in claims.load_claims(root))
+        assert any(claim.experiment == experiment.name for claim in known)
 
     def test_has_quick_cells_and_sound_cells(self, experiment: Experiment) -> None:
         assert cells_of(experiment, "quick")
@@ -54,9 +58,9 @@ class TestEveryExperiment:
         assert not evidence & {*cells_of(experiment, "quick"), *cells_of(experiment, "pinned")}
 
 
-def test_claims_cite_sources_of_the_bibliography(root: Path) -> None:
+def test_claims_cite_sources_of_the_bibliography(root: Path, known: list[Claim]) -> None:
     keys = re.findall(r"^@\w+\{(\w+),", (root / "book" / "references.bib").read_text(), re.M)
-    for claim in claims.load_claims(root):
+    for claim in known:
         assert claim.source in keys
 
 
