@@ -26,12 +26,11 @@ def for_readers(table: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
     ``+9.9 (3 of 3, p 0.001)``: points, seeds with that sign, chance."""
     if not len(table):
         return table
-    said = [
-        f"{row.difference:+.1f} ({row.same} of {row.seeds}, p {max(row.p, 0.001):.2g})"
-        if row.difference
-        else "0"
-        for row in table.rename(columns={"same sign": "same"}).itertuples()
-    ]
+    said = []
+    for row in table.rename(columns={"same sign": "same"}).itertuples():
+        points = f"{row.difference:+.{1 if abs(row.difference) >= 0.05 else 2}f}"
+        tail = f" ({row.same} of {row.seeds}, p {max(row.p, 0.001):.2g})"
+        said.append(points + tail if row.difference else "0")
     names = {
         ("content", "noisy"): "known in 2", ("content", "again"): "known after 3",
         ("noise", "again"): "noisy after 3",

@@ -362,6 +362,8 @@ def test_architectures_in_pairs_of_facts(
     assert (shown["noise"], shown["models"]) == ("characters", "A – B")
     assert shown["known after 3"].startswith("+12.5 (1 of 2, p 0.")
     assert shown["noisy after 3"] == "0"
+    (tiny,) = for_readers(found.assign(difference=-0.023), {})["known in 2"]
+    assert tiny.startswith("-0.02 (")
     monkeypatch.undo()
     size = phases.frame(records(outcomes))["size"].iloc[0]
     assert not len(phases.compared(records(outcomes), size))  # one architecture has no pair
