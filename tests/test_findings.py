@@ -8,11 +8,12 @@ unnoticed.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from lib import page
+from lib import claims, page
 from lib.analysis import routes
 from lib.experiments import (
     ablations,
@@ -194,3 +195,23 @@ def test_scaling_what_it_means() -> None:
     kept = times["state_bytes"]
     assert kept["Mamba-1"].nunique() == 1 and kept["Mamba-1"].max() < 4e6
     assert kept.loc[131072, "Transformer"] > 4e9
+
+
+def test_front_page_in_short(root: Path) -> None:
+    rows = {row["id"]: row["verdict"] for row in claims.report(root)}
+    cell = "achilles.composite.l7"
+    assert rows[f"{cell}-tied-best-composite"] == "reproduced"
+    assert rows[f"{cell}-own-best-composite"] == "not reproduced"
+    diagram = {name: v for name, v in rows.items() if name.startswith("achilles.phase_diagram.")}
+    exceptions = [v for name, v in diagram.items() if ".exception-" in name]
+    assert len(exceptions) == 5 and set(exceptions) == {"not reproduced"}
+    others = [v for name, v in diagram.items() if ".exception-" not in name]
+    assert len(others) == 8 and set(others) <= {"reproduced", "partly"}
+    assert len(page.records_of("achilles.phase_diagram", "paper")) == 216
+    assert rows["noise.matched.retention"] == rows["noise.audit.meaning.retention"]
+    assert rows["noise.matched.retention"] == "not reproduced"
+    assert rows["stories.scaling_with_length.prefill-mamba1"] == "reproduced"
+    assert rows["stories.scaling_with_length.token-mamba1"] == "reproduced"
+    # what the page says has no results yet
+    assert {v for name, v in rows.items() if name.startswith("memory.")} == {"not run"}
+    assert not page.records_of("stories.from_scratch", "matched")
