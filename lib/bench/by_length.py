@@ -126,7 +126,8 @@ def measure_costs(
 
 
 def _flash(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """On a GPU in half precision: flash attention or an error, never another kernel unseen."""
+    """On a GPU in half precision: flash attention or an error, never another kernel unseen. (Up to
+    OPEN_LENGTH tokens our attention calls none of them; see :mod:`lib.models.attention`.)"""
     if device.type != "cuda" or dtype == torch.float32:
         return nullcontext()
     from torch.nn.attention import SDPBackend, sdpa_kernel

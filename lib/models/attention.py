@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lib.models.config import AttentionConfig
 from lib.models.layers import Activation, CausalConv, Linear
@@ -21,9 +20,6 @@ from lib.ops.checks import compute_dtype
 # cores: 256 x 8 tokens 1.6 ms against 0.8 for S in the open, 64 x 29 3.3 against 2.0, 8 x 128
 # equal), and torch.vmap would call it there run by run
 OPEN_LENGTH = 128
-# not cuDNN's: its gradients of runs stacked by torch.vmap are wrong (torch 2.11, bfloat16: off by
-# thousands of times their norm, or not finite), and nothing says so
-KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class AttentionState(NamedTuple):
@@ -111,8 +107,7 @@ class AttentionMixer(nn.Module):
         # the library's own causal mask lets the first query see the first key alone
         mask = _visible(length, kept, q.device) if kept else None
         causal = self.config.causal and not kept
-        with sdpa_kernel(KERNELS):
-            y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
         return y.transpose(1, 2)
 
     def _attend_openly(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

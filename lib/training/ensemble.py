@@ -33,7 +33,8 @@ class Ensemble(nn.Module):
     """Models of one architecture as one module whose parameters have a leading axis of runs.
 
     ``ensemble(tokens)`` takes (runs, ...) tensors and gives (runs, ...) results. Weights that a
-    model ties are tied here too: one stacked parameter, named as in the model.
+    model ties are tied here too: one stacked parameter, named as in the model. From the first one
+    on, this process does without cuDNN's attention.
 
     Args:
         models: equal in structure, on one device; their weights are copied.
@@ -46,6 +47,11 @@ class Ensemble(nn.Module):
         super().__init__()
         if not models:
             raise ValueError("models is empty, allowed: at least one")
+        # gradients of cuDNN's attention, which would be chosen on a GPU, are wrong under torch.vmap
+        # (torch 2.11, bfloat16: off by thousands of times their norm, or not finite), and nothing
+        # says so. A switch of the process, since a context around a call would override a caller
+        # who allows still fewer kernels
+        torch.backends.cuda.enable_cudnn_sdp(False)
         self.runs = len(models)
         # a copy gives the structure with its ties; its own forward would not fit its parameters
         self.stacked = copy.deepcopy(models[0])

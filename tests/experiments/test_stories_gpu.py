@@ -43,7 +43,7 @@ def test_compiled_layers_in_a_graph_train_as_eager_ones_do(kind: str, tmp_path: 
         BPEConfig(512, 200_000), length=160, epoch_tokens=160 * 16 * 20, valid_rows=16,
     )  # fmt: skip
     training = TrainingConfig(
-        epochs=4, warmup_epochs=1, batch_size=16, lr_peak=3e-3, beta2=0.95, precision="bfloat16"
+        epochs=6, warmup_epochs=1, batch_size=16, lr_peak=3e-3, beta2=0.95, precision="bfloat16"
     )
     cell = LanguageCell(task, small(kind), training, seed=1)
     losses = []
@@ -51,7 +51,7 @@ def test_compiled_layers_in_a_graph_train_as_eager_ones_do(kind: str, tmp_path: 
         (outcome,) = train_language([cell], Context(device="cuda", compile=compiled))
         assert outcome.status == "done" and outcome.facts["compile"] == compiled
         losses.append(outcome.metrics["final_valid_loss"])
-    assert losses[1] is not None and losses[1] < 5.0  # it learns: log 512 is 6.2
+    assert losses[1] is not None and losses[1] < 4.5  # it learns: log 512 is 6.2
     assert losses[0] == pytest.approx(losses[1], rel=0.03)
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import silu
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
@@ -239,6 +240,24 @@ def test_the_librarys_kernel_is_given_channels_side_by_side(
     monkeypatch.setattr(F, "scaled_dot_product_attention", seen)
     make(CONFIGS[name])(inputs())
     assert strides == {1}
+
+
+@pytest.mark.usefixtures("fused")
+def test_a_caller_s_choice_of_kernels_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Costs by length are measured with flash attention or not at all."""
+    held, kernel = [], F.scaled_dot_product_attention
+
+    def seen(*args: Any, **options: Any) -> Tensor:
+        flags = torch.backends.cuda
+        held.append((flags.flash_sdp_enabled(), flags.math_sdp_enabled()))
+        return kernel(*args, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", seen)
+    mixer = make(CONFIGS["plain"])
+    for chosen in (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH):
+        with sdpa_kernel(chosen):
+            mixer(inputs())
+    assert held == [(True, False), (False, True)]
 
 
 def test_no_activation_passes_through_in_step() -> None:

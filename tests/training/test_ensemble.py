@@ -127,6 +127,17 @@ def test_tied_weights_are_one_parameter_with_both_gradients(tied: bool) -> None:
             torch.testing.assert_close(grad[run], parameter.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_stacked_runs_do_without_cudnns_attention() -> None:
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+        Ensemble([nn.Linear(2, 2)])
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+        assert torch.backends.cuda.flash_sdp_enabled()  # the others stay
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+
+
 def test_models_that_cannot_stack_are_named() -> None:
     with pytest.raises(ValueError, match="models is empty, allowed: at least one"):
         Ensemble([])
