@@ -12,7 +12,7 @@ import pandas as pd
 from lib import progress, provenance
 from lib.config import digest, to_dict
 from lib.experiments import Context, Outcome
-from lib.experiments._noise_material import NONE, Material, in_context_test, open_material
+from lib.experiments._noise_material import Material, in_context_test, open_material
 from lib.experiments._noise_text_cell import (
     OwnBase,
     Published,
@@ -22,6 +22,7 @@ from lib.experiments._noise_text_cell import (
     source_name,
 )
 from lib.store import Store
+from lib.tasks.noise import NONE
 from lib.training.config import TrainingConfig
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ import pandas as pd
 from lib import provenance
 from lib.experiments import Context, Outcome
 from lib.experiments._noise_world import (
-    NONE,
     PhaseCell,
     base_identity,
     compact,
@@ -29,6 +28,7 @@ from lib.experiments._noise_world import (
 )
 from lib.models.config import LanguageModelConfig
 from lib.tasks.language import LanguageTask
+from lib.tasks.noise import NONE
 from lib.training.config import TrainingConfig
 
 if TYPE_CHECKING:

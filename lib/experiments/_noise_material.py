@@ -15,13 +15,12 @@ import numpy as np
 
 from lib.tasks.closed_world import ClosedWorld, build
 from lib.tasks.instructions import SOURCES, load_authors, load_hub
-from lib.tasks.noise import NOISES, NoiseConfig, make_noisy
+from lib.tasks.noise import NOISES, NONE, NoiseConfig, make_noisy
 from lib.tasks.prompts import Pair, to_template, without_label
 
 SETS = ("D_ad", "D_ch", "built_in")
 TRAINED = 0.8  # of D_ad, as in the authors' split
 LABEL = "Output:"  # stands before answers and is not flipped
-NONE = "none"
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from lib.config import digest, require, to_dict
 from lib.experiments import Context
-from lib.experiments._noise_material import NONE, SETS, check_noise
+from lib.experiments._noise_material import SETS, check_noise
 from lib.models.config import LanguageModelConfig
 from lib.tasks.language import LanguageTask
-from lib.tasks.noise import NOISES
+from lib.tasks.noise import NOISES, NONE
 from lib.training.config import TrainingConfig
 
 if TYPE_CHECKING:

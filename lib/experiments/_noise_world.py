@@ -19,14 +19,13 @@ from lib.config import digest, require, to_dict
 from lib.models.config import LanguageModelConfig
 from lib.tasks.closed_world import ClosedWorld, Item, World, build
 from lib.tasks.language import LanguageTask
-from lib.tasks.noise import NOISES, NoiseConfig
+from lib.tasks.noise import NOISES, NONE, NoiseConfig
 from lib.tasks.tokenizers import BPEConfig
 from lib.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from lib.analysis.noise_metrics import FormReader
 
-NONE = "none"  # no noise: the control that trains on clean answers as long as the others
 PHASES = ("base", "clean", "noisy", "again")
 SHOWN = 5  # noisy examples of the in-context test, as in the paper
 PROMPT = "{question}\n"

@@ -22,14 +22,14 @@ import pandas as pd
 
 from lib.config import from_dict
 from lib.experiments import Context, Experiment, Outcome
-from lib.experiments._noise_world import NONE, PhaseCell, family
+from lib.experiments._noise_world import PhaseCell, family
 from lib.experiments.noise import CHAPTER
 from lib.models.presets import SIZES, preset
 from lib.store import Record
 from lib.tasks.closed_world import ClosedWorld
 from lib.tasks.corpus import CorpusConfig, StoryText
 from lib.tasks.language import LanguageTask
-from lib.tasks.noise import NOISES, TITLES
+from lib.tasks.noise import NOISES, NONE, TITLES
 from lib.tasks.tokenizers import BPEConfig
 from lib.training.config import TrainingConfig
 

@@ -18,7 +18,6 @@ import pandas as pd
 from lib.config import from_dict
 from lib.experiments import Context, Experiment, Outcome
 from lib.experiments import noise_phases as matched
-from lib.experiments._noise_material import NONE
 from lib.experiments._noise_text_cell import (
     OwnBase,
     Published,
@@ -28,7 +27,7 @@ from lib.experiments._noise_text_cell import (
 )
 from lib.experiments.noise import CHAPTER
 from lib.store import Record
-from lib.tasks.noise import NOISES, TITLES
+from lib.tasks.noise import NOISES, NONE, TITLES
 from lib.training.config import TrainingConfig
 
 NAMES = {
@@ -239,10 +238,8 @@ def forms(frame: pd.DataFrame) -> pd.DataFrame:
         return frame
     made = table(frame)
     shown = made[[name for name in made if name.startswith(("content", "form"))]]
-    kinds = {name: title for kind, title in matched.NAMES.items() for name in frame["model"]
-             if name.startswith(kind)}  # fmt: skip
     shown.insert(0, "noise", frame["noise"].map(TITLES))
-    shown.insert(0, "model", frame["model"].map(kinds))
+    shown.insert(0, "model", frame["model"].str.split("-").str[0].map(matched.NAMES))
     return shown
 
 

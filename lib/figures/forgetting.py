@@ -156,9 +156,8 @@ def _over_seeds(rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     if seeds == 1:
         return rows.groupby("x", as_index=False)[["omission", "low", "high"]].mean(), 1
     at = rows.groupby("x")["omission"]
-    return pd.DataFrame({"omission": at.mean(), "low": at.min(), "high": at.max()}).reset_index(), (
-        seeds
-    )
+    mean = pd.DataFrame({"omission": at.mean(), "low": at.min(), "high": at.max()})
+    return mean.reset_index(), seeds
 
 
 def writers(table: pd.DataFrame, title: str) -> go.Figure:

@@ -163,8 +163,8 @@ NOISES = {
         Noise("counterfactual", "counterfactual", None, None, form=False),
     )
 }
-# as readers know them, with the control that trains on clean answers alone
-TITLES = {"none": "no noise (control)", **{name: noise.title for name, noise in NOISES.items()}}
+NONE = "none"  # no noise: the control that trains on clean answers as long as the others
+TITLES = {NONE: "no noise (control)", **{name: noise.title for name, noise in NOISES.items()}}
 
 
 def find_noise(name: str) -> Noise:

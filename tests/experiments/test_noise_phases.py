@@ -19,7 +19,6 @@ from lib.experiments._noise_family import shared_folder
 from lib.experiments._noise_pairs import COLUMNS, for_readers, pairs
 from lib.experiments._noise_world import (
     FLOWS,
-    NONE,
     PhaseCell,
     family,
     in_context,
@@ -30,7 +29,7 @@ from lib.experiments._noise_world import (
 from lib.figures import noise_phases as figures
 from lib.models.presets import SIZES, non_embedding
 from lib.store import Record, identity
-from lib.tasks.noise import NOISES
+from lib.tasks.noise import NOISES, NONE
 from lib.training.checkpoints import CheckpointError
 
 
