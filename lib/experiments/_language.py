@@ -15,7 +15,7 @@ from lib.experiments import Context, Outcome
 from lib.experiments._training import Study, check_seed, train_cells
 from lib.experiments.achilles import model_parts
 from lib.models.config import LanguageModelConfig
-from lib.store import Store
+from lib.store import Record, Store
 from lib.tasks.language import LanguageTask
 from lib.tasks.tokenizers import BYTES, BPEConfig, BytesConfig
 from lib.training.config import TrainingConfig
@@ -180,10 +180,12 @@ def write_samples(
     }
 
 
-def tokens_per_second(config: dict[str, Any], facts: dict[str, Any]) -> float | None:
-    """Training tokens a second in a record's last session, measurements included."""
-    seconds = facts.get("training_seconds")
+def tokens_per_second(record: Record) -> float | None:
+    """Training tokens a second in the fastest epoch of a record's last session, measuring included:
+    other work on a device, and what comes before the first step, only ever slow an epoch down."""
+    seconds = record.provenance.get("fastest_epoch_seconds")
     if not seconds:
         return None
-    steps = facts["sessions"][-1]["steps"]
-    return float(steps * config["training"]["batch_size"] * config["task"]["length"] / seconds)
+    steps = record.metrics["steps"] / record.config["training"]["epochs"]
+    tokens = record.config["training"]["batch_size"] * record.config["task"]["length"]
+    return float(steps * tokens / seconds)

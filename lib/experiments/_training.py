@@ -215,6 +215,7 @@ def _train_group(cells: Sequence[Any], context: Context, study: Study) -> list[O
         "dtype": training.precision,
         "training_seconds": round(seconds / len(cells), 3),
         "ensemble": {"runs": len(cells), "training_seconds": round(seconds, 3)},
+        "fastest_epoch_seconds": min(trainer.epoch_seconds, default=None),
         "peak_memory_bytes": (
             torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
         ),

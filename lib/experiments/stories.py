@@ -116,7 +116,7 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
                 "text": cell.task.corpus.source.kind,
                 "seed": cell.seed,
                 "status": record.status,
-                "tokens_per_second": tokens_per_second(record.config, record.provenance),
+                "tokens_per_second": tokens_per_second(record),
                 "peak_gb": None if peak is None else peak / 1e9,
                 **record.metrics,
             }
@@ -126,16 +126,24 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
 
 def curves(records: Sequence[Record]) -> pd.DataFrame:
     """Learning curves with model, text, size (parameters, in millions), seed, and at each
-    measurement the tokens, petaflops and seconds that training had taken (seconds at the speed of
-    the record's last session)."""
+    measurement the tokens, petaflops and seconds that training had taken. Seconds are at the
+    fastest speed that was measured for the model on its text and kind of device, in any seed: runs
+    that share a device slow each other."""
     from lib.analysis.flops import training_flops
 
+    cells = [from_dict(LanguageCell, record.config) for record in records]
+    kinds = [
+        (cell.model, cell.task, record.provenance.get("device_name"))
+        for cell, record in zip(cells, records, strict=True)
+    ]
+    speeds: dict[Any, float] = {}
+    for kind, record in zip(kinds, records, strict=True):
+        speed = tokens_per_second(record)
+        speeds[kind] = max(speeds.get(kind, 0.0), speed or 0.0)
     parts = []
-    for record in records:
-        cell = from_dict(LanguageCell, record.config)
+    for cell, kind, record in zip(cells, kinds, records, strict=True):
         table = record.read_curves()
         tokens = table["step"] * cell.training.batch_size * cell.task.length
-        speed = tokens_per_second(record.config, record.provenance)
         parts.append(
             table.assign(
                 model=NAMES.get(architecture(cell), architecture(cell)),
@@ -144,7 +152,7 @@ def curves(records: Sequence[Record]) -> pd.DataFrame:
                 seed=cell.seed,
                 tokens=tokens,
                 petaflops=tokens * training_flops(cell.model, cell.task.length) / 1e15,
-                seconds=tokens / speed if speed else float("nan"),
+                seconds=tokens / speeds[kind] if speeds[kind] else float("nan"),
             )
         )
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

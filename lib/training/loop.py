@@ -151,6 +151,8 @@ class Trainer:
         self.earlier = [list[dict[str, Any]]() for _ in self.runs]
         self.rows = [list[dict[str, float]]() for _ in self.runs]
         self.failed: dict[int, int] = {}  # run to the step (counted from 0) that went wrong
+        # of each whole epoch of this session, measuring and data order included, not the capture
+        self.epoch_seconds: list[float] = []
         # counters on the device; a run has its loss sum, right answers, rows seen, first bad step
         self.counters = {
             "position": torch.zeros((), dtype=torch.int64, device=self.device),
@@ -331,6 +333,7 @@ class Trainer:
         if self.cuda:
             self._capture()
         bar = progress.bar(self.total, self.name, self.step)
+        begun = time.perf_counter() if self.step % steps == 0 else None
         while self.step < self.total and len(self.failed) < len(self.runs):
             if self.deadline is not None and time.monotonic() >= self.deadline:
                 self.save()
@@ -344,6 +347,10 @@ class Trainer:
             bar.update(1)
             if self.step % steps == 0:
                 self._end_epoch()
+                now = time.perf_counter()  # the device has just been waited for
+                if begun is not None:
+                    self.epoch_seconds.append(now - begun)
+                begun = now
                 if self.step < self.total:
                     self.batches.begin_epoch(self.step // steps)
             if time.monotonic() - saved >= self.checkpoint_every and self.step < self.total:

@@ -103,6 +103,10 @@ def test_stop_and_resume_is_exact(tmp_path: Path, stop_after: int) -> None:
     assert trainer.first_step == stop_after and second.status == "done"
     assert torch.equal(flat(fresh), flat(whole))
     assert second.curves.equals(expected.curves)
+    # epochs of this session that were begun in it
+    steps = trainer.batches.steps
+    assert len(trainer.epoch_seconds) == (trainer.total - stop_after) // steps
+    assert all(seconds > 0 for seconds in trainer.epoch_seconds)
 
 
 def test_checkpoint_of_another_cell_is_refused_and_kept(tmp_path: Path) -> None:
