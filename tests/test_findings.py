@@ -19,10 +19,12 @@ from lib.experiments import (
     ablations,
     find,
     interventions,
+    mistakes,
     noise_bf16,
     noise_phases,
     pretrained,
     scaling,
+    stories,
 )
 
 
@@ -214,4 +216,98 @@ def test_front_page_in_short(root: Path) -> None:
     assert rows["stories.scaling_with_length.token-mamba1"] == "reproduced"
     # what the page says has no results yet
     assert {v for name, v in rows.items() if name.startswith("memory.")} == {"not run"}
-    assert not page.records_of("stories.from_scratch", "matched")
+
+
+def from_scratch(column: str) -> pd.DataFrame:
+    """Of the 5M models: rows (text, seed), a column a model."""
+    frame = find(stories.NAME).frame(page.records_of(stories.NAME, "matched"))
+    five = frame[frame["parameters"] < 6e6]
+    assert len(five) == 2 * 3 * 4
+    return five.pivot_table(index=["text", "seed"], columns="model", values=column)
+
+
+MAMBAS, EXPERTS = ["Mamba-1", "Mamba-2"], "mixture of experts"
+
+
+def test_from_scratch_mambas_learn_sooner_and_attention_gets_further() -> None:
+    curves = stories.curves(page.records_of(stories.NAME, "matched"))
+    five = curves[curves["size"] == 5]
+    assert five["tokens"].max() == pytest.approx(33e6, rel=0.01)
+    by_text = {
+        text: some.pivot_table(index="tokens", columns="model", values="valid_bits_per_byte")
+        for text, some in five.groupby("text")
+    }
+    real, made = by_text["local"], by_text["stories"]
+    early = real[real.index < 15e6]
+    assert (early[MAMBAS].max(axis=1) < early["Transformer"]).all()
+    first = {
+        text: some[MAMBAS].max(axis=1).lt(some["Transformer"]) for text, some in by_text.items()
+    }
+    assert first["stories"].idxmin() < first["local"].idxmin()  # where the lead ends
+    assert (made[MAMBAS].iloc[0] / made["Transformer"].iloc[0]).max() < 0.6
+    assert (real[MAMBAS].iloc[0] / real["Transformer"].iloc[0]).min() > 0.95
+    last = from_scratch("final_valid_bits_per_byte").loc["local"]
+    assert (last["Transformer"] < last[MAMBAS].min(axis=1)).all()
+    fewer = 1 - last["Transformer"].mean() / last[MAMBAS].mean()
+    assert fewer.round(2).tolist() == [0.04, 0.05]
+
+
+def test_from_scratch_the_moment_decides_on_the_stories() -> None:
+    last = from_scratch("final_valid_bits_per_byte").loc["stories"]
+    assert (last[["Transformer", EXPERTS]] < 0.205).to_numpy().sum() == 3
+    assert (last[MAMBAS] > 0.22).all(axis=None)
+    spread = last["Transformer"].max() - last["Transformer"].min()
+    assert spread > last.mean().max() - last.mean().min()
+    curves = stories.curves(page.records_of(stories.NAME, "matched"))
+    some = curves[(curves["size"] == 5) & (curves["text"] == "stories") & (curves["step"] == 500)]
+    half = some.groupby("model")["valid_bits_per_byte"].mean()
+    assert half.max() / half.min() < 1.05
+
+
+def test_from_scratch_a_mixture_is_cheap_and_mambas_take_longer() -> None:
+    last = from_scratch("final_valid_bits_per_byte")
+    assert (last[EXPERTS] < last[MAMBAS].min(axis=1)).all()
+    between = last.loc["local"].mean()
+    assert between["Transformer"] < between[EXPERTS] < between[MAMBAS].min()
+    curves = stories.curves(page.records_of(stories.NAME, "matched"))
+    spent = curves[curves["size"] == 5].groupby(["text", "model"])[["petaflops", "seconds"]].max()
+    work = spent["petaflops"].unstack()
+    assert (work[EXPERTS] / work["Transformer"]).between(0.45, 0.6).all()
+    seconds = spent["seconds"].unstack()
+    slowest = seconds[["Transformer", EXPERTS]].max(axis=1)
+    assert (seconds[MAMBAS].min(axis=1) > 2 * slowest).all()
+    sizes = curves[curves["size"] == 16]
+    assert set(sizes["model"]) == {"Transformer", EXPERTS}  # the chapter says that Mambas are open
+
+
+def test_what_went_wrong_what_it_means() -> None:
+    frame = find(mistakes.NAME).frame(page.records_of(mistakes.NAME, "matched"))
+    assert len(frame) == 24
+    both = ["reported_loss", "true_loss"]
+    wrong, right = (
+        frame[frame["made"] == made].set_index(["mistake", "seed"])[[*both, "text_share"]]
+        for made in (True, False)
+    )
+    padding, twin = wrong.loc["padding"], right.loc["padding"]
+    lower = 1 - padding["reported_loss"] / padding["true_loss"]
+    assert (lower - (1 - padding["text_share"])).abs().max() < 0.02 and (
+        lower - 0.2
+    ).abs().max() < 0.05
+    assert (padding["true_loss"] / twin["true_loss"] - 1).abs().max() < 0.02
+    mask = wrong.loc["mask"]
+    assert (mask["reported_loss"] < 0.05).all()
+    assert (mask["true_loss"] > 2 * right.loc["mask"]["true_loss"]).all()
+    more = wrong.loc["experts"][both].sub(right.loc["experts"]["true_loss"], axis=0)
+    assert more.stack().between(0.05, 0.09).all()
+    steps = wrong.loc["dt"]["true_loss"] - right.loc["dt"]["true_loss"]
+    assert steps.between(-0.02, 0, inclusive="neither").all()
+
+
+def test_noise_form_on_the_authors_questions() -> None:
+    frame = find("noise.form").frame(page.records_of("noise.form", "matched"))
+    formed = frame[frame["noise"].isin(FORMS)]
+    assert len(formed) >= 9 and set(formed["noise"]) == set(FORMS)
+    assert (formed["own_noisy"] > 0.98).all()
+    assert (formed[["own_clean", "own_again"]] == 0).all(axis=None)
+    known = frame[[f"content_{phase}" for phase in ("clean", "noisy", "again")]]
+    assert (known < 0.04).all(axis=None)

@@ -121,8 +121,9 @@ def proof(size: str) -> TextCell:
 
 
 def cells_form(profile: str) -> list[TextCell]:
-    """matched: three architectures of 1M on the authors' D_ch, asked their test questions, with
-    four noises and the control. quick: a tiny one in a closed world. paper: none."""
+    """matched: three architectures of 1M on the authors' D_ch (false answers: on their D_GK), asked
+    their test questions, with five noises and the control, three seeds. quick: a tiny one in a
+    closed world. paper: none."""
     if profile == "paper":
         return []
     if profile == "quick":
@@ -135,14 +136,16 @@ def cells_form(profile: str) -> list[TextCell]:
     training = dataclasses.replace(matched.TRAINING, epochs=3)
     plain = [
         cell for cell in matched.cells("matched")
-        if cell.noise == NONE and cell.seed == 1 and matched.size_of(cell) == "1M"
+        if cell.noise == NONE and matched.size_of(cell) == "1M"
     ]  # fmt: skip
     return [
         TextCell(OwnBase(cell.base, cell.model, cell.pretraining), "D_ch", noise, "ours",
-                 training, training, training, cell.seed, length=128, answer_tokens=64,
+                 training, training, training, seed, length=128, answer_tokens=64,
                  scored="answer")
-        for noise in ("char_flip", NONE, "word_flip", "transliteration", "irrelevant")
+        for seed in dict.fromkeys(cell.seed for cell in plain)  # one of all before the next
+        for noise in ("char_flip", NONE, *(name for name in NOISES if name != "char_flip"))
         for cell in plain
+        if cell.seed == seed
     ]  # fmt: skip
 
 
@@ -233,14 +236,19 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def forms(frame: pd.DataFrame) -> pd.DataFrame:
-    """:func:`table` of our own models, which differ in architecture and noise alone."""
+    """:func:`table` of our own models, which differ in architecture, noise and seed alone: means
+    over seeds, and how many these are."""
     if not len(frame):
         return frame
-    made = table(frame)
+    numbers = list(frame.select_dtypes("number").columns.difference(["seed"]))
+    groups = frame.groupby(["noise", "model"], sort=False)
+    means = groups[numbers].mean().reset_index()
+    whole = means.assign(recipe="ours", samples=None, seed=groups["seed"].nunique().to_numpy())
+    made = table(whole)
     shown = made[[name for name in made if name.startswith(("content", "form"))]]
-    shown.insert(0, "noise", frame["noise"].map(TITLES))
-    shown.insert(0, "model", frame["model"].str.split("-").str[0].map(matched.NAMES))
-    return shown
+    shown.insert(0, "noise", made["noise"])
+    shown.insert(0, "model", whole["model"].str.split("-").str[0].map(matched.NAMES))
+    return shown.assign(seeds=made["seed"])
 
 
 def _experiment(key: str, title: str, cells: Any, notebook: str, judged: bool) -> Experiment:

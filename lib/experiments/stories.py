@@ -29,7 +29,7 @@ from lib.tasks.language import LanguageTask
 from lib.tasks.tokenizers import BPEConfig
 from lib.training.config import TrainingConfig
 
-NAME = "stories.from_scratch"
+NAME, RATES_NAME = "stories.from_scratch", "stories.learning_rate"
 NAMES = {
     "mamba1": "Mamba-1", "mamba2": "Mamba-2", "transformer": "Transformer",
     "moe": "mixture of experts",
@@ -46,6 +46,7 @@ TEXTS = {
 LENGTH, BATCH, MEASUREMENTS = 512, 64, 20
 TOKENS = {"5M": 32_768_000, "16M": 65_536_000}  # of training
 SEEDS = {"5M": (1, 2, 3), "16M": (1,)}
+RATES = (3e-3, 3e-4)  # beside that of all others, on real text
 TRAINING = TrainingConfig(
     epochs=MEASUREMENTS, warmup_epochs=1, batch_size=BATCH, lr_peak=1e-3, lr_end=1e-4,
     beta2=0.95, weight_decay=0.1, precision="bfloat16",
@@ -83,13 +84,33 @@ def cells(profile: str) -> list[LanguageCell]:
     return found
 
 
+def cells_rates(profile: str) -> list[LanguageCell]:
+    """The cells of one seed at 5M with other learning rates: one rate for all may suit one
+    architecture better than another. matched: on real text. quick: one cell. paper: none."""
+    plain = cells(profile)
+    rates: tuple[float, ...] = RATES
+    if profile == "quick":
+        plain, rates = plain[:1], RATES[:1]
+    elif profile == "matched":
+        first = [cell for cell in plain if cell.seed == 1 and cell.task.corpus.source == DEBIAN]
+        plain = [cell for cell in first if cell.model == preset(architecture(cell), "5M", 8192)]
+
+    def at(cell: LanguageCell, rate: float) -> LanguageCell:
+        training = dataclasses.replace(cell.training, lr_peak=rate, lr_end=rate / 10)
+        return dataclasses.replace(cell, training=training)
+
+    return [at(cell, rate) for rate in rates for cell in plain]
+
+
 def readable(cell: LanguageCell) -> str:
-    """For example ``moe-5M-stories-s1``."""
+    """For example ``moe-5M-stories-s1``, and ``moe-5M-local-lr0.003-s1`` at another rate."""
     kind = architecture(cell)
     known = [size for size in SIZES if preset(kind, size, cell.model.vocab_size) == cell.model]
     if not known:
         return language_readable(cell)
-    return f"{kind}-{known[0]}-{cell.task.corpus.source.kind}-s{cell.seed}"
+    rate = cell.training.lr_peak
+    other = [] if rate == TRAINING.lr_peak else [f"lr{rate:g}"]
+    return "-".join([kind, known[0], cell.task.corpus.source.kind, *other, f"s{cell.seed}"])
 
 
 def architecture(cell: Any) -> str:
@@ -101,8 +122,8 @@ def architecture(cell: Any) -> str:
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
-    """One row a record: architecture, model (its name), size, text, seed, parameters outside the
-    embedding, tokens a second, peak memory in GB, and every metric."""
+    """One row a record: architecture, model (its name), parameters (outside the embedding), text,
+    seed, learning rate, status, tokens a second, peak memory in GB, and every metric."""
     rows: list[dict[str, Any]] = []
     for record in records:
         cell = from_dict(LanguageCell, record.config)
@@ -115,6 +136,7 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
                 "parameters": non_embedding(cell.model),
                 "text": cell.task.corpus.source.kind,
                 "seed": cell.seed,
+                "rate": cell.training.lr_peak,
                 "status": record.status,
                 "tokens_per_second": tokens_per_second(record),
                 "peak_gb": None if peak is None else peak / 1e9,
@@ -122,6 +144,19 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def by_rate(table: pd.DataFrame) -> pd.DataFrame:
+    """Bits per byte at each learning rate, for the models, texts and seeds of :func:`frame` that
+    have more than one: one row a model."""
+    group = ["model", "parameters", "text", "seed"]
+    if not len(table):
+        return table
+    several = table[table.groupby(group)["rate"].transform("nunique") > 1]
+    shown = several.pivot_table(
+        index="model", columns="rate", values="final_valid_bits_per_byte", sort=False
+    )
+    return shown.rename(columns=lambda rate: f"rate {rate:g}").reset_index()
 
 
 def curves(records: Sequence[Record]) -> pd.DataFrame:
@@ -177,10 +212,10 @@ def run(chosen: Sequence[LanguageCell], context: Context) -> Iterator[Outcome]:
     yield from train_language(chosen, context, write_samples)
 
 
-EXPERIMENTS = (
-    Experiment(
-        name=NAME,
-        title="Four architectures from scratch",
+def _experiment(name: str, title: str, cells: Any) -> Experiment:
+    return Experiment(
+        name=name,
+        title=title,
         protocol=1,
         notebook="notebooks/stories/from_scratch.ipynb",
         cells=cells,
@@ -188,5 +223,10 @@ EXPERIMENTS = (
         run=run,
         frame=frame,
         judged=False,  # what was published counts padding: there is no number to hold against
-    ),
+    )
+
+
+EXPERIMENTS = (
+    _experiment(NAME, "Four architectures from scratch", cells),
+    _experiment(RATES_NAME, "Four architectures from scratch: other learning rates", cells_rates),
 )

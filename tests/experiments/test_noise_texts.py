@@ -21,7 +21,7 @@ from lib.experiments._noise_material import LABEL, open_material
 from lib.models.hub import HubError
 from lib.models.presets import non_embedding
 from lib.store import Record
-from lib.tasks.noise import NOISES
+from lib.tasks.noise import NOISES, NONE
 from lib.tasks.prompts import Pair
 from lib.tasks.question_answers import TransformersCodes
 from lib.training.checkpoints import CheckpointError
@@ -238,9 +238,23 @@ def test_frame_and_tables(mamba: Outcome) -> None:
     own = texts.forms(frame.assign(model="mamba2-L14m96", noise="none"))
     assert own["model"].tolist() == ["Mamba-2"] and own["noise"].tolist() == ["no noise (control)"]
     phases = "clean / noisy / again"
-    assert list(own)[2:] == [f"content, {phases}", f"form, {phases}"]
+    assert list(own)[2:] == [f"content, {phases}", f"form, {phases}", "seeds"]
+    other = frame.assign(model="mamba2-L14m96", noise="none", seed=2, content_clean=1.0)
+    both = texts.forms(pd.concat([frame.assign(model="mamba2-L14m96", noise="none"), other]))
+    mean = 50 * (1 + frame["content_clean"].item())
+    assert both["seeds"].tolist() == [2] and both[f"content, {phases}"][0].startswith(f"{mean:.1f}")
     shown = texts.example(mamba.cell)
     assert shown["answer"][1] == " " + shown["answer"][0][1:][::-1]
+
+
+def test_forms_are_learnt_by_all_architectures_with_all_noises_and_seeds() -> None:
+    cells = texts.cells_form("matched")
+    kinds = {texts.source_name(cell.source) for cell in cells}
+    wanted = {(kind, noise, seed) for kind in kinds for noise in (NONE, *NOISES)
+              for seed in (1, 2, 3)}  # fmt: skip
+    assert len(kinds) == 3 and len(cells) == len(wanted)
+    assert {(texts.source_name(c.source), c.noise, c.seed) for c in cells} == wanted
+    assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
 
 
 def test_names() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from lib import provenance
@@ -11,10 +12,13 @@ from lib.experiments import Context, cells_of, find
 from lib.experiments.stories import (
     MEASUREMENTS,
     NAME,
+    RATES_NAME,
     SEEDS,
     TEXTS,
     TOKENS,
+    TRAINING,
     architecture,
+    by_rate,
     curves,
     readable,
     run,
@@ -99,6 +103,35 @@ def test_the_first_cells_are_one_seed_of_all_at_the_small_size_on_the_text_that_
         f"{kind}-5M-stories-s{seed}" for seed in (2, 3) for kind in ARCHITECTURES
     ]
     assert all("16M" in name for name in names[24:])
+
+
+def test_other_rates_are_beside_the_same_cells_on_real_text() -> None:
+    plain = cells_of(find(NAME), "matched")
+    cells = cells_of(find(RATES_NAME), "matched")
+    assert [readable(cell) for cell in cells] == [
+        f"{kind}-5M-local-lr{rate}-s1" for rate in ("0.003", "0.0003") for kind in ARCHITECTURES
+    ]
+    for cell in cells:
+        assert cell.training.lr_end == pytest.approx(cell.training.lr_peak / 10)
+        rates = {"lr_peak": TRAINING.lr_peak, "lr_end": TRAINING.lr_end}
+        twin = dataclasses.replace(cell, training=dataclasses.replace(cell.training, **rates))
+        assert twin in plain
+    assert [readable(c) for c in cells_of(find(RATES_NAME), "quick")] == [
+        "mamba1-1M-stories-lr0.003-s1"
+    ]
+
+
+def test_a_table_of_rates_has_the_models_that_met_several() -> None:
+    same = {"parameters": 5, "text": "local", "seed": 1, "status": "done"}
+    rows = [
+        {"model": "Mamba-1", "rate": 1e-3, "final_valid_bits_per_byte": 1.5, **same},
+        {"model": "Mamba-1", "rate": 3e-3, "final_valid_bits_per_byte": 1.4, **same},
+        {"model": "Mamba-1", "rate": 1e-3, "final_valid_bits_per_byte": 9.0, **same, "seed": 2},
+        {"model": "Transformer", "rate": 1e-3, "final_valid_bits_per_byte": 1.3, **same},
+    ]
+    (row,) = by_rate(pd.DataFrame(rows)).to_dict("records")
+    assert row == {"model": "Mamba-1", "rate 0.001": 1.5, "rate 0.003": 1.4}
+    assert by_rate(pd.DataFrame()).empty
 
 
 def test_other_models_have_names_too() -> None:
