@@ -32,6 +32,9 @@ def against_cost(
     for column, (cost, label) in enumerate(costs.items(), 1):
         for index, model in enumerate(models):
             rows = curves[curves["model"] == model]
+            rows = rows.dropna(subset=[cost])  # records of earlier code have no seconds
+            if rows.empty:
+                continue
             if cost == "seconds":  # seeds take different times: their mean time at each step
                 rows = rows.assign(seconds=rows.groupby("step")["seconds"].transform("mean"))
             band(figure, rows, cost, metric, model, index, log=True, row=1, col=column)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib.ops import backends
+from lib.ops import backends, long_scan
 from lib.ops.scan import OP
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -75,8 +75,11 @@ def _power(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def _chunks(length: int) -> tuple[int, int]:
-    """Chunks of a sequence and steps of a chunk, as even as they can be."""
+def _chunks(length: int, n: int) -> tuple[int, int]:
+    """Chunks of a sequence and steps of a chunk, as even as they can be where all are computed by
+    the kernels for short sequences."""
+    if long_scan.serves(length, n, SIZES.steps):
+        return long_scan.chunks_of(length), long_scan.SIZES.steps
     chunks = ceil_div(length, SIZES.steps)
     return chunks, ceil_div(length, chunks)
 
@@ -121,7 +124,7 @@ def _shape(
 ) -> dict[str, Any]:  # fmt: skip
     """The constants of both kernels. Time strides of B and C are among them: their addresses then
     cost nothing."""
-    chunks, steps = _chunks(u.shape[3])
+    chunks, steps = _chunks(u.shape[3], A.shape[2])
     more = u.shape[3] > 1  # the stride along an axis of one may be anything
     return {
         "CHANNELS": u.shape[2] // B.shape[2],
@@ -152,17 +155,25 @@ def _forward(
     y, last, states, pre = out
     r, b, _, length = u.shape
     groups = B.shape[2]
+    chunks = _chunks(length, A.shape[2])[0]
+    given = (*strided(u, delta, A, B, C, D, z, delta_bias, start, y), states,
+             last if want_last else None, pre, b, groups, length, chunks)  # fmt: skip
+    if long_scan.serves(length, A.shape[2], SIZES.steps):
+        from lib.ops.triton.long_scan import long_forward
+
+        fixed = long_scan.shape(u, A, B, C, softplus, _alignment(B, C))
+        fixed |= long_scan.cut(A.shape[2], long_scan.SIZES.warps)
+        fixed |= long_scan.time_strides(UL=u, DL=delta, ZL=z, YL=y)
+        programs = ceil_div(fixed["CHANNELS"], fixed["DB"]) * groups * b * r
+        _launch(long_forward, programs, *given, groups * fixed["CHANNELS"], **fixed)
+        return out
     shape = _shape(u, A, B, C, start, softplus)
     tile = _tile(A.shape[2], SIZES.tile, SIZES.forward_entries, SIZES.forward_warps)
     programs = ceil_div(shape["CHANNELS"], tile["DB"]) * groups * b * r
     if programs * tile["num_warps"] < SIZES.warps:
         tile = _tile(A.shape[2], SIZES.small_tile, SIZES.small_entries, 1)
         programs = ceil_div(shape["CHANNELS"], tile["DB"]) * groups * b * r
-    _launch(
-        forward, programs,
-        *strided(u, delta, A, B, C, D, z, delta_bias, start, y), states,
-        last if want_last else None, pre, b, groups, length, _chunks(length)[0], **shape, **tile,
-    )  # fmt: skip
+    _launch(forward, programs, *given, **shape, **tile)
     return out
 
 
@@ -171,7 +182,7 @@ def _empty_outputs(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     r, b, d, length = u.shape
     n = A.shape[2]
-    between = _chunks(length)[0] - 1
+    between = _chunks(length, A.shape[2])[0] - 1
 
     def wide(there: bool, *size: int) -> Tensor:
         return torch.empty(size if there else (0,), dtype=torch.float32, device=u.device)
@@ -195,12 +206,19 @@ def _backward(
 
     r, b, d, length = u.shape
     groups, n = B.shape[2], A.shape[2]
-    chunks, steps = _chunks(length)
-    shape = _shape(u, A, B, C, start, softplus) | _tile(
-        n, SIZES.backward_tile, SIZES.backward_entries, SIZES.backward_warps
-    )
-    part, each = _share(r * groups, b, shape["CHANNELS"], shape["DB"])
-    parts, blocks = ceil_div(shape["CHANNELS"], part), ceil_div(b, each)
+    chunks, steps = _chunks(length, n)
+    long, channels = long_scan.serves(length, n, SIZES.steps, backward=True), d // groups
+    if long:
+        shape = long_scan.shape(u, A, B, C, softplus, _alignment(B, C))
+        shape |= long_scan.cut(n, long_scan.SIZES.backward_warps)
+        part = shape["DB"]
+        each = long_scan.share(r * groups, b, ceil_div(channels, part))
+    else:
+        shape = _shape(u, A, B, C, start, softplus) | _tile(
+            n, SIZES.backward_tile, SIZES.backward_entries, SIZES.backward_warps
+        )
+        part, each = _share(r * groups, b, channels, shape["DB"])
+    parts, blocks = ceil_div(channels, part), ceil_div(b, each)
 
     def wide(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(size, dtype=dtype, device=u.device)
@@ -216,19 +234,27 @@ def _backward(
     dA = wide(blocks, r, d, n)
     dD, dbias = (None if t is None else wide(blocks, r, d) for t in (D, delta_bias))
     programs = parts * groups * blocks * r
-    # a program's own: dt, x and dy, sums over entries (once more if these are taken in several
-    # blocks), the gradient of the state between chunks, B and C; in whole lines of the cache
-    sums = 2 if n <= shape["NB"] else 4
-    own = part * (_power(steps) * (3 + sums) + (n if chunks > 1 else 0))
-    own = ceil_div(own + (0 if SIZES.hold else 2 * steps * shape["NB"]), 32) * 32
-    scratch = wide(programs, own)
-    _launch(
-        backward, programs, *strided(u, delta, A, B, C, D, z, delta_bias, start), states, pre,
-        *strided(dy, dlast, du, ddelta, dz), dB, dC, dstart, dA, dD, dbias, scratch,
-        b, groups, length, chunks, each, **shape, PART=part, STEPS=_power(steps),
-        THREADS=32 * SIZES.backward_warps, SCRATCH=own, HOLD=SIZES.hold,
-        WIDE=min(64, _power(part)), maxnreg=SIZES.registers,
-    )  # fmt: skip
+    given = (*strided(u, delta, A, B, C, D, z, delta_bias, start), states, pre,
+             *strided(dy, dlast, du, ddelta, dz), dB, dC, dstart, dA, dD, dbias)  # fmt: skip
+    if long:
+        from lib.ops.triton.long_scan import long_backward
+
+        _launch(
+            long_backward, programs, *given, b, groups, length, chunks, d, each, **shape,
+            **long_scan.time_strides(UL=u, DL=delta, ZL=z, YL=dy, DUL=du, DDL=ddelta, DZL=dz),
+            W=long_scan.SIZES.backward_warps, maxnreg=long_scan.SIZES.registers,
+        )  # fmt: skip
+    else:
+        # a program's own: dt, x and dy, sums over entries (once more if these are taken in several
+        # blocks), the gradient of the state between chunks, B and C; in whole lines of the cache
+        sums = 2 if n <= shape["NB"] else 4
+        own = part * (_power(steps) * (3 + sums) + (n if chunks > 1 else 0))
+        own = ceil_div(own + (0 if SIZES.hold else 2 * steps * shape["NB"]), 32) * 32
+        _launch(
+            backward, programs, *given, wide(programs, own), b, groups, length, chunks, each,
+            **shape, PART=part, STEPS=_power(steps), THREADS=32 * SIZES.backward_warps,
+            SCRATCH=own, HOLD=SIZES.hold, WIDE=min(64, _power(part)), maxnreg=SIZES.registers,
+        )  # fmt: skip
 
     def total(shares: Tensor | None, like: Tensor | None) -> Tensor:
         """Sum over programs, in one order."""

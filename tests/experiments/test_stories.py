@@ -93,6 +93,8 @@ def test_the_quick_cells_train_and_are_drawn(
     assert len(shown) == len(ARCHITECTURES)
     mamba = next(trace for trace in figure.data if trace.name == "Mamba-1 (1 seed)")
     assert list(mamba.x) == [64 * 8 * 3, 64 * 8 * 6]
+    unknown = figures.against_cost(table.assign(seconds=float("nan")), "title")
+    assert {trace.xaxis for trace in unknown.data} == {"x", "x2"}  # tokens, petaflops
     assert list(mamba.y) == pytest.approx(table["valid_bits_per_byte"].tolist()[:2])
 
 

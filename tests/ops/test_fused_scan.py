@@ -13,7 +13,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lib.ops import backends, fused_scan
+from lib.ops import backends, fused_scan, long_scan
 from lib.ops.scan import selective_scan
 from tests.ops.compare import TOLERANCE, Inputs, assert_close, assert_same, draw, gradients
 
@@ -39,6 +39,21 @@ def scan_inputs(
     return inputs
 
 
+def use_long(monkeypatch: pytest.MonkeyPatch, **sizes: Any) -> None:
+    """Sequences of several chunks by the kernels made for those, whatever the state's size."""
+    whole = {"most": 128, "backward_most": 128, **sizes}
+    monkeypatch.setattr(long_scan, "SIZES", replace(long_scan.SIZES, **whole))
+
+
+@pytest.fixture(params=["short", "long"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels for short sequences, which know chunks too, and those for long ones."""
+    if request.param == "long":
+        use_long(monkeypatch)
+    else:
+        use_long(monkeypatch, most=0, backward_most=0)
+
+
 def channels_last(inputs: Inputs) -> Inputs:
     """The same numbers in a model's memory layout: (b, l, d) and (b, l, n), seen transposed."""
     return {
@@ -56,6 +71,72 @@ def channels_last(inputs: Inputs) -> Inputs:
 def test_equals_the_reference(b: int, d: int, n: int, length: int, dtype: torch.dtype) -> None:
     inputs = scan_inputs(b, d, n, length)
     assert_same(partial(fused, **FULL), partial(reference, **FULL), inputs, dtype)
+
+
+@on_cpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("b", "d", "n", "length"),
+    [(2, 5, 16, 19), (1, 9, 24, 16), (1, 3, 2, 10), (1, 2, 100, 9), (1, 40, 16, 17)],
+)
+def test_long_sequences_equal_the_reference(
+    b: int, d: int, n: int, length: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_long(monkeypatch)
+    inputs = channels_last(scan_inputs(b, d, n, length))
+    assert_same(partial(fused, **FULL), partial(reference, **FULL), inputs, dtype)
+
+
+@on_cpu
+@given(
+    b=st.integers(1, 2), d=st.integers(1, 5), n=st.integers(1, 20), length=st.integers(9, 18),
+    groups=st.sampled_from([None, 1, 2]), left_out=st.sets(
+        st.sampled_from(["D", "z", "delta_bias", "initial_state"])),
+    softplus=st.booleans(), last=st.booleans(), transposed=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=5, phases=[Phase.generate])
+def test_long_sequences_with_any_options(
+    b: int, d: int, n: int, length: int, groups: int | None, left_out: set[str], softplus: bool,
+    last: bool, transposed: bool,
+) -> None:  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        use_long(patch)
+        any_options(b, d, n, length, groups, left_out, softplus, last, transposed)
+
+
+@on_cpu
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"warps": 2, "backward_warps": 1}, {"backward_warps": 2, "programs": 1},
+        {"backward_most": 0}, {"steps": 4},
+    ],
+)  # fmt: skip
+def test_any_cut_of_long_sequences(sizes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several warps and sequences a program, a backward pass by the other kernels, other chunks."""
+    use_long(monkeypatch, **sizes)
+    inputs = channels_last(scan_inputs(2, 9, 12, 21))
+    run = partial(fused, **FULL)
+    assert_same(run, partial(reference, **FULL), inputs, torch.float32)
+    cast = {name: t.float() for name, t in inputs.items()}
+    first, second = (gradients(run, cast) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first[0], second[0], strict=True))
+    assert all(torch.equal(first[1][name], second[1][name]) for name in inputs)
+
+
+@given(
+    length=st.integers(1, 5000), n=st.integers(1, 256), most=st.sampled_from([0, 32, 128]),
+    backward_most=st.sampled_from([0, 32, 128]),
+)  # fmt: skip
+def test_which_kernels_serve(length: int, n: int, most: int, backward_most: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        use_long(patch, most=most, backward_most=backward_most)
+        forward, backward = (long_scan.serves(length, n, 8, backward=b) for b in (False, True))
+        assert forward >= backward  # the backward kernels for long ones need their chunks
+        assert forward == (length > 8 and n <= most)
+        tile = long_scan.cut(n, 1)
+        if n <= 128:
+            assert tile["NB"] >= n and tile["J"] * 4 == tile["NB"] and tile["DB"] * tile["J"] == 32
 
 
 @on_cpu
@@ -96,6 +177,13 @@ def test_parameters_may_be_wider_than_activations() -> None:
 )  # fmt: skip
 @settings(max_examples=5, phases=[Phase.generate])  # shrinking would take minutes
 def test_any_shape_and_any_options(
+    b: int, d: int, n: int, length: int, groups: int | None, left_out: set[str], softplus: bool,
+    last: bool, transposed: bool,
+) -> None:  # fmt: skip
+    any_options(b, d, n, length, groups, left_out, softplus, last, transposed)
+
+
+def any_options(
     b: int, d: int, n: int, length: int, groups: int | None, left_out: set[str], softplus: bool,
     last: bool, transposed: bool,
 ) -> None:  # fmt: skip
@@ -157,7 +245,7 @@ def test_results_are_bit_equal_from_call_to_call(monkeypatch: pytest.MonkeyPatch
 
 
 @on_cpu
-def test_the_future_does_not_reach_the_past() -> None:
+def test_the_future_does_not_reach_the_past(kernels: None) -> None:
     inputs = {name: t.float() for name, t in scan_inputs(1, 3, 4, 11).items()}
     before = fused(**inputs, delta_softplus=True)
     for moment in (0, 7, 8, 10):
@@ -170,7 +258,7 @@ def test_the_future_does_not_reach_the_past() -> None:
 
 
 @on_cpu
-def test_split_in_two_is_the_whole() -> None:
+def test_split_in_two_is_the_whole(kernels: None) -> None:
     inputs = {name: t.float() for name, t in scan_inputs(2, 3, 4, 12).items()}
     y, last = fused(**inputs, **FULL)
     first = {k: v[..., :9] if k in OVER_TIME else v for k, v in inputs.items()}
@@ -201,7 +289,7 @@ def test_one_output_is_enough_for_gradients() -> None:
 
 
 @on_cpu
-def test_vmap_over_runs_is_a_loop_over_runs() -> None:
+def test_vmap_over_runs_is_a_loop_over_runs(kernels: None) -> None:
     runs = [
         {name: t.float() for name, t in channels_last(scan_inputs(1, 3, 5, 9, seed=seed)).items()}
         for seed in range(2)
@@ -243,7 +331,7 @@ def test_compiles_without_graph_breaks() -> None:
 
 
 @on_cpu
-def test_the_ops_keep_the_rules_of_custom_ops() -> None:
+def test_the_ops_keep_the_rules_of_custom_ops(kernels: None) -> None:
     """Shapes and strides of the fake, gradients under tracing, no hidden aliases."""
     t = {name: x.float()[None] for name, x in channels_last(scan_inputs(1, 2, 3, 9)).items()}
     tensors = [t[k] for k in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")]
@@ -325,7 +413,7 @@ def test_without_the_interpreter_it_is_missing_on_a_processor(
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("n", [16, 24, 128, 256])
 @pytest.mark.parametrize("length", [1, 5, 8, 19, 129])
-def test_on_the_gpu(length: int, n: int, dtype: torch.dtype) -> None:
+def test_on_the_gpu(length: int, n: int, dtype: torch.dtype, kernels: None) -> None:
     for groups in (None, 2):
         inputs = channels_last(scan_inputs(3, 70, n, length, groups))
         run, exact = partial(fused, **FULL), partial(reference, **FULL)
@@ -352,7 +440,7 @@ def test_the_experiments_shape_on_the_gpu() -> None:
 
 @pytest.mark.gpu
 @on_gpu
-def test_vmap_and_compile_on_the_gpu() -> None:
+def test_vmap_and_compile_on_the_gpu(kernels: None) -> None:
     runs = [
         {
             name: t.float().cuda()

@@ -51,9 +51,19 @@ def exp2(x, FAST: tl.constexpr):
 
 
 @triton.jit
-def softplus(x):
-    """log(1 + exp(x)), without overflow, to float32's precision where it is tiny too."""
-    tail = tl.exp(-tl.abs(x))
-    # log(1 + t) loses t's digits when t is small: four terms of its series do not
-    series = tail * (1.0 - tail * (0.5 - tail * (1.0 / 3.0 - tail * 0.25)))
-    return tl.maximum(x, 0.0) + tl.where(tail < 1e-2, series, tl.log(1.0 + tail))
+def softplus(x, FAST: tl.constexpr = False):
+    """log(1 + exp(x)), without overflow, to two units of float32's last place, tiny or not.
+
+    log(1 + t) for t = exp(-|x|), 0 to 1, is t times a polynomial that is exact at 0 (fitted for the
+    least relative error, 3e-8): the hardware's logarithm is 1e-5 off near 1.
+    """
+    t = exp(-tl.abs(x), FAST)
+    p = 0.005364724900573492 * t - 0.030065398663282394
+    p = p * t + 0.07920390367507935
+    p = p * t - 0.13753749430179596
+    p = p * t + 0.1915363073348999
+    p = p * t - 0.24857157468795776
+    p = p * t + 0.333213210105896
+    p = p * t - 0.49999648332595825
+    p = p * t + 1.0
+    return tl.maximum(x, 0.0) + t * p

@@ -1,0 +1,92 @@
+"""The fused scan of sequences of several chunks: how its work is cut, and the launches.
+
+See :mod:`lib.ops.triton.long_scan` for the kernels, :mod:`lib.ops.fused_scan` for the ops.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the kernels' work.
+
+    Attributes:
+        steps: of a chunk, a power of two. States of a chunk are recomputed from the one before it.
+        entries: of a state, neighbours, in a lane.
+        most, backward_most: states up to this size are kept in registers; at most 128, the
+            `entries` of 32 lanes. Large states have few channels a program, and with them many
+            partial sums of dB and dC. 0: the kernels for short sequences serve all.
+        warps, backward_warps: of a program.
+        programs: backward programs that should be there: more sequences are shared among so many.
+        registers: most registers of a backward thread; 168 leave room for 12 warps a processor.
+    """
+
+    steps: int = 8
+    entries: int = 4
+    most: int = 0
+    backward_most: int = 0
+    warps: int = 1
+    backward_warps: int = 4
+    programs: int = 1056
+    registers: int | None = 168
+
+
+SIZES = Sizes()
+WARP = 32
+
+
+def serves(length: int, n: int, short: int, backward: bool = False) -> bool:
+    """Whether sequences are long: more than the `short` steps of one chunk of the other kernels,
+    with a state that fits into a warp's registers. A backward pass of the other kernels can follow
+    a forward pass of these, in chunks of equal steps."""
+    most = min(SIZES.most, SIZES.backward_most) if backward else SIZES.most
+    return short < length and n <= most
+
+
+def chunks_of(length: int) -> int:
+    """Chunks of a sequence."""
+    return -(-length // SIZES.steps)
+
+
+def cut(n: int, warps: int) -> dict[str, int]:
+    """A program's tile: DB channels, NB entries, J lanes along these."""
+    wide = max(SIZES.entries, 1 << (n - 1).bit_length())
+    lanes = wide // SIZES.entries
+    return {"DB": WARP * warps // lanes, "NB": wide, "J": lanes, "num_warps": warps}
+
+
+def _stride(t: Tensor | None) -> int:
+    return 0 if t is None or t.shape[3] == 1 else t.stride(3)
+
+
+def shape(
+    u: Tensor, A: Tensor, B: Tensor, C: Tensor, softplus: bool, aligned: int
+) -> dict[str, Any]:
+    """The constants of both kernels."""
+    return {
+        "CHANNELS": u.shape[2] // B.shape[2],
+        "N": A.shape[2],
+        "T": SIZES.steps,
+        "BL": B.stride(4),
+        "CL": C.stride(4),
+        "WHOLE": u.shape[3] % SIZES.steps == 0,
+        "ALIGNED": aligned,
+        "SOFTPLUS": softplus,
+        "FAST": u.is_cuda,
+    }
+
+
+def time_strides(**tensors: Tensor | None) -> dict[str, int]:
+    """Constants of the kernels: strides along time, by name."""
+    return {name: _stride(t) for name, t in tensors.items()}
+
+
+def share(groups: int, b: int, parts: int) -> int:
+    """Sequences of a backward program: more than one only where there are plenty. `groups` are
+    those of all runs, `parts` the programs of a group's channels."""
+    return max(1, b * groups * parts // SIZES.programs)
