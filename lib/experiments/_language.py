@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from lib.tasks.language import LanguageData
     from lib.tasks.packing import PackedBatches
 
+# names of corpora on pages
+TEXT_NAMES = {"stories": "made-up stories", "kinds": "made-up text", "local": "real text"}
 WATCHED = ("valid_loss", "valid_bits_per_byte")
 
 

@@ -183,6 +183,7 @@ def _run_cell(
     from lib.analysis.memory_measures import observe, tabulate
     from lib.models.autoencoder import AutoencoderConfig, StateAutoencoder
     from lib.ops import backends
+    from lib.training.compiling import compile_layers, eagerly
     from lib.training.gradients import autocast
     from lib.training.loop import Run, Trainer
 
@@ -205,11 +206,16 @@ def _run_cell(
     watched = asked.chunks.tokens[: max(1, 8192 // cell.task.length)].to(device)
     with torch.no_grad(), backends.recording() as used, autocast(cell.training, device):
         model.loss(watched[:2])
+    if context.compile:
+        # what was compiled for earlier decoders counts towards a limit
+        torch.compiler.reset()
+        compile_layers(model.encoder)
+        compile_layers(model.decoder)
     trainer = Trainer(
         model, decoder_loss, batches, cell.training, evaluate=lambda own: _watch(own, watched),
         runs=[Run(context.identify(cell), context.checkpoint(readable(cell), cell))],
         checkpoint_every=context.checkpoint_every, deadline=context.deadline,
-        compile=bool(context.compile), name=readable(cell),
+        name=readable(cell),
         origin={**provenance.code(), "device_name": provenance.machine(device)["device_name"]},
     )  # fmt: skip
     before = time.perf_counter()
@@ -231,7 +237,8 @@ def _run_cell(
     )  # fmt: skip
     observed = None
     if result.status == "done":
-        observed = observe(model.eval(), asked, tagged)
+        with eagerly():  # chunks come in other numbers there
+            observed = observe(model.eval(), asked, tagged)
         outcome.weights = _weights(cell, model, data)
     facts["peak_memory_bytes"] = (
         torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
@@ -286,7 +293,10 @@ def decoder_loss(model: StateAutoencoder, tokens: Tensor) -> tuple[Tensor, Tenso
 
 
 def _watch(model: Any, tokens: Tensor) -> dict[str, Tensor]:
-    loss, right = decoder_loss(model, tokens)
+    from lib.training.compiling import eagerly
+
+    with eagerly():
+        loss, right = decoder_loss(model, tokens)
     return {"test_loss": loss, "test_accuracy": right / tokens.numel()}
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 
 from lib.config import from_dict
 from lib.experiments import Experiment
-from lib.experiments._language import LanguageCell
+from lib.experiments._language import TEXT_NAMES, LanguageCell
 from lib.experiments._memory import MemoryCell, language_name, readable, train_decoders
 from lib.experiments._pretraining import Published
 from lib.experiments.stories import TEXTS
@@ -36,7 +36,6 @@ NAME = "memory.reconstruction_by_length"
 # layers and width of state-spaces/mamba-*-hf
 PUBLISHED = {"130m": (24, 768), "370m": (48, 1024), "790m": (48, 1536), "1.4b": (48, 2048)}
 TOKEN_MODELS = ("130m", "1.4b")  # whose word classes were printed, at length 256
-TEXT_NAMES = {"kinds": "made-up text", "local": "real text"}  # names of corpora on pages
 PAPER_BATCH = 800  # tokens; the paper's only known batch: 200 chunks of 4 tokens
 
 SIZES = ("5M", "2M", "16M")  # in the order of their worth to a run that may be cut short

@@ -16,6 +16,7 @@ import pandas as pd
 from lib.config import from_dict
 from lib.experiments import Context, Experiment, Outcome
 from lib.experiments._language import (
+    TEXT_NAMES,
     LanguageCell,
     language_readable,
     tokens_per_second,
@@ -144,6 +145,35 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """:func:`frame` for readers, a row a model and text: means over seeds, least and largest bits
+    per byte, tokens a second of the fastest run (others shared the device)."""
+    if not len(table):
+        return table
+    groups = table.groupby(["text", "model", "parameters"], sort=False)
+    bits = groups["final_valid_bits_per_byte"]
+    shown = pd.DataFrame(
+        {
+            "bits per byte": bits.mean(),
+            "least": bits.min(),
+            "largest": bits.max(),
+            "nats per token": groups["final_valid_loss"].mean(),
+            "tokens a second": groups["tokens_per_second"].max().round(-3),
+            "peak memory, GB": groups["peak_gb"].max().round(1),
+            "seeds": groups["seed"].nunique(),
+        }
+    ).reset_index()
+    shown.insert(0, "size", (shown.pop("parameters") / 1e6).round().astype(int).map("{}M".format))
+    return shown.sort_values(["size", "text"], key=_reading_order, kind="stable").assign(
+        text=shown["text"].replace(TEXT_NAMES)
+    )
+
+
+def _reading_order(column: pd.Series) -> pd.Series:
+    """Small before large; texts by name."""
+    return column.str.removesuffix("M").astype(int) if column.name == "size" else column
 
 
 def by_rate(table: pd.DataFrame) -> pd.DataFrame:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -12,23 +13,25 @@ from lib.analysis.statistics import mean_interval
 from lib.figures import COLOURS, band, one_entry_a_group
 
 COSTS = {
-    "tokens": "training tokens", "petaflops": "training compute, 10¹⁵ operations",
-    "seconds": "training time, s",
+    "tokens": "training tokens", "petaflops": "compute, 10¹⁵ operations", "seconds": "time, s",
 }  # fmt: skip
 
 
 def against_cost(
     curves: pd.DataFrame, title: str, metric: str = "valid_bits_per_byte",
-    costs: Mapping[str, str] = COSTS,
+    costs: Mapping[str, str] = COSTS, models: Sequence[str] = (),
 ) -> go.Figure:  # fmt: skip
-    """One panel a cost, one line a model: mean over seeds.
+    """One panel a cost, one line a model: mean over seeds. Of six measurements and more the first
+    two are above the panels, so that the last ones can be told apart.
 
     Args:
-        curves: columns model, seed, `metric` and each of `costs`; runs of one size on one text.
+        curves: columns model, seed, step, `metric` and each of `costs`; runs of one size on one
+            text.
         metric: what is measured on held-out text.
+        models: names in the order of their colours, so that figures of some agree with others.
     """
     figure = make_subplots(1, len(costs), shared_yaxes=True, horizontal_spacing=0.04)
-    models = list(dict.fromkeys(curves["model"]))
+    models = list(dict.fromkeys([*models, *curves["model"]]))
     for column, (cost, label) in enumerate(costs.items(), 1):
         for index, model in enumerate(models):
             rows = curves[curves["model"] == model]
@@ -41,6 +44,10 @@ def against_cost(
         figure.update_xaxes(title=label, row=1, col=column)
     one_entry_a_group(figure)
     figure.update_yaxes(type="log")
+    steps = sorted(curves["step"].unique())
+    if len(steps) >= 6 and "accuracy" not in metric:
+        shown = curves.loc[curves["step"] >= steps[2], metric]
+        figure.update_yaxes(range=[math.log10(0.98 * shown.min()), math.log10(shown.max())])
     figure.update_yaxes(title=metric.removeprefix("valid_").replace("_", " "), row=1, col=1)
     figure.update_layout(title=title, height=420, legend_y=-0.3)
     return figure

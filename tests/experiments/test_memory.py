@@ -29,11 +29,12 @@ from lib.experiments import (
 )
 from lib.models.config import LanguageModelConfig, Mamba1Config
 from lib.models.hub import HubError, save_pretrained
-from lib.models.language_model import build_language_model
+from lib.models.language_model import LanguageModel, build_language_model
 from lib.models.presets import non_embedding
 from lib.store import Record, Store
 from lib.tasks.memory_text import TagsUnavailable
 from lib.tasks.reconstruction import CATEGORIES, LENGTHS
+from lib.training import compiling
 from tests.conftest import ROOT
 
 
@@ -220,6 +221,24 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
 
 
 # -- language models ------------------------------------------------------------------------
+
+
+def test_compiled_layers_train_the_same_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = short(memory.cells("quick")[0])
+    (plain,) = _memory.train_decoders([cell], Context())
+    compiled: list[int] = []
+
+    def traced(model: LanguageModel) -> None:
+        compiled.append(len(model.layers))
+        compiling_layers(model, "eager")  # the processor's compiler is not what is asked here
+
+    compiling_layers = compiling.compile_layers
+    monkeypatch.setattr(compiling, "compile_layers", traced)
+    (fast,) = _memory.train_decoders([cell], Context(compile=True))
+    assert compiled == [2, 2]  # encoder and decoder; the language model was there already
+    assert plain.curves is not None and fast.curves is not None
+    pd.testing.assert_frame_equal(plain.curves, fast.curves, rtol=1e-5)
+    assert (plain.facts["compile"], fast.facts["compile"]) == (False, True)
 
 
 def test_language_models_are_trained_once(monkeypatch: pytest.MonkeyPatch) -> None:

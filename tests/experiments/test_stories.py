@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -23,7 +24,9 @@ from lib.experiments.stories import (
     readable,
     run,
     samples,
+    summary,
 )
+from lib.figures import COLOURS
 from lib.figures import stories as figures
 from lib.models.presets import ARCHITECTURES, SIZES, non_embedding
 from lib.store import Record, Store, identity
@@ -121,6 +124,51 @@ def test_other_rates_are_beside_the_same_cells_on_real_text() -> None:
     assert [readable(c) for c in cells_of(find(RATES_NAME), "quick")] == [
         "mamba1-1M-stories-lr0.003-s1"
     ]
+
+
+def test_the_summary_has_a_row_a_model_and_small_models_first() -> None:
+    def row(model: str, text: str, parameters: int, seed: int, bits: float) -> dict[str, Any]:
+        return {
+            "model": model, "text": text, "parameters": parameters, "seed": seed,
+            "final_valid_bits_per_byte": bits, "final_valid_loss": 2 * bits,
+            "tokens_per_second": 1000.0 * seed, "peak_gb": 1.04,
+        }  # fmt: skip
+
+    large, small = 16_100_000, 4_900_000
+    rows = [
+        row("Mamba-1", "stories", large, 1, 0.1), row("Mamba-2", "stories", small, 1, 0.2),
+        row("Mamba-2", "stories", small, 2, 0.4), row("Mamba-1", "local", small, 1, 1.5),
+    ]  # fmt: skip
+    found = summary(pd.DataFrame(rows))
+    assert found["size"].tolist() == ["5M", "5M", "16M"]
+    assert found["text"].tolist() == ["real text", "made-up stories", "made-up stories"]
+    assert found["bits per byte"].tolist() == pytest.approx([1.5, 0.3, 0.1])
+    assert found[["least", "largest"]].to_numpy()[1].tolist() == [0.2, 0.4]
+    assert found["tokens a second"].tolist() == [1000, 2000, 1000]
+    assert found["seeds"].tolist() == [1, 2, 1]
+    assert summary(pd.DataFrame()).empty
+
+
+def test_colours_stay_with_models_and_beginnings_are_cut_off() -> None:
+    table = pd.DataFrame(
+        [
+            {
+                "model": "Transformer",
+                "seed": 1,
+                "step": k,
+                "tokens": k,
+                "valid_bits_per_byte": 8 / k,
+            }
+            for k in range(1, 11)
+        ]
+    )
+    cost = {"tokens": "tokens"}
+    alone = figures.against_cost(table, "", costs=cost)
+    among = figures.against_cost(table, "", costs=cost, models=["Mamba-1", "Transformer"])
+    assert alone.data[-1].line.color == COLOURS[0] and among.data[-1].line.color == COLOURS[1]
+    low, high = among.layout.yaxis.range
+    assert 10**high == pytest.approx(8 / 3) and 10**low == pytest.approx(0.98 * 8 / 10)
+    assert figures.against_cost(table[:5], "", costs=cost).layout.yaxis.range is None
 
 
 def test_a_table_of_rates_has_the_models_that_met_several() -> None:
