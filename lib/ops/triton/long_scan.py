@@ -8,7 +8,7 @@ entries end with each lane holding those of its own steps.
 
 Counts of the compiled code (an H100's, bfloat16, softplus, gate and D, 16 entries): a chunk of 8
 steps of 8 channels, a warp's, is 419 instructions forward, of them 36 exponentials and 22 exchanges
-between lanes, and 1,236 backward, with 38 and 108. At 1.755 GHz, if no scheduler waits, batch 8
+between lanes, and 1,217 backward, with 38 and 108. At 1.755 GHz, if no scheduler waits, batch 8
 with 1,536 channels and 512 steps takes 50 and 140 microseconds. By the same count the kernels for
 short sequences take 205 forward (220 were measured: each lane makes every step size itself) and 121
 backward (480 measured: their few warps wait for each other's sums at every chunk).
@@ -356,8 +356,10 @@ def long_backward(
             of_dt = ()
             for t in tl.static_range(T - 1, -1, -1):
                 ok_t = until(ok_n, first + t, length, WHOLE)
-                # read again, from the first-level cache: registers are dearer
-                b_t = read(B_b + n + t * BL, ok_t)
+                # read again, by a load that differs from the first one: registers are dearer
+                b_t = tl.load(
+                    B_b + n + t * BL, mask=ok_t, other=0.0, eviction_policy="evict_last"
+                ).to(tl.float32)
                 c_t = read(C_b + n + t * CL, ok_t)
                 dt = hand_out(dts, t, T, J, E)
                 g += hand_out(dys, t, T, J, E) * c_t
