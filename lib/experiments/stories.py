@@ -161,7 +161,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
             "largest": bits.max(),
             "nats per token": groups["final_valid_loss"].mean(),
             "tokens a second": groups["tokens_per_second"].max().round(-3),
-            "peak memory, GB": groups["peak_gb"].max().round(1),
+            "peak memory, GB": groups["peak_gb"].max().map("{:.1f}".format),
             "seeds": groups["seed"].nunique(),
         }
     ).reset_index()
