@@ -117,7 +117,7 @@ class Mamba2Mixer(nn.Module):
         A = -torch.exp(self.A_log.to(wide))
         name = backends.resolve(
             "ssd", self.backend, device=x.device, length=x.shape[1], chunk_size=c.chunk_size,
-            dtype=x.dtype,
+            dtype=u.dtype,  # under autocast not x's
         )  # fmt: skip
         if name == "quadratic" and not return_state and state is None:
             # the same as ssd() below, with S in the open, for whoever wants to see or edit it

@@ -52,7 +52,8 @@ def ssd(
         dt_softplus: apply softplus to dt + dt_bias.
         initial_state: (b, h, p, n) before the first step; zeros if None.
         chunk_size: "auto" uses the quadratic form up to this length, and chunks of it beyond.
-        backend: "auto", "reference", "quadratic" or "chunked".
+        backend: "auto", "reference", "quadratic", "chunked" or, never taken by "auto", "mamba_ssm",
+            whose products are in x's dtype: for bfloat16 and float16 on a GPU.
 
     Returns:
         (b, l, h, p) in x's dtype; with `return_last_state` also (b, h, p, n) in float32 (float64
@@ -68,10 +69,11 @@ def ssd(
     )
     kind = compute_dtype(x)
     step = step_size(dt.to(kind), dt_bias, dt_softplus)
-    u, B, C = x.to(kind), B.to(kind), C.to(kind)
+    u = x.to(kind)
+    inputs = (x, B, C) if name == "mamba_ssm" else (u, B.to(kind), C.to(kind))
     state = None if initial_state is None else initial_state.to(kind)
-    y, last = backends.call(OP, name)(u, step, A.to(kind), B, C, state, chunk_size)
-    y = finish(y, u, D, z).to(x.dtype)
+    y, last = backends.call(OP, name)(inputs[0], step, A.to(kind), *inputs[1:], state, chunk_size)
+    y = finish(y.to(kind), u, D, z).to(x.dtype)
     return (y, last) if return_last_state else y
 
 
@@ -253,6 +255,32 @@ def _chunked(
     return y.reshape(b, c * q, h, p)[:, :length], carried
 
 
+@torch.compiler.disable  # kernels that choose their sizes when first called cannot be traced
+def _mamba_ssm(
+    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor | None, chunk_size: int
+) -> tuple[Tensor, Tensor]:
+    """mamba_ssm's Triton kernels: products in the dtype of u on tensor cores, sums in float32."""
+    from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+
+    y, last = mamba_chunk_scan_combined(
+        u, dt, A, B.to(u.dtype), C.to(u.dtype), chunk_size, initial_states=state,
+        return_final_states=True,
+    )  # fmt: skip
+    return y, last.to(dt.dtype)
+
+
+def _mamba_ssm_refuses(facts: dict[str, Any]) -> str | None:
+    if facts["dtype"] not in (torch.bfloat16, torch.float16):
+        return (
+            f"dtype is {facts['dtype']}, allowed: bfloat16, float16; mamba_ssm would round float32 "
+            "to tf32 in products; backend 'chunked' does not"
+        )
+    size = facts["chunk_size"]
+    if size < 16 or size & (size - 1):
+        return f"chunk_size is {size}, allowed: a power of two from 16 on; use chunked"
+    return None
+
+
 def _carry(local: Tensor, log: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """The states before each of c chunks, and after the last.
 
@@ -320,3 +348,6 @@ backends.register(
     OP, "quadratic", _quadratic, prefers=lambda facts: facts["length"] <= facts["chunk_size"]
 )
 backends.register(OP, "chunked", _chunked, prefers=lambda facts: True)
+backends.register(
+    OP, "mamba_ssm", _mamba_ssm, missing=backends.mamba_ssm_missing, refuses=_mamba_ssm_refuses
+)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
+import types
 from functools import partial
 from typing import Any
 
@@ -15,7 +18,7 @@ from torch import Tensor
 
 from lib.ops import backends
 from lib.ops.ssd import apply_ssd_matrix, finish, ssd, ssd_matrix, ssd_step
-from tests.ops.compare import TOLERANCE, Inputs, assert_close, assert_same, draw
+from tests.ops.compare import TOLERANCE, Inputs, assert_close, assert_same, draw, gradients
 
 LENGTHS = (1, 2, 3, 7, 8, 127, 128, 129, 1000)
 BATCH, HEADS, HEADDIM, STATES, GROUPS = 2, 4, 3, 5, 2
@@ -24,9 +27,12 @@ FULL = {"dt_softplus": True, "return_last_state": True}
 reference = partial(ssd, backend="reference")
 
 
-def ssd_inputs(length: int, groups: int = GROUPS, b: int = BATCH, seed: int = 0) -> Inputs:
+def ssd_inputs(
+    length: int, groups: int = GROUPS, b: int = BATCH, seed: int = 0, p: int = HEADDIM,
+    n: int = STATES,
+) -> Inputs:  # fmt: skip
     """All inputs of ssd."""
-    h, p, n = HEADS, HEADDIM, STATES
+    h = HEADS
     inputs = draw(
         {"x": (b, length, h, p), "dt": (b, length, h), "A": (h,), "B": (b, length, groups, n),
          "C": (b, length, groups, n), "D": (h,), "z": (b, length, h, p), "dt_bias": (h,),
@@ -359,6 +365,69 @@ def test_equals_transformers(length: int) -> None:
 def test_on_the_gpu(backend: str, length: int, dtype: torch.dtype) -> None:
     run = partial(ssd, backend=backend, chunk_size=32, **FULL)
     assert_same(run, partial(reference, **FULL), ssd_inputs(length), dtype, "cuda")
+
+
+def test_mamba_ssm_is_called_in_its_own_terms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for its kernels: half precision stays, step sizes and states are float32."""
+    seen: list[Any] = []
+
+    def mamba_chunk_scan_combined(*given: Any, **rest: Any) -> Any:
+        seen.append((given, rest))
+        *tensors, size = given
+        state, wanted = rest["initial_states"], rest["return_final_states"]
+        return ssd(
+            *tensors, initial_state=state, return_last_state=wanted, chunk_size=size,
+            backend="reference",
+        )  # fmt: skip
+
+    module = types.ModuleType("mamba_ssm.ops.triton.ssd_combined")
+    module.mamba_chunk_scan_combined = mamba_chunk_scan_combined  # type: ignore[attr-defined]
+    for name in ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.triton"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    registered = backends._OPS["ssd"]
+    there = dataclasses.replace(registered["mamba_ssm"], missing=lambda device: None)
+    monkeypatch.setitem(registered, "mamba_ssm", there)
+    inputs = {name: t.bfloat16() for name, t in ssd_inputs(40).items()}
+    inputs["A"] = inputs["A"].float()
+    run = partial(ssd, chunk_size=16, **FULL)
+    (y, last), (expected, state) = run(**inputs, backend="mamba_ssm"), run(**inputs)
+    assert y.dtype == torch.bfloat16 and last.dtype == torch.float32
+    assert_close(y, expected, 1e-2)
+    assert_close(last, state, 1e-5)
+    ((x, dt, A, B, C, size), rest) = seen[0]
+    assert {t.dtype for t in (x, B, C)} == {torch.bfloat16} and size == 16
+    assert {t.dtype for t in (dt, A, rest["initial_states"])} == {torch.float32}
+    assert (dt > 0).all()  # after bias and softplus
+    with pytest.raises(backends.BackendError, match=r"dtype is torch.float32.*tf32.*'chunked'"):
+        run(**{name: t.float() for name, t in inputs.items()}, backend="mamba_ssm")
+    with pytest.raises(backends.BackendError, match=r"chunk_size is 24, allowed: a power of two"):
+        ssd(**inputs, **FULL, chunk_size=24, backend="mamba_ssm")
+
+
+def test_auto_never_takes_mamba_ssm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "mamba_ssm_error", lambda: None)  # as if it were installed
+    facts = {"device": torch.device("cuda"), "chunk_size": 64, "dtype": torch.bfloat16}
+    assert backends.resolve("ssd", "mamba_ssm", length=512, **facts) == "mamba_ssm"
+    assert backends.resolve("ssd", "auto", length=512, **facts) == "chunked"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("length", [16, 129, 512])
+def test_mamba_ssm_on_the_gpu(length: int) -> None:
+    missing = backends.missing("ssd", "mamba_ssm", torch.device("cuda"))
+    if missing:
+        pytest.skip(missing)
+    inputs = {name: t.cuda().bfloat16() for name, t in ssd_inputs(length, p=64, n=64).items()}
+    wide = {name: t.float() for name, t in inputs.items()}
+    run = partial(ssd, chunk_size=64, **FULL)
+    expected, expected_grads = gradients(partial(run, backend="chunked"), wide)
+    outputs, grads = gradients(partial(run, backend="mamba_ssm"), inputs)
+    for actual, exact in zip(outputs, expected, strict=True):
+        assert_close(actual, exact, 1e-2)
+    for name, grad in grads.items():
+        assert_close(grad, expected_grads[name], 3e-2, name)
 
 
 @pytest.mark.parametrize("length", [12, 13, 37, 60, 200])
