@@ -163,7 +163,7 @@ def _forward(
 
         fixed = long_scan.shape(u, A, B, C, softplus, _alignment(B, C))
         fixed |= long_scan.cut(A.shape[2], long_scan.SIZES.warps)
-        fixed |= long_scan.time_strides(UL=u, DL=delta, ZL=z, YL=y)
+        fixed |= long_scan.placing(UL=u, DL=delta, ZL=z, YL=y)
         programs = ceil_div(fixed["CHANNELS"], fixed["DB"]) * groups * b * r
         _launch(long_forward, programs, *given, groups * fixed["CHANNELS"], **fixed)
         return out
@@ -241,7 +241,7 @@ def _backward(
 
         _launch(
             long_backward, programs, *given, b, groups, length, chunks, d, each, **shape,
-            **long_scan.time_strides(UL=u, DL=delta, ZL=z, YL=dy, DUL=du, DDL=ddelta, DZL=dz),
+            **long_scan.placing(UL=u, DL=delta, ZL=z, YL=dy, DUL=du, DDL=ddelta, DZL=dz),
             W=long_scan.SIZES.backward_warps, maxnreg=long_scan.SIZES.registers,
         )  # fmt: skip
     else:

@@ -81,9 +81,12 @@ def shape(
     }
 
 
-def time_strides(**tensors: Tensor | None) -> dict[str, int]:
-    """Constants of the kernels: strides along time, by name."""
-    return {name: _stride(t) for name, t in tensors.items()}
+def placing(**tensors: Tensor | None) -> dict[str, int | bool]:
+    """Constants of the kernels: strides along time, by name, and whether places of channels need
+    64 bits."""
+    there = [t for t in tensors.values() if t is not None]
+    far = any(t.shape[2] * t.stride(2) >= 2**31 for t in there)
+    return {**{name: _stride(t) for name, t in tensors.items()}, "FAR": far}
 
 
 def share(groups: int, b: int, parts: int) -> int:

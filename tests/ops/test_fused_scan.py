@@ -124,6 +124,22 @@ def test_any_cut_of_long_sequences(sizes: dict[str, Any], monkeypatch: pytest.Mo
     assert all(torch.equal(first[1][name], second[1][name]) for name in inputs)
 
 
+@on_cpu
+def test_places_of_channels_far_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond 2^31 numbers they are counted in 64 bits; here all are, wherever they lie."""
+    use_long(monkeypatch)
+    wide = torch.empty(1, 1, 2**16, 2**15, device="meta")
+    assert long_scan.placing(UL=wide)["FAR"] and not long_scan.placing(UL=wide[:, :, 1:])["FAR"]
+    near = long_scan.placing
+
+    def far(**tensors: Tensor | None) -> dict[str, Any]:
+        return {**near(**tensors), "FAR": True}
+
+    monkeypatch.setattr(long_scan, "placing", far)
+    inputs = scan_inputs(1, 3, 4, 11)
+    assert_same(partial(fused, **FULL), partial(reference, **FULL), inputs, torch.float32)
+
+
 @given(
     length=st.integers(1, 5000), n=st.integers(1, 256), most=st.sampled_from([0, 32, 128]),
     backward_most=st.sampled_from([0, 32, 128]),

@@ -109,9 +109,10 @@ def long_forward(
     CHANNELS: tl.constexpr, N: tl.constexpr, T: tl.constexpr, DB: tl.constexpr, NB: tl.constexpr,
     J: tl.constexpr, UL: tl.constexpr, DL: tl.constexpr, ZL: tl.constexpr, YL: tl.constexpr,
     BL: tl.constexpr, CL: tl.constexpr, WHOLE: tl.constexpr, ALIGNED: tl.constexpr,
-    SOFTPLUS: tl.constexpr, FAST: tl.constexpr,
+    SOFTPLUS: tl.constexpr, FAR: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
-    """As ``forward``, for N <= NB: DB channels of a sequence a program, all of its chunks."""
+    """As ``forward``, for N <= NB: DB channels of a sequence a program, all of its chunks. FAR: a
+    channel may lie 2^31 numbers and more from the first."""
     BLOCKS: tl.constexpr = (CHANNELS + DB - 1) // DB
     E: tl.constexpr = NB // J
     K: tl.constexpr = (T + J - 1) // J
@@ -136,6 +137,9 @@ def long_forward(
     u += run * u_s[0] + b * u_s[1]
     delta += run * delta_s[0] + b * delta_s[1]
     y += run * y_s[0] + b * y_s[1]
+    entry = d * N + n
+    if FAR:
+        d = d.to(tl.int64)
     u_d = d * u_s[2]
     delta_d = d * delta_s[2]
     y_d = d * y_s[2]
@@ -148,7 +152,6 @@ def long_forward(
         z_d = d * z_s[2]
         pre += seq * length * d_inner
     states += seq * (chunks - 1) * d_inner * N
-    entry = d * N + n
     a = read(A + run * A_s[0] + d * A_s[1] + n * A_s[2], ok_dn) * LOG2E
     if bias is not None:
         lift = read(bias + run * bias_s[0] + d * bias_s[1], ok)
@@ -222,7 +225,7 @@ def long_backward(
     J: tl.constexpr, W: tl.constexpr, UL: tl.constexpr, DL: tl.constexpr, ZL: tl.constexpr,
     YL: tl.constexpr, DUL: tl.constexpr, DDL: tl.constexpr, DZL: tl.constexpr,
     BL: tl.constexpr, CL: tl.constexpr, WHOLE: tl.constexpr, ALIGNED: tl.constexpr,
-    SOFTPLUS: tl.constexpr, FAST: tl.constexpr,
+    SOFTPLUS: tl.constexpr, FAR: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """As ``backward``, for N <= NB: DB channels, of W warps, of `per_program` sequences a program.
 
@@ -264,6 +267,9 @@ def long_backward(
         lift = read(bias + run * bias_s[0] + d * bias_s[1], ok)
     if D is not None:
         skip = read(D + run * D_s[0] + d * D_s[1], ok)
+    entry = d * N + n
+    if FAR:
+        d = d.to(tl.int64)
     u_d = d * u_s[2]
     delta_d = d * delta_s[2]
     dy_d = d * dy_s[2]
@@ -272,7 +278,6 @@ def long_backward(
     if z is not None:
         z_d = d * z_s[2]
         dz_d = d * dz_s[2]
-    entry = d * N + n
     da = tl.zeros((DB, NB), tl.float32)
     skips = tl.zeros((DB, J), tl.float32)
     lifts = tl.zeros((DB, J), tl.float32)
