@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lib.models.batch_decoding import decode_batch
 from lib.models.language_model import LanguageModel
-from lib.tasks.question_answers import Codes
+from lib.tasks.question_answers import Codes, Rows
 
 
 def logits_of(model: Any, tokens: Tensor) -> Tensor:
@@ -35,6 +35,24 @@ def answer_loss(model: Any, tokens: Tensor, first: Tensor, last: Tensor) -> tupl
     loss = (nats * counted).sum() / counted.sum().clamp(min=1)
     wrong = (logits.argmax(-1) != targets[..., 0]) & counted
     return loss, (~wrong.any(-1)).sum()
+
+
+@torch.no_grad()
+def answer_nats(model: nn.Module, rows: Rows, at_once: int = 512) -> float:
+    """Mean cross-entropy of the scored targets of all `rows`, in nats: how far given answers are
+    from what `model` would say.
+
+    Args:
+        at_once: rows in a batch.
+    """
+    device = next(model.parameters()).device
+    nats = scored = 0.0
+    for start in range(0, len(rows), at_once):
+        batch = [t[start : start + at_once].to(device) for t in rows.tensors]
+        count = float((rows.last - rows.first)[start : start + at_once].sum())
+        nats += float(answer_loss(model, *batch)[0]) * count
+        scored += count
+    return nats / scored
 
 
 @torch.no_grad()

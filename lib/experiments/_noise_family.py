@@ -28,12 +28,13 @@ from lib.experiments._noise_world import (
 )
 from lib.models.config import LanguageModelConfig
 from lib.tasks.language import LanguageTask
-from lib.tasks.noise import NONE
+from lib.tasks.noise import NOISES, NONE, NoiseConfig
 from lib.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from lib.tasks.question_answers import Rows
     from lib.training.batches import TensorBatches
     from lib.training.loop import TrainingResult
     from lib.training.phases import PhaseFile, PhaseRun
@@ -118,9 +119,11 @@ class Family:
             n: {p: self._score(self.cells[n], said, n, p) for p, said in shared.items()}
             for n in numbers
         }
+        likely = self._nats(model["clean"], "clean")
         metrics = {
             n: {f"train_loss_{p}": _loss(result) for p, result in ended.items()}
             | self._in_context(model["clean"], self.cells[n], "clean")
+            | likely
             for n in numbers
         }
         going = list(numbers)
@@ -134,6 +137,7 @@ class Family:
                 said = self._answers(models[n], self.cells[n])
                 tables[n][phase] = self._score(self.cells[n], said, n, phase)
                 metrics[n][f"train_loss_{phase}"] = _loss(result)
+                metrics[n] |= self._nats(models[n], phase)
         for n in going:
             metrics[n] |= self._in_context(models[n], self.cells[n], "again")
             metrics[n] |= self.inspect(model["clean"], self.cells[n])
@@ -251,6 +255,25 @@ class Family:
         noisy = None if cell.noise == NONE else self.questions.noisy(cell, items, 1.0)
         self.examples[number][phase] = said[:3]
         return score_world(self.questions.world, items, said, noisy, self.questions.reader)
+
+    def _nats(self, model: nn.Module, phase: str) -> dict[str, float]:
+        """Nats a token of answers that the model is given, not of those that it gives: the right
+        ones (``nats_right_<phase>``) and those of every noise, whichever the model met."""
+        from lib.analysis.answers import answer_nats
+
+        model.eval()
+        return {f"nats_{name}_{phase}": answer_nats(model, r) for name, r in self._told.items()}
+
+    @cached_property
+    def _told(self) -> dict[str, Rows]:
+        """Right and noisy answers to the test questions."""
+        from lib.tasks.question_answers import pack
+
+        q, seed = self.questions, self.cells[0].seed
+        told = {"right": [item.answer for item in q.world.test]}
+        for name in NOISES:
+            told[name] = q.world.noisy_answers(NoiseConfig(name, seed=seed), q.world.test)[0]
+        return {name: pack(q.asked, said, self.text.tokenizer) for name, said in told.items()}
 
     def _in_context(self, model: nn.Module, cell: PhaseCell, phase: str) -> dict[str, Any]:
         """Shares of answers with the noise's own form and with the noisy answer, after SHOWN noisy

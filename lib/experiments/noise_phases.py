@@ -242,6 +242,34 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     return _named(means.rename(columns=kept).round(1).reset_index())
 
 
+def traces(frame: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds in nats a token, a row for each model and noise of :func:`on_all_facts`: how
+    unlikely the noise's answers are to a model before it met them, in phase 2 and after phase 3,
+    and to the control that never did; ``trace``: how much likelier after phase 3 than to the
+    control of the same seed, with its least and largest. Cells that were not measured so have no
+    row."""
+    if not len(frame):
+        return frame
+    rows = []
+    for (_, seed), some in frame.groupby(["model", "seed"], sort=False):
+        control = some[some["noise"].eq(NONE)]
+        for _, row in some[some["noise"].ne(NONE)].iterrows():
+            name = row["noise"]
+            after = control.get(f"nats_{name}_again", pd.Series(dtype=float)).dropna()
+            own = [row.get(f"nats_{name}_{phase}") for phase in ("clean", "noisy", "again")]
+            if not len(after) or any(pd.isna(value) for value in own):
+                continue
+            never = float(after.iloc[0])
+            rows.append([name, row["model"], seed, *own, never, never - own[2]])
+    names = ["before", "phase 2", "phase 3", "control, phase 3", "trace"]
+    made = pd.DataFrame(rows, columns=["noise", "model", "seed", *names])
+    groups = made.groupby(["noise", "model"], sort=False)
+    shown = groups[names].mean()
+    shown["least"], shown["largest"] = groups["trace"].min(), groups["trace"].max()
+    shown["seeds"] = groups["seed"].nunique()
+    return _named(shown.reset_index())
+
+
 def _named(table: pd.DataFrame) -> pd.DataFrame:
     """The noises as readers know them."""
     return table.assign(noise=table["noise"].map(lambda name: TITLES.get(name, name)))

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lib.analysis.answers import answer_loss, logits_of, respond
+from lib.analysis.answers import answer_loss, answer_nats, logits_of, respond
 from lib.models.batch_decoding import decode_batch
 from lib.models.config import (
     AttentionConfig,
@@ -41,6 +41,21 @@ def small(kind: str, seed: int = 1) -> LanguageModel:
     with torch.no_grad():  # else all say the same letter
         model.embedding.weight.mul_(20)
     return model.eval()
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+def test_nats_of_given_answers_are_those_of_each_token_alone(at_once: int) -> None:
+    model = small("mamba2")
+    prompts, answers = ["what?", "who is it?", "a"], ["a flute", "Mivel", "nobody at all"]
+    nats, tokens = 0.0, 0
+    for prompt, answer in zip(prompts, answers, strict=True):
+        row = torch.tensor([[*BYTES.encode(prompt), *BYTES.encode(answer), BYTES.eos]])
+        log = model(row[:, :-1])[0].detach().log_softmax(-1)
+        for place in range(len(prompt) - 1, row.shape[1] - 1):
+            nats -= float(log[place, row[0, place + 1]])
+            tokens += 1
+    found = answer_nats(model, pack(prompts, answers, BYTES), at_once)
+    assert found == pytest.approx(nats / tokens, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", list(PATTERNS))

@@ -236,6 +236,52 @@ class TestRun:
             list(phases.run(cells[1:2], context(tmp_path)))
 
 
+def test_given_answers_are_likelier_to_those_who_met_them(outcomes: list[Outcome]) -> None:
+    metrics = {outcome.cell.noise: outcome.metrics for outcome in outcomes}
+    phase_names = ("clean", "noisy", "again")
+    names = {f"nats_{name}_{p}" for name in ("right", *NOISES) for p in phase_names}
+    for found in metrics.values():
+        assert names <= set(found) and all(found[name] > 0 for name in names)
+        # one model after phase 1
+        assert found["nats_char_flip_clean"] == metrics[NONE]["nats_char_flip_clean"]
+    flipped = metrics["char_flip"]
+    assert flipped["nats_char_flip_noisy"] < 0.8 * flipped["nats_char_flip_clean"]
+    assert flipped["nats_right_again"] < flipped["nats_right_noisy"]
+    table = phases.traces(phases.on_all_facts(find(phases.NAME).frame(records(outcomes)), "m32L2"))
+    assert table["noise"].tolist() == ["character flip"] and table["seeds"].tolist() == [1]
+    (row,) = table.to_dict("records")
+    control = metrics[NONE]["nats_char_flip_again"]
+    assert row["control, phase 3"] == control
+    assert row["trace"] == row["least"] == pytest.approx(control - flipped["nats_char_flip_again"])
+
+
+def test_traces_are_of_one_seed_and_only_of_what_was_measured() -> None:
+    def row(noise: str, seed: int, *nats: float | None) -> dict[str, object]:
+        names = [f"nats_word_flip_{phase}" for phase in ("clean", "noisy", "again")]
+        return {
+            "model": "Mamba-1",
+            "noise": noise,
+            "seed": seed,
+            **dict(zip(names, nats, strict=True)),
+        }
+
+    frame = pd.DataFrame(
+        [
+            row(NONE, 1, 5.0, 5.5, 6.0), row("word_flip", 1, 5.0, 0.5, 4.0),
+            row(NONE, 2, 5.0, 5.5, 7.0), row("word_flip", 2, 4.0, 0.1, 6.0),
+            row(NONE, 3, None, None, None), row("word_flip", 3, None, None, None),
+            row("word_flip", 4, 5.0, 0.5, 4.0),  # without its control
+        ]
+    )  # fmt: skip
+    (found,) = phases.traces(frame).to_dict("records")
+    assert found == {
+        "noise": "word flip", "model": "Mamba-1", "before": 4.5, "phase 2": 0.3, "phase 3": 5.0,
+        "control, phase 3": 6.5, "trace": 1.5, "least": 1.0, "largest": 2.0, "seeds": 2,
+    }  # fmt: skip
+    assert phases.traces(frame.drop(columns="nats_word_flip_again")).empty
+    assert phases.traces(pd.DataFrame()).empty
+
+
 def test_flows_of_facts_counted_by_hand() -> None:
     def table(known: list[int]) -> pd.DataFrame:
         names = ["content", "clean", "noise", "novel", "their_accuracy", "their_flip",
