@@ -22,84 +22,19 @@ import triton
 import triton.language as tl
 
 from lib.ops.triton.elementwise import exp2, sigmoid, softplus
-from lib.ops.triton.selective_scan_backward import spread, sum_over
+from lib.ops.triton.lanes import (
+    hand_out,
+    hidden,
+    over_channels,
+    over_entries,
+    read_own,
+    step_of,
+    write_own,
+)
+from lib.ops.triton.selective_scan_backward import sum_over
 from lib.ops.triton.selective_scan_forward import LOG2E, everywhere, read, until, write
 
 LN2 = tl.constexpr(0.6931471805599453)
-
-
-@triton.jit
-def hidden(x, FAST: tl.constexpr):
-    """x, of which the compiler knows nothing. It would lay lanes along channels, which are
-    neighbours in memory, and move what it has loaded to where lanes lie along steps."""
-    if FAST:
-        x = tl.inline_asm_elementwise(
-            "mov.b32 $0, $1;", "=r,r", [x], dtype=tl.int32, is_pure=True, pack=1
-        )
-    return x
-
-
-@triton.jit
-def read_own(where, ok):
-    """What lanes have of their own steps, from `where` (d, J). Turned over and back, since among
-    axes of which it knows nothing the compiler takes the first to be the lanes' innermost."""
-    return tl.trans(read(tl.trans(where), tl.trans(ok)))
-
-
-@triton.jit
-def write_own(where, value, ok):
-    """As :func:`read_own`."""
-    write(tl.trans(where), tl.trans(value), tl.trans(ok))
-
-
-@triton.jit
-def step_of(j, k: tl.constexpr, T: tl.constexpr, J: tl.constexpr):
-    """The step of a chunk that is lane j's k-th own."""
-    return T * j // J + k
-
-
-@triton.jit
-def hand_out(own, t: tl.constexpr, T: tl.constexpr, J: tl.constexpr, E: tl.constexpr):
-    """Step t of what the lanes have of their own steps, K tensors (d, J), for all: (d, J E)."""
-    K: tl.constexpr = len(own)
-    LANE: tl.constexpr = t * J // T if J > T else t // K
-    mine = own[t % K]
-    if J > 1:
-        mine = tl.gather(mine, tl.full(mine.shape, LANE, tl.int32), 1)
-    return spread(mine, E)
-
-
-@triton.jit
-def over_entries(value, J: tl.constexpr, E: tl.constexpr):
-    """(d, J E) to (d, J): the sum over each lane's entries."""
-    D: tl.constexpr = value.shape[0]
-    return tl.sum(tl.reshape(value, (D, J, E)), 2)
-
-
-@triton.jit
-def swap(low, high, lane, APART: tl.constexpr):
-    """As ``exchange``, of tensors (w, lanes, e) between lanes."""
-    upper = (lane & APART) != 0
-    yours = tl.gather(tl.where(upper, low, high), lane ^ APART, 1)
-    return tl.where(upper, high, low) + yours
-
-
-@triton.jit
-def over_channels(values, lane, J: tl.constexpr, C: tl.constexpr):
-    """As ``sum_over``, over a warp's C channels: v tensors (w, C J, e), a channel J lanes, to
-    max(1, v / C), of which the k-th holds at channel c the sum of value v c / C + k."""
-    HALF: tl.constexpr = len(values) // 2
-    if C == 1:
-        out = values
-    elif len(values) == 1:
-        yours = tl.gather(values[0], lane ^ (C // 2 * J), 1)
-        out = over_channels((values[0] + yours,), lane, J, C // 2)
-    else:
-        half = ()
-        for k in tl.static_range(HALF):
-            half = half + (swap(values[k], values[k + HALF], lane, C // 2 * J),)
-        out = over_channels(half, lane, J, C // 2)
-    return out
 
 
 @triton.jit
