@@ -143,22 +143,24 @@ def _shape(
 @torch.library.custom_op("mamba_book::selective_scan", mutates_args=())
 def _forward(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-    delta_bias: Tensor | None, start: Tensor | None, softplus: bool, want_last: bool,
+    delta_bias: Tensor | None, start: Tensor | None, softplus: bool, want_last: bool, keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Arguments as in :func:`selective_scan`, each with a leading axis of runs, B and C (r, b, g,
     n, l) with entries as neighbours in memory. Returns y, the last state (empty if not wanted), and
-    for the backward pass the states between chunks (r, b, chunks - 1, d, n) and y before its gate
-    (r, b, l, d) (empty without z)."""
+    for the backward pass, if `keep`, the states between chunks (r, b, chunks - 1, d, n) and y
+    before its gate (r, b, l, d) (empty without z)."""
     from lib.ops.triton.selective_scan_forward import forward
 
-    out = _empty_outputs(u, A, z, want_last)
+    out = _empty_outputs(u, A, z, want_last, keep)
     y, last, states, pre = out
     r, b, _, length = u.shape
     groups = B.shape[2]
     chunks = _chunks(length, A.shape[2])[0]
-    given = (*strided(u, delta, A, B, C, D, z, delta_bias, start, y), states,
-             last if want_last else None, pre, b, groups, length, chunks)  # fmt: skip
-    if long_scan.serves(length, A.shape[2], SIZES.steps):
+    long = long_scan.serves(length, A.shape[2], SIZES.steps)
+    given = (*strided(u, delta, A, B, C, D, z, delta_bias, start, y),
+             states if keep or not long else None, last if want_last else None,
+             pre if keep else None, b, groups, length, chunks)  # fmt: skip
+    if long:
         from lib.ops.triton.long_scan import long_forward
 
         fixed = long_scan.shape(u, A, B, C, softplus, _alignment(B, C))
@@ -178,11 +180,13 @@ def _forward(
 
 
 def _empty_outputs(
-    u: Tensor, A: Tensor, z: Tensor | None, want_last: bool
+    u: Tensor, A: Tensor, z: Tensor | None, want_last: bool, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     r, b, d, length = u.shape
     n = A.shape[2]
-    between = _chunks(length, A.shape[2])[0] - 1
+    between = _chunks(length, n)[0] - 1
+    if not keep and long_scan.serves(length, n, SIZES.steps):
+        between = 0  # kernels for short sequences pass the state on there
 
     def wide(there: bool, *size: int) -> Tensor:
         return torch.empty(size if there else (0,), dtype=torch.float32, device=u.device)
@@ -191,7 +195,7 @@ def _empty_outputs(
         torch.empty_like(u),
         wide(want_last, r, b, d, n),
         wide(between > 0, r, b, between, d, n),
-        wide(z is not None, r, b, length, d),
+        wide(z is not None and keep, r, b, length, d),
     )
 
 
@@ -284,8 +288,8 @@ def _share(groups: int, b: int, channels: int, tile: int) -> tuple[int, int]:
 
 
 @_forward.register_fake
-def _(u, delta, A, B, C, D, z, delta_bias, start, softplus, want_last):  # type: ignore[no-untyped-def]
-    return _empty_outputs(u, A, z, want_last)
+def _(u, delta, A, B, C, D, z, delta_bias, start, softplus, want_last, keep):  # type: ignore[no-untyped-def]
+    return _empty_outputs(u, A, z, want_last, keep)
 
 
 @_backward.register_fake
@@ -304,7 +308,7 @@ def _(dy, dlast, u, delta, A, B, C, D, z, delta_bias, start, *rest):  # type: ig
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.softplus, ctx.want_last = inputs
+    *tensors, ctx.softplus, ctx.want_last, _ = inputs
     ctx.set_materialize_grads(False)  # zeros of the states' size, for nothing
     ctx.save_for_backward(*tensors, *output[2:])
 
@@ -316,7 +320,7 @@ def _gradients(ctx: Any, dy: Tensor | None, dlast: Tensor | None, *_: Any) -> tu
         dy = u.new_zeros(()).expand(u.shape)
     grads = _backward(dy, dlast if ctx.want_last else None, *tensors, ctx.softplus)
     given = [t is not None for t in tensors[:9]]
-    return (*(g if here else None for g, here in zip(grads, given, strict=True)), None, None)
+    return (*(g if here else None for g, here in zip(grads, given, strict=True)), None, None, None)
 
 
 _forward.register_autograd(_gradients, setup_context=_save)
@@ -361,7 +365,8 @@ def _fused(
     one_run = [
         None if t is None else t[None] for t in (u, delta, A, B, C, D, z, delta_bias, initial_state)
     ]
-    y, last, _, _ = _forward(*one_run, delta_softplus, want_last)
+    keep = torch.is_grad_enabled()  # what only a backward pass reads is not written for nothing
+    y, last, _, _ = _forward(*one_run, delta_softplus, want_last, keep)
     return y[0], last[0] if want_last else last
 
 

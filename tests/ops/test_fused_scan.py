@@ -274,6 +274,28 @@ def test_the_future_does_not_reach_the_past(kernels: None) -> None:
 
 
 @on_cpu
+@pytest.mark.parametrize("length", [7, 11])
+def test_without_gradients_nothing_is_kept_for_them(length: int, kernels: None) -> None:
+    inputs = {name: t.float() for name, t in scan_inputs(1, 3, 4, length).items()}
+    kept: list[tuple[int, int]] = []
+    op = fused_scan._forward
+
+    def watched(*arguments: Any) -> Any:
+        out = op(*arguments)
+        kept.append((out[2].numel(), out[3].numel()))
+        return out
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused_scan, "_forward", watched)
+        with torch.no_grad():
+            without = fused(**inputs, **FULL)
+        assert all(torch.equal(a, b) for a, b in zip(without, fused(**inputs, **FULL), strict=True))
+    between = 3 * 4 * (length > 8)  # the state between two chunks
+    scratch = between if long_scan.SIZES.most == 0 else 0
+    assert kept == [(scratch, 0), (between, length * 3)]
+
+
+@on_cpu
 def test_split_in_two_is_the_whole(kernels: None) -> None:
     inputs = {name: t.float() for name, t in scan_inputs(2, 3, 4, 12).items()}
     y, last = fused(**inputs, **FULL)
@@ -353,10 +375,12 @@ def test_the_ops_keep_the_rules_of_custom_ops(kernels: None) -> None:
     tensors = [t[k] for k in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")]
     tensors[3:5] = [x[:, :, None] for x in tensors[3:5]]
     tensors = [x.detach().requires_grad_() for x in tensors]
-    torch.library.opcheck(fused_scan._forward, (*tensors, True, True))
+    torch.library.opcheck(fused_scan._forward, (*tensors, True, True, True))
     none: list[Any] = [*tensors[:5], None, None, None, None]
     torch.library.opcheck(
-        fused_scan._forward, (*none, False, False), test_utils=("test_schema", "test_faketensor")
+        fused_scan._forward,
+        (*none, False, False, False),
+        test_utils=("test_schema", "test_faketensor"),
     )
 
 

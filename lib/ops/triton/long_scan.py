@@ -47,7 +47,8 @@ def long_forward(
     SOFTPLUS: tl.constexpr, FAR: tl.constexpr, FAST: tl.constexpr,
 ):  # fmt: skip
     """As ``forward``, for N <= NB: DB channels of a sequence a program, all of its chunks. FAR: a
-    channel may lie 2^31 numbers and more from the first."""
+    channel may lie 2^31 numbers and more from the first. states, pre: None if nothing follows that
+    needs them."""
     BLOCKS: tl.constexpr = (CHANNELS + DB - 1) // DB
     E: tl.constexpr = NB // J
     K: tl.constexpr = (T + J - 1) // J
@@ -85,8 +86,10 @@ def long_forward(
     if z is not None:
         z += run * z_s[0] + b * z_s[1]
         z_d = d * z_s[2]
+    if states is not None:
+        states += seq * (chunks - 1) * d_inner * N
+    if pre is not None:
         pre += seq * length * d_inner
-    states += seq * (chunks - 1) * d_inner * N
     a = read(A + run * A_s[0] + d * A_s[1] + n * A_s[2], ok_dn) * LOG2E
     if bias is not None:
         lift = read(bias + run * bias_s[0] + d * bias_s[1], ok)
@@ -124,7 +127,8 @@ def long_forward(
             h = exp2(hand_out(dts, t, T, J, E) * a, FAST) * h + hand_out(xs, t, T, J, E) * b_t
             parts = parts + (over_entries(h * c_t, J, E),)
         if chunk + 1 < chunks:
-            write(states + entry, h, ok_dn)
+            if states is not None:
+                write(states + entry, h, ok_dn)
         elif last is not None:
             write(last + seq * d_inner * N + entry, h, ok_dn)
         sums = sum_over(parts, j, J)
@@ -135,7 +139,8 @@ def long_forward(
             if D is not None:
                 value += skip * us[k]
             if z is not None:
-                write_own(pre + (d + t * d_inner), value, there)
+                if pre is not None:
+                    write_own(pre + (d + t * d_inner), value, there)
                 gate = read_own(z + (z_d + t * ZL), there)
                 value = value * gate * sigmoid(gate, FAST)
             write_own(y + (y_d + t * YL), value, there)
@@ -146,8 +151,10 @@ def long_forward(
         C += T * CL
         if z is not None:
             z += T * ZL
+        if pre is not None:
             pre += T * d_inner
-        states += d_inner * N
+        if states is not None:
+            states += d_inner * N
         chunk += 1
 
 

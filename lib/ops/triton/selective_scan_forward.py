@@ -65,9 +65,9 @@ def forward(
     u, delta, z, y (r, b, d, l), A (r, d, n), B, C (r, b, g, n, l), D, bias (r, d), start
     (r, b, d, n), each with its strides. `between` chunks' states go to states (r, b, chunks - 1,
     d, n), the last to last (r, b, d, n) if given, and y before its gate to pre (r, b, l, d) if
-    there is z. Entries of B and C are neighbours, their steps BL and CL apart. CHANNELS of each of
-    the groups. ZERO: chunks start from no state, as the only chunk
-    does without `start`. Each step of B and C begins at a multiple of ALIGNED bytes,
+    there is z and a place for it. Entries of B and C are neighbours, their steps BL and CL apart.
+    CHANNELS of each of the groups. ZERO: chunks start from no state, as the only chunk does
+    without `start`. Each step of B and C begins at a multiple of ALIGNED bytes,
     so many are read at once. Grid: (blocks of channels, batch, runs), flat, the blocks of
     channels next to each other because they share B and C.
     """
@@ -94,6 +94,7 @@ def forward(
     C = tl.multiple_of(C, ALIGNED)
     if z is not None:
         z += run * z_s[0] + b * z_s[1] + d * z_s[2]
+    if pre is not None:
         pre += (seq * length) * d_inner + d
     states += (seq * (chunks - 1)) * d_inner * N + d * N
     chunk = 0
@@ -151,7 +152,8 @@ def forward(
                 skip = read(D + run * D_s[0] + d * D_s[1], ok)
                 value += skip * read(u + (first + t) * u_s[3], there)
             if z is not None:
-                write(pre + (first + t) * d_inner, value, there)
+                if pre is not None:
+                    write(pre + (first + t) * d_inner, value, there)
                 gate = read(z + (first + t) * z_s[3], there)
                 value = value * gate * tl.sigmoid(gate)
             write(y + (first + t) * y_s[3], value, there)
