@@ -1,0 +1,107 @@
+"""Compiles the kernels for an H100 on a machine that has none, and prints what came of them.
+
+``test_compiled.py`` runs this in a process of its own, without Triton's interpreter. Nothing is
+launched: the ops' results here are whatever memory held.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+from triton.runtime.jit import JITFunction
+
+from lib.ops import backends, long_scan
+from lib.ops.block import mamba2_block
+from lib.ops.conv import causal_conv1d
+from lib.ops.scan import selective_scan
+
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+found: dict[str, dict[str, Any]] = {}
+case = ""
+
+
+class NoDevice:
+    """What Triton asks of a driver before it launches."""
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+    """In place of a launch."""
+    if "FAST" in options:
+        options["FAST"] = True  # as for tensors on a GPU
+    kernel = run(self, *arguments, grid=grid, warmup=True, **options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        usage = subprocess.run(
+            [TOOLS / "cuobjdump", "-res-usage", file.name], capture_output=True, text=True,
+            check=True,
+        ).stdout  # fmt: skip
+    numbers = {
+        name: int(re.search(rf"{key}:(\d+)", usage)[1])  # type: ignore[index]
+        for name, key in (("registers", "REG"), ("stack", "STACK"), ("shared", "SHARED"))
+    }
+    found[f"{self.__name__} {case}"] = numbers
+    return kernel
+
+
+def both_ways(run: Any, *tensors: Tensor | None, **options: Any) -> None:
+    """Forward and backward."""
+    leaves = [None if t is None else t.requires_grad_() for t in tensors]
+    out = run(*leaves, **options)
+    torch.autograd.grad(out.sum(), [t for t in leaves if t is not None])
+
+
+def scan(length: int, n: int, dtype: torch.dtype, b: int = 2, d: int = 64) -> None:
+    def over_time(size: int) -> Tensor:
+        return torch.ones(b, length, size, dtype=dtype).mT
+
+    both_ways(
+        selective_scan, over_time(d), over_time(d), -torch.ones(d, n), over_time(n), over_time(n),
+        torch.ones(d), over_time(d), torch.ones(d), delta_softplus=True, backend="fused",
+    )  # fmt: skip
+
+
+def block(length: int = 8, m: int = 32, d: int = 64, n: int = 128) -> None:
+    shapes = ((2048, length, m), (m,), (2 * d + 2 * n + 1, m), (d + 2 * n, 4), (d + 2 * n,),
+              (1,), (1,), (1,), (d,), (m, d))  # fmt: skip
+    both_ways(mamba2_block, *map(torch.ones, shapes), backend="fused")
+
+
+if __name__ == "__main__":
+    driver.set_active(NoDevice())
+    run = JITFunction.run
+    JITFunction.run = compile_only
+    backends._without_triton = lambda kind: None
+    case = "l8-n128-float32"
+    scan(8, 128, torch.float32)
+    long_scan.SIZES = replace(long_scan.SIZES, most=128, backward_most=128)
+    for case in ("l512-n16-bfloat16", "l257-n16-float32", "l64-n128-float32"):
+        length, n, dtype = case.split("-")
+        scan(int(length[1:]), int(n[1:]), getattr(torch, dtype))
+    case = "l8"
+    block()
+    both_ways(
+        causal_conv1d, torch.ones(2, 64, 8), torch.ones(64, 4), torch.ones(64),
+        activation="silu", backend="fused",
+    )  # fmt: skip
+    print(json.dumps(found))

@@ -1,0 +1,42 @@
+"""The kernels compiled for an H100, of which the interpreter can tell nothing: that the compiler
+takes them, and that what is meant to stay in registers does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lib.ops import backends
+from tests.conftest import ROOT
+
+MISSING = backends.triton_missing("cpu")
+on_cpu = pytest.mark.skipif(MISSING is not None, reason="needs Triton and its interpreter")
+SCANS = ["forward", "backward", "long_forward", "long_backward"]
+BLOCK = ["out_backward", "gate_backward", "states_backward", "project_in_backward"]
+
+
+@on_cpu
+def test_the_kernels_compile_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment.pop("TRITON_INTERPRET", None)
+    done = subprocess.run(
+        [sys.executable, "tests/ops/compile_for_gpu.py"], cwd=ROOT, env=environment,
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert {name.split()[0] for name in found} == {*SCANS, *BLOCK}
+    assert "forward l8" in found and "backward l8" in found  # of the convolution
+    for name, used in found.items():
+        kernel = name.split()[0]
+        if kernel.endswith("forward"):
+            assert used["stack"] == 0, f"{name} spills"
+        else:
+            assert used["stack"] <= 300, f"{name} spills {used['stack']} bytes a thread"
+        if kernel == "long_backward":
+            assert used["registers"] <= 168, name  # three programs of four warps a processor
