@@ -79,7 +79,7 @@ def _chunks(length: int, n: int) -> tuple[int, int]:
     """Chunks of a sequence and steps of a chunk, as even as they can be where all are computed by
     the kernels for short sequences."""
     if long_scan.serves(length, n, SIZES.steps):
-        return long_scan.chunks_of(length), long_scan.SIZES.steps
+        return ceil_div(length, long_scan.SIZES.steps), long_scan.SIZES.steps
     chunks = ceil_div(length, SIZES.steps)
     return chunks, ceil_div(length, chunks)
 
@@ -119,10 +119,8 @@ def _neighbours(m: Tensor) -> Tensor:
     return m if m.stride(-2) == 1 else m.mT.contiguous().mT
 
 
-def _shape(
-    u: Tensor, A: Tensor, B: Tensor, C: Tensor, start: Tensor | None, softplus: bool
-) -> dict[str, Any]:  # fmt: skip
-    """The constants of both kernels. Time strides of B and C are among them: their addresses then
+def _shape(u: Tensor, A: Tensor, B: Tensor, C: Tensor, softplus: bool) -> dict[str, Any]:
+    """The constants of all kernels. Time strides of B and C are among them: their addresses then
     cost nothing."""
     chunks, steps = _chunks(u.shape[3], A.shape[2])
     more = u.shape[3] > 1  # the stride along an axis of one may be anything
@@ -133,7 +131,6 @@ def _shape(
         "BL": B.stride(4) if more else 0,
         "CL": C.stride(4) if more else 0,
         "WHOLE": chunks * steps == u.shape[3],
-        "ZERO": chunks == 1 and start is None,
         "ALIGNED": _alignment(B, C),
         "SOFTPLUS": softplus,
         "FAST": u.is_cuda,
@@ -153,9 +150,10 @@ def _forward(
 
     out = _empty_outputs(u, A, z, want_last, keep)
     y, last, states, pre = out
-    r, b, _, length = u.shape
+    r, b, d, length = u.shape
     groups = B.shape[2]
     chunks = _chunks(length, A.shape[2])[0]
+    shape = _shape(u, A, B, C, softplus)
     long = long_scan.serves(length, A.shape[2], SIZES.steps)
     given = (*strided(u, delta, A, B, C, D, z, delta_bias, start, y),
              states if keep or not long else None, last if want_last else None,
@@ -163,19 +161,18 @@ def _forward(
     if long:
         from lib.ops.triton.long_scan import long_forward
 
-        fixed = long_scan.shape(u, A, B, C, softplus, _alignment(B, C))
-        fixed |= long_scan.cut(A.shape[2], long_scan.SIZES.warps)
-        fixed |= long_scan.placing(UL=u, DL=delta, ZL=z, YL=y)
-        programs = ceil_div(fixed["CHANNELS"], fixed["DB"]) * groups * b * r
-        _launch(long_forward, programs, *given, groups * fixed["CHANNELS"], **fixed)
+        shape |= long_scan.cut(A.shape[2], long_scan.SIZES.warps)
+        shape |= long_scan.placing(UL=u, DL=delta, ZL=z, YL=y)
+        programs = ceil_div(shape["CHANNELS"], shape["DB"]) * groups * b * r
+        _launch(long_forward, programs, *given, d, **shape)
         return out
-    shape = _shape(u, A, B, C, start, softplus)
     tile = _tile(A.shape[2], SIZES.tile, SIZES.forward_entries, SIZES.forward_warps)
     programs = ceil_div(shape["CHANNELS"], tile["DB"]) * groups * b * r
     if programs * tile["num_warps"] < SIZES.warps:
         tile = _tile(A.shape[2], SIZES.small_tile, SIZES.small_entries, 1)
         programs = ceil_div(shape["CHANNELS"], tile["DB"]) * groups * b * r
-    _launch(forward, programs, *given, **shape, **tile)
+    zero = chunks == 1 and start is None
+    _launch(forward, programs, *given, **shape, **tile, ZERO=zero)
     return out
 
 
@@ -212,15 +209,13 @@ def _backward(
     groups, n = B.shape[2], A.shape[2]
     chunks, steps = _chunks(length, n)
     long, channels = long_scan.serves(length, n, SIZES.steps, backward=True), d // groups
+    shape = _shape(u, A, B, C, softplus)
     if long:
-        shape = long_scan.shape(u, A, B, C, softplus, _alignment(B, C))
         shape |= long_scan.cut(n, long_scan.SIZES.backward_warps)
         part = shape["DB"]
         each = long_scan.share(r * groups, b, ceil_div(channels, part))
     else:
-        shape = _shape(u, A, B, C, start, softplus) | _tile(
-            n, SIZES.backward_tile, SIZES.backward_entries, SIZES.backward_warps
-        )
+        shape |= _tile(n, SIZES.backward_tile, SIZES.backward_entries, SIZES.backward_warps)
         part, each = _share(r * groups, b, channels, shape["DB"])
     parts, blocks = ceil_div(channels, part), ceil_div(b, each)
 
@@ -258,6 +253,7 @@ def _backward(
             backward, programs, *given, wide(programs, own), b, groups, length, chunks, each,
             **shape, PART=part, STEPS=_power(steps), THREADS=32 * SIZES.backward_warps,
             SCRATCH=own, HOLD=SIZES.hold, WIDE=min(64, _power(part)), maxnreg=SIZES.registers,
+            ZERO=chunks == 1 and start is None,
         )  # fmt: skip
 
     def total(shares: Tensor | None, like: Tensor | None) -> Tensor:

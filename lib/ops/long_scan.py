@@ -1,4 +1,4 @@
-"""The fused scan of sequences of several chunks: how its work is cut, and the launches.
+"""The fused scan of sequences of several chunks: how its work is cut.
 
 See :mod:`lib.ops.triton.long_scan` for the kernels, :mod:`lib.ops.fused_scan` for the ops.
 """
@@ -6,7 +6,6 @@ See :mod:`lib.ops.triton.long_scan` for the kernels, :mod:`lib.ops.fused_scan` f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -48,11 +47,6 @@ def serves(length: int, n: int, short: int, backward: bool = False) -> bool:
     return short < length and n <= most
 
 
-def chunks_of(length: int) -> int:
-    """Chunks of a sequence."""
-    return -(-length // SIZES.steps)
-
-
 def cut(n: int, warps: int) -> dict[str, int]:
     """A program's tile: DB channels, NB entries, J lanes along these."""
     wide = max(SIZES.entries, 1 << (n - 1).bit_length())
@@ -62,23 +56,6 @@ def cut(n: int, warps: int) -> dict[str, int]:
 
 def _stride(t: Tensor | None) -> int:
     return 0 if t is None or t.shape[3] == 1 else t.stride(3)
-
-
-def shape(
-    u: Tensor, A: Tensor, B: Tensor, C: Tensor, softplus: bool, aligned: int
-) -> dict[str, Any]:
-    """The constants of both kernels."""
-    return {
-        "CHANNELS": u.shape[2] // B.shape[2],
-        "N": A.shape[2],
-        "T": SIZES.steps,
-        "BL": B.stride(4),
-        "CL": C.stride(4),
-        "WHOLE": u.shape[3] % SIZES.steps == 0,
-        "ALIGNED": aligned,
-        "SOFTPLUS": softplus,
-        "FAST": u.is_cuda,
-    }
 
 
 def placing(**tensors: Tensor | None) -> dict[str, int | bool]:

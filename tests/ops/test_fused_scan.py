@@ -22,6 +22,12 @@ reference = partial(selective_scan, backend="reference")
 fused = partial(selective_scan, backend="fused")
 DTYPES = [dtype for dtype in TOLERANCE if dtype != torch.float64]
 OVER_TIME = ("u", "delta", "B", "C", "z")
+OPTIONS: dict[str, Any] = {
+    "b": st.integers(1, 2), "d": st.integers(1, 5), "n": st.integers(1, 20),
+    "groups": st.sampled_from([None, 1, 2]),
+    "left_out": st.sets(st.sampled_from(["D", "z", "delta_bias", "initial_state"])),
+    "softplus": st.booleans(), "last": st.booleans(), "transposed": st.booleans(),
+}  # fmt: skip
 MISSING = backends.triton_missing("cpu")
 on_cpu = pytest.mark.skipif(MISSING is not None, reason="needs Triton and its interpreter")
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -88,20 +94,12 @@ def test_long_sequences_equal_the_reference(
 
 
 @on_cpu
-@given(
-    b=st.integers(1, 2), d=st.integers(1, 5), n=st.integers(1, 20), length=st.integers(9, 18),
-    groups=st.sampled_from([None, 1, 2]), left_out=st.sets(
-        st.sampled_from(["D", "z", "delta_bias", "initial_state"])),
-    softplus=st.booleans(), last=st.booleans(), transposed=st.booleans(),
-)  # fmt: skip
+@given(length=st.integers(9, 18), **OPTIONS)
 @settings(max_examples=5, phases=[Phase.generate])
-def test_long_sequences_with_any_options(
-    b: int, d: int, n: int, length: int, groups: int | None, left_out: set[str], softplus: bool,
-    last: bool, transposed: bool,
-) -> None:  # fmt: skip
+def test_long_sequences_with_any_options(**drawn: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
         use_long(patch)
-        any_options(b, d, n, length, groups, left_out, softplus, last, transposed)
+        any_options(**drawn)
 
 
 @on_cpu
@@ -185,18 +183,10 @@ def test_parameters_may_be_wider_than_activations() -> None:
 
 
 @on_cpu
-@given(
-    b=st.integers(1, 2), d=st.integers(1, 5), n=st.integers(1, 20), length=st.integers(1, 10),
-    groups=st.sampled_from([None, 1, 2]), left_out=st.sets(
-        st.sampled_from(["D", "z", "delta_bias", "initial_state"])),
-    softplus=st.booleans(), last=st.booleans(), transposed=st.booleans(),
-)  # fmt: skip
+@given(length=st.integers(1, 10), **OPTIONS)
 @settings(max_examples=5, phases=[Phase.generate])  # shrinking would take minutes
-def test_any_shape_and_any_options(
-    b: int, d: int, n: int, length: int, groups: int | None, left_out: set[str], softplus: bool,
-    last: bool, transposed: bool,
-) -> None:  # fmt: skip
-    any_options(b, d, n, length, groups, left_out, softplus, last, transposed)
+def test_any_shape_and_any_options(**drawn: Any) -> None:
+    any_options(**drawn)
 
 
 def any_options(

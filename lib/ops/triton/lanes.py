@@ -5,7 +5,6 @@ has no entry is made by the J lanes of a channel in turn, each for K of a chunk'
 """
 
 # mypy: ignore-errors
-# ruff: noqa: RUF005  (Triton knows no starred expressions)
 from __future__ import annotations
 
 import triton
@@ -61,29 +60,3 @@ def over_entries(value, J: tl.constexpr, E: tl.constexpr):
     """(d, J E) to (d, J): the sum over each lane's entries."""
     D: tl.constexpr = value.shape[0]
     return tl.sum(tl.reshape(value, (D, J, E)), 2)
-
-
-@triton.jit
-def swap(low, high, lane, APART: tl.constexpr):
-    """As ``exchange``, of tensors (w, lanes, e) between lanes."""
-    upper = (lane & APART) != 0
-    yours = tl.gather(tl.where(upper, low, high), lane ^ APART, 1)
-    return tl.where(upper, high, low) + yours
-
-
-@triton.jit
-def over_channels(values, lane, J: tl.constexpr, C: tl.constexpr):
-    """As ``sum_over``, over a warp's C channels: v tensors (w, C J, e), a channel J lanes, to
-    max(1, v / C), of which the k-th holds at channel c the sum of value v c / C + k."""
-    HALF: tl.constexpr = len(values) // 2
-    if C == 1:
-        out = values
-    elif len(values) == 1:
-        yours = tl.gather(values[0], lane ^ (C // 2 * J), 1)
-        out = over_channels((values[0] + yours,), lane, J, C // 2)
-    else:
-        half = ()
-        for k in tl.static_range(HALF):
-            half = half + (swap(values[k], values[k + HALF], lane, C // 2 * J),)
-        out = over_channels(half, lane, J, C // 2)
-    return out

@@ -25,16 +25,13 @@ from lib.ops.triton.elementwise import exp2, sigmoid, softplus
 from lib.ops.triton.lanes import (
     hand_out,
     hidden,
-    over_channels,
     over_entries,
     read_own,
     step_of,
     write_own,
 )
-from lib.ops.triton.selective_scan_backward import sum_over
+from lib.ops.triton.selective_scan_backward import LN2, place, sum_over
 from lib.ops.triton.selective_scan_forward import LOG2E, everywhere, read, until, write
-
-LN2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
@@ -97,7 +94,7 @@ def long_forward(
         skip = read(D + run * D_s[0] + d * D_s[1], ok)
     h = tl.zeros((DB, NB), tl.float32)
     if start is not None:
-        h = read(start + run * start_s[0] + b * start_s[1] + d * start_s[2] + n * start_s[3], ok_dn)
+        h = read(place(start, start_s, run, b, d, n), ok_dn)
     chunk = 0
     while chunk < chunks:
         first = chunk * T
@@ -245,9 +242,7 @@ def long_backward(
         states_b = states + (seq * (chunks - 1) + chunks - 2) * d_inner * N
         g = tl.zeros((DB, NB), tl.float32)
         if dlast is not None:
-            g = read(
-                dlast + run * dlast_s[0] + b * dlast_s[1] + d * dlast_s[2] + n * dlast_s[3], ok_dn
-            )
+            g = read(place(dlast, dlast_s, run, b, d, n), ok_dn)
         chunk = chunks - 1
         while chunk >= 0:
             first = chunk * T
@@ -284,10 +279,7 @@ def long_backward(
             if chunk > 0:
                 h = read(states_b + entry, ok_dn)
             elif start is not None:
-                h = read(
-                    start + run * start_s[0] + b * start_s[1] + d * start_s[2] + n * start_s[3],
-                    ok_dn,
-                )
+                h = read(place(start, start_s, run, b, d, n), ok_dn)
             befores = ()
             dcs = ()
             for t in tl.static_range(T):
@@ -297,7 +289,7 @@ def long_backward(
                 h = decay * h + hand_out(xs, t, T, J, E) * b_t
                 dcs = dcs + (tl.reshape(hand_out(dys, t, T, J, E) * h, (W, PER_WARP * J, E)),)
             # sums over channels: of a warp's by exchange, and, below, of the program's warps
-            dcs = over_channels(dcs, lane, J, PER_WARP)
+            dcs = sum_over(dcs, lane, PER_WARP, J)
             dbs = ()
             of_x = ()
             of_dt = ()
@@ -334,7 +326,7 @@ def long_backward(
                     if not WHOLE:
                         ddt_t = tl.where(there, ddt_t, 0.0)
                     lifts += ddt_t
-            dbs = over_channels(dbs, lane, J, PER_WARP)
+            dbs = sum_over(dbs, lane, PER_WARP, J)
             at = (((part * runs + run) * batch + b) * groups + group) * length + first
             for k in tl.static_range(len(dbs)):
                 where = (at + own_t + k) * N + own_n

@@ -93,7 +93,7 @@ def add_up(where, value, ok, again):
 
 @triton.jit
 def exchange(low, high, j, APART: tl.constexpr):
-    """Two tensors (d, j) to one: where j has the bit APART, high plus the high of j - APART,
+    """Two tensors (d, j, ...) to one: where j has the bit APART, high plus the high of j - APART,
     elsewhere low plus the low of j + APART."""
     upper = (j & APART) != 0
     yours = tl.gather(tl.where(upper, low, high), j ^ APART, 1)
@@ -101,24 +101,26 @@ def exchange(low, high, j, APART: tl.constexpr):
 
 
 @triton.jit
-def sum_over(values, j, J: tl.constexpr):
-    """v tensors (d, J), of which only sums over J are wanted, to max(1, v / J): the k-th holds at j
-    the sum of the values' v j / J + k, rounded down.
+def sum_over(values, j, J: tl.constexpr, EACH: tl.constexpr = 1):
+    """v tensors (d, J, ...), of which only sums over J are wanted, to max(1, v / J): the k-th holds
+    at j the sum of the values' v j / J + k, rounded down. With EACH the axis is (J EACH), and what
+    is summed are the places that differ by multiples of EACH.
 
     Each step halves the number of tensors, so about v exchanges between threads are made and not
     v log2(J), and every thread ends with sums of its own to store.
     """
-    APART: tl.constexpr = J // 2
+    APART: tl.constexpr = J // 2 * EACH
     if APART == 0:
         out = values
     elif len(values) == 1:
-        out = sum_over((values[0] + tl.gather(values[0], j ^ APART, 1),), j, APART)
+        yours = tl.gather(values[0], j ^ APART, 1)
+        out = sum_over((values[0] + yours,), j, J // 2, EACH)
     else:
         HALF: tl.constexpr = len(values) // 2
         half = ()
         for k in tl.static_range(HALF):
             half = half + (exchange(values[k], values[k + HALF], j, APART),)
-        out = sum_over(half, j, APART)
+        out = sum_over(half, j, J // 2, EACH)
     return out
 
 
