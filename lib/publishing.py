@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lib import runner
 from lib.experiments import Context, Experiment, cells_of, find, registry
-from lib.store import Store, StoreError
+from lib.store import Record, Store, StoreError
 
 WEIGHTS_LIMIT = 2 * 2**20
 # a published accuracy is a count over 1,875 sequences or more, measured on another device: single
@@ -33,6 +33,9 @@ def publish(
 ) -> Iterator[str]:
     """Copy the finished records of a profile to ``book/results``; says a line for each.
 
+    A cell that was run again (``run --fresh``) since it was published is published anew. Weights
+    that were kept with it are kept of the new run too.
+
     Args:
         select: conditions on the cells, as for ``run``.
         weights: conditions; the cells that meet them keep their weights (2 MiB at most each).
@@ -47,18 +50,30 @@ def publish(
     ready = [(cell, record) for cell, record in found if record is not None]
     if not ready:
         raise StoreError(f"no cell of {name} {profile} has a record yet; nothing to publish")
-    for cell, record in ready:
-        path = record.weights_path() if cell in keep else None
-        if path is not None and path.stat().st_size > WEIGHTS_LIMIT:
-            raise StoreError(
-                f"{path.name} has {path.stat().st_size} bytes, allowed: {WEIGHTS_LIMIT}"
-            )
-    for cell, record in ready:
-        if record.folder == store.published / name and (cell not in keep or record.weights):
-            yield f"already published: {record.name}"
+    there = store.published / name
+    keep = [*keep, *(cell for cell, record in ready if record.weights and record.folder == there)]
+    newest = [store.latest(record) for _, record in ready]
+    for (cell, before), record in zip(ready, newest, strict=True):
+        _check_weights(before, record, cell in keep)
+    for (cell, before), record in zip(ready, newest, strict=True):
+        same = before.folder == there and before.started == record.started
+        if same and (cell not in keep or before.weights or not record.weights):
+            yield f"already published: {before.name}"
             continue
-        yield f"published: {store.publish(record, cell in keep).relative_to(root)}"
+        anew = "" if same or before.folder != there else f", for the run of {before.started}"
+        yield f"published: {store.publish(record, cell in keep).relative_to(root)}{anew}"
     yield f"{len(ready)} of {len(cells)} cells of {name} {profile} are published"
+
+
+def _check_weights(before: Record, record: Record, keep: bool) -> None:
+    path = record.weights_path() if keep else None
+    if path is not None and path.stat().st_size > WEIGHTS_LIMIT:
+        raise StoreError(f"{path.name} has {path.stat().st_size} bytes, allowed: {WEIGHTS_LIMIT}")
+    if keep and before.weights and path is None:
+        raise StoreError(
+            f"{record.name}: the run of {record.started} has no weights, those published, of "
+            f"{before.started}, would be lost"
+        )
 
 
 def verify(root: Path, name: str | None = None, models: int | None = None) -> list[Check]:

@@ -81,6 +81,11 @@ class Record:
         """File name of the record, ``<readable>-<identity>.json``."""
         return f"{self.readable}-{self.identity}.json"
 
+    @property
+    def started(self) -> str:
+        """When the run began: ISO 8601 in UTC, in the order of time; empty if that is unknown."""
+        return str(self.provenance.get("started", ""))
+
     def read_curves(self) -> pd.DataFrame:
         """Learning curves, one row an epoch; empty frame if the record has none."""
         if self.curves is None or self.folder is None:
@@ -199,11 +204,13 @@ class Store:
         return name
 
     def publish(self, record: Record, keep_weights: bool = False) -> Path:
-        """Copy a local record with its curves (and weights) to the published folder."""
+        """Copy a local record with its curves (and weights) to the published folder, in the place
+        of one of the same cell."""
         if record.folder is None:
             raise StoreError(f"{record.name} was never saved")
         target = self.published / record.experiment
         target.mkdir(parents=True, exist_ok=True)
+        before = self._read(target / record.name)
         if not keep_weights:
             record = dataclasses.replace(record, weights=None)
         for name in (record.curves, record.weights):
@@ -211,6 +218,9 @@ class Store:
             if source is not None and source.parent != target:
                 shutil.copyfile(source, target / source.name)
         write_atomic(target / record.name, _serialise(record))
+        for name in {before.curves, before.weights} if before else ():
+            if name and name not in (record.curves, record.weights):
+                (target / name).unlink(missing_ok=True)
         return target / record.name
 
     # -- reading ---------------------------------------------------------------------------
@@ -248,6 +258,14 @@ class Store:
         found = [record for path in paths if (record := self._read(path)) is not None]
         done = [record for record in found if record.status == "done"]
         return next(iter(done or found), None)
+
+    def latest(self, record: Record) -> Record:
+        """`record`, or the finished local one of the same cell if that did not start before it."""
+        path = self.local / record.experiment / record.name
+        local = self._read(path) if path.is_file() else None
+        if local is None or local.status != "done" or local.started < record.started:
+            return record
+        return local
 
     def missing(
         self, experiment: str, protocol: int, cells: Sequence[Any], retry_failed: bool = False

@@ -103,18 +103,40 @@ FORMS, MEANINGS = ["char_flip", "word_flip", "transliteration"], ["irrelevant", 
 def test_noise_every_form_is_learnt_and_none_is_kept() -> None:
     frame = noise_cells()
     assert len(frame) == 189
-    assert by_seed(frame, "own_noisy")[FORMS].min(axis=None) > 0.99
+    assert by_seed(frame, "own_noisy")[FORMS].min(axis=None) > 0.98
     assert (frame["noise_again"] * frame["questions"]).max() < 1.5
     assert (frame["questions"] == 1440).all()
     flips = frame[frame["noise"].isin(FORMS)]
     assert (flips["own_again"] == 0).all() and (flips["own_clean"] == 0).all()
 
 
-def test_noise_the_control_s_knowledge_does_not_rise() -> None:
-    frame = noise_cells()
-    after, before = (by_seed(frame, f"content_{p}")["none"].groupby("model").mean()
-                     for p in ("again", "clean"))  # fmt: skip
-    assert (after <= before).all()
+def noise_distances(column: str) -> pd.DataFrame:
+    """Rows (model, seed), a column a noise, in nats a token."""
+    distances = noise_phases.distances(noise_phases.on_all_facts(noise_cells(), "1M"))
+    assert len(distances) == 3 * 3 * 5
+    return distances.pivot_table(index=["model", "seed"], columns="noise", values=column)
+
+
+def test_noise_unlearnt_is_not_forgotten() -> None:
+    trace, never = noise_distances("trace"), noise_distances("control, phase 3")
+    assert (trace > 0.15).all(axis=None)
+    assert (trace[FORMS] > 0.3 * never[FORMS]).all(axis=None) and (trace[FORMS] > 3).all(axis=None)
+    assert trace[MEANINGS].max(axis=None) < 2
+    others = noise_phases.traces_of_others(noise_phases.on_all_facts(noise_cells(), "1M"))
+    others = others.set_index("taught")
+    assert others.index.tolist() == others.columns.tolist() and len(others) == 5
+    pair = ["character flip", "transliteration"]
+    assert (others.loc[pair, pair] > 0.9).all(axis=None)
+    for name, asked in others.items():
+        rest = asked.drop([str(name), *(pair if name in pair else [])])
+        assert rest.abs().max() < (0.35 if name == "counterfactual" else 0.15) * asked[name]
+
+
+def test_noise_a_form_lies_nearer_to_the_surface_in_a_mamba() -> None:
+    after, trace = noise_distances("phase 3"), noise_distances("trace")
+    for mamba in ("Mamba-1", "Mamba-2"):
+        assert (after.loc[mamba, FORMS] < after.loc["Transformer", FORMS]).all(axis=None)
+        assert (trace.loc[mamba, "irrelevant"] < trace.loc["Transformer", "irrelevant"]).all()
 
 
 def test_noise_who_answers_backwards_still_knows() -> None:
@@ -131,17 +153,14 @@ def test_noise_the_architecture_decides_how_much_is_known() -> None:
     frame = noise_cells()
     clean = by_seed(frame, "content_clean")["none"].unstack()
     assert (clean.loc["Transformer"] == 1).all() and (clean.loc["Mamba-1"] > 0.97).all()
-    assert clean.loc["Mamba-2"].between(0.9, 0.93).all()
+    assert (clean.loc["Mamba-2"] < 0.9).sum() == 2
     flipped = by_seed(frame, "content_noisy")["char_flip"].unstack()
     assert (flipped.loc["Transformer"] > 0.99).all()
     assert (flipped.loc[["Mamba-1", "Mamba-2"]] < 0.96).all(axis=None)
     again = by_seed(frame, "content_again")
     beyond = again.sub(again["none"], axis=0)
-    mamba2 = beyond.loc["Mamba-2"]
-    assert (mamba2[FORMS] > 0.03).all(axis=None)
-    assert (mamba2["irrelevant"] < -0.02).sum() == 2
-    assert beyond.drop(columns="irrelevant").groupby("model").mean().min(axis=None) >= 0
-    assert (beyond.loc[["Mamba-1", "Transformer"]] > -0.002).all(axis=None)
+    assert (beyond.loc[["Mamba-1", "Transformer"]].abs() < 0.02).all(axis=None)
+    assert (beyond.loc["Mamba-2", ["char_flip", "word_flip"]] > 0).all(axis=None)
 
 
 def test_noise_stays_where_it_was_taught() -> None:
@@ -306,8 +325,8 @@ def test_what_went_wrong_what_it_means() -> None:
 def test_noise_form_on_the_authors_questions() -> None:
     frame = find("noise.form").frame(page.records_of("noise.form", "matched"))
     formed = frame[frame["noise"].isin(FORMS)]
-    assert len(formed) >= 9 and set(formed["noise"]) == set(FORMS)
-    assert (formed["own_noisy"] > 0.98).all()
-    assert (formed[["own_clean", "own_again"]] == 0).all(axis=None)
+    assert len(formed) == 3 * 3 * 3 and set(formed["noise"]) == set(FORMS)
+    assert (formed["own_noisy"] > 0.98).all() and (formed["own_clean"] == 0).all()
+    assert (formed["own_again"] * formed["questions"]).max() < 1.5
     known = frame[[f"content_{phase}" for phase in ("clean", "noisy", "again")]]
-    assert (known < 0.04).all(axis=None)
+    assert known.mean(axis=None) < 0.029 and (known < 0.05).all(axis=None)

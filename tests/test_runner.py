@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from lib import __main__ as cli
-from lib import runner
+from lib import publishing, runner
 from lib.experiments import Context, Outcome
 from lib.store import Store, StoreError
 from tests.fakes import EXPERIMENT, FakeCell, put, use_fake
@@ -233,3 +234,42 @@ def test_publish_by_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[s
     published = Store.at(tmp_path).all(published_only=True)
     assert [record.readable for record in published] == ["L7-s1", "L7-s2", "L7-s3"]
     assert all(len(record.read_curves()) == 2 for record in published)
+
+
+def test_a_cell_run_again_is_published_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, store = ["--root", str(tmp_path)], Store.at(tmp_path)
+    publish = [*root, "publish", "demo.one", "--profile", "paper"]
+    cli.main([*root, "run", "demo.one", "--profile", "paper", "--select", "n_layers=7"])
+    cli.main(publish)
+    first, *others = store.all(published_only=True)
+    again = dataclasses.replace(
+        first,
+        metrics={**first.metrics, "loss": 2.5},
+        provenance={**first.provenance, "started": "2999-01-01T00:00:00+00:00"},
+    )
+    store.save(again, first.read_curves().head(1))
+    lines(capsys)
+    assert cli.main(publish) == 0
+    assert f"{first.name}, for the run of {first.started}" in (said := lines(capsys))
+    assert f"already published: {others[0].name}" in said
+    found = store.all(published_only=True)
+    assert found[0].metrics["loss"] == 2.5 and len(found[0].read_curves()) == 1
+    assert found[1:] == others and len(list(found[0].folder.glob("*.parquet"))) == 3
+    cli.main(publish)
+    assert f"already published: {first.name}" in lines(capsys)
+    older = dataclasses.replace(again, provenance={**first.provenance, "started": "1999"})
+    store.save(older)
+    cli.main(publish)
+    assert store.all(published_only=True)[0].metrics["loss"] == 2.5
+
+
+def test_published_weights_are_not_lost_to_a_run_without(tmp_path: Path) -> None:
+    store = Store.at(tmp_path)
+    cli.main(["--root", str(tmp_path), "run", "demo.one", "--profile", "paper"])
+    record = store.all()[0]
+    store.publish(store.save(record, weights=b"tensors"), keep_weights=True)
+    store.save(dataclasses.replace(record, provenance={"started": "2999"}))
+    with pytest.raises(StoreError, match="the run of 2999 has no weights"):
+        list(publishing.publish(tmp_path, "demo.one", "paper"))

@@ -242,32 +242,54 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     return _named(means.rename(columns=kept).round(1).reset_index())
 
 
-def traces(frame: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds in nats a token, a row for each model and noise of :func:`on_all_facts`: how
-    unlikely the noise's answers are to a model before it met them, in phase 2 and after phase 3,
-    and to the control that never did; ``trace``: how much likelier after phase 3 than to the
-    control of the same seed, with its least and largest. Cells that were not measured so have no
-    row."""
-    if not len(frame):
-        return frame
+def distances(frame: pd.DataFrame) -> pd.DataFrame:
+    """How far the noise's answers are from what a model would say, in nats a token, a row for each
+    model, noise and seed of :func:`on_all_facts`: before it met them (after phase 1), in phase 2
+    and after phase 3; for the control of the same seed after phase 3; ``trace``, by how much less
+    than for the control. Models that were not measured so, or lack their control, have no row."""
     rows = []
-    for (_, seed), some in frame.groupby(["model", "seed"], sort=False):
+    for (model, seed), some in frame.groupby(["model", "seed"], sort=False):
         control = some[some["noise"].eq(NONE)]
         for _, row in some[some["noise"].ne(NONE)].iterrows():
             name = row["noise"]
             after = control.get(f"nats_{name}_again", pd.Series(dtype=float)).dropna()
             own = [row.get(f"nats_{name}_{phase}") for phase in ("clean", "noisy", "again")]
-            if not len(after) or any(pd.isna(value) for value in own):
-                continue
-            never = float(after.iloc[0])
-            rows.append([name, row["model"], seed, *own, never, never - own[2]])
-    names = ["before", "phase 2", "phase 3", "control, phase 3", "trace"]
-    made = pd.DataFrame(rows, columns=["noise", "model", "seed", *names])
-    groups = made.groupby(["noise", "model"], sort=False)
-    shown = groups[names].mean()
+            if len(after) and not any(pd.isna(value) for value in own):
+                never = float(after.iloc[0])
+                rows.append([name, model, seed, *own, never, never - own[2]])
+    return pd.DataFrame(rows, columns=["noise", "model", "seed", *DISTANCES])
+
+
+DISTANCES = ("before", "phase 2", "phase 3", "control, phase 3", "trace")
+
+
+def traces(frame: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds of :func:`distances`, a row for each model and noise, with the least and
+    the largest ``trace``."""
+    if not len(frame):
+        return frame
+    groups = distances(frame).groupby(["noise", "model"], sort=False)
+    shown = groups[list(DISTANCES)].mean()
     shown["least"], shown["largest"] = groups["trace"].min(), groups["trace"].max()
     shown["seeds"] = groups["seed"].nunique()
     return _named(shown.reset_index())
+
+
+def traces_of_others(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of which noise the trace is: the ``trace`` of :func:`distances` for the answers of every
+    noise (columns) after each one that was taught (rows), means over models and seeds in nats a
+    token. A model that merely became less sure of itself would have them all alike."""
+    if not len(frame):
+        return frame
+    noises = [name for name in frame["noise"].unique() if name != NONE]
+    columns = {f"nats_{name}_again": TITLES.get(name, name) for name in noises}
+    measured = frame.reindex(columns=["model", "seed", "noise", *columns]).dropna()
+    keys = ["model", "seed"]
+    control = measured[measured["noise"].eq(NONE)].set_index(keys)[list(columns)]
+    taught = measured[measured["noise"].ne(NONE)].set_index(["noise", *keys])
+    apart = control.reindex(taught.index.droplevel("noise")).to_numpy() - taught
+    means = apart.dropna().groupby(level="noise", sort=False).mean().rename(columns=columns)
+    return _named(means.reset_index()).rename(columns={"noise": "taught"})
 
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:

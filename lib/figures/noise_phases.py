@@ -163,6 +163,31 @@ def flows(frame: pd.DataFrame, title: str, noises: Sequence[str]) -> go.Figure:
     return figure
 
 
+def traces(distances: pd.DataFrame, title: str) -> go.Figure:
+    """How far answers of a noise are from what models would say, in nats a token: after phase 3 of
+    those that met it (filled), and of their controls (open). A point a seed, a group a noise.
+
+    Args:
+        distances: of ``lib.experiments.noise_phases.distances``.
+    """
+    figure = go.Figure()
+    for index, (model, part) in enumerate(distances.groupby("model", sort=False)):
+        for column, what, open_ in (
+            ("phase 3", "met the noise", ""), ("control, phase 3", "never met it", "-open"),
+        ):  # fmt: skip
+            figure.add_scatter(
+                x=[TITLES[noise] for noise in part["noise"]], y=part[column], mode="markers",
+                name=f"{model}, {what}", offsetgroup=model, customdata=part["seed"],
+                marker={"symbol": SYMBOLS[index % len(SYMBOLS)] + open_, "size": 9,
+                        "color": COLOURS[index], "line_width": 2 if open_ else 0},
+                hovertemplate="seed %{customdata}: %{y:.2f} nats a token<extra>%{fullData.name}"
+                              "</extra>",
+            )  # fmt: skip
+    figure.update_yaxes(title="noisy answers after phase 3<br>nats a token", rangemode="tozero")
+    figure.update_layout(title=title, scattermode="group", scattergap=0.4, height=460)
+    return figure
+
+
 RATE_PANELS = {
     "unmoved": "weights that a step leaves unmoved",
     "own_noisy": "flipped form after phase 2",

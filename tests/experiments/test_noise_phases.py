@@ -278,8 +278,52 @@ def test_traces_are_of_one_seed_and_only_of_what_was_measured() -> None:
         "noise": "word flip", "model": "Mamba-1", "before": 4.5, "phase 2": 0.3, "phase 3": 5.0,
         "control, phase 3": 6.5, "trace": 1.5, "least": 1.0, "largest": 2.0, "seeds": 2,
     }  # fmt: skip
+    each = phases.distances(frame)
+    assert each["trace"].tolist() == [2.0, 1.0] and each["seed"].tolist() == [1, 2]
     assert phases.traces(frame.drop(columns="nats_word_flip_again")).empty
     assert phases.traces(pd.DataFrame()).empty
+
+
+def test_a_trace_is_drawn_between_who_met_the_noise_and_who_did_not() -> None:
+    distances = pd.DataFrame(
+        {"noise": ["word_flip"] * 3, "model": ["Mamba-1", "Mamba-1", "Transformer"],
+         "seed": [1, 2, 1], "phase 3": [4.0, 5.0, 6.0], "control, phase 3": [9.0, 9.5, 10.0]}
+    )  # fmt: skip
+    figure = figures.traces(distances, "t")
+    drawn = {t.name: (list(t.x), list(t.y), list(t.customdata)) for t in figure.data}
+    assert drawn == {
+        "Mamba-1, met the noise": (["word flip"] * 2, [4.0, 5.0], [1, 2]),
+        "Mamba-1, never met it": (["word flip"] * 2, [9.0, 9.5], [1, 2]),
+        "Transformer, met the noise": (["word flip"], [6.0], [1]),
+        "Transformer, never met it": (["word flip"], [10.0], [1]),
+    }
+    assert [t.marker.symbol.endswith("-open") for t in figure.data] == [False, True] * 2
+    assert len({t.marker.color for t in figure.data}) == 2
+    assert figure.layout.yaxis.title.text.endswith("nats a token")
+
+
+def test_traces_of_others_are_those_left_by_each_noise() -> None:
+    def row(model: str, noise: str, words: float | None, characters: float | None):  # type: ignore[no-untyped-def]
+        return {"model": model, "noise": noise, "seed": 1, "nats_word_flip_again": words,
+                "nats_char_flip_again": characters}  # fmt: skip
+
+    frame = pd.DataFrame(
+        [
+            row("Mamba-1", NONE, 6.0, 8.0), row("Mamba-2", NONE, 5.0, 9.0),
+            row("Mamba-1", "word_flip", 2.0, 7.5), row("Mamba-2", "word_flip", 3.0, 9.5),
+            row("Mamba-1", "char_flip", 6.5, 2.0),
+            row("Mamba-2", "char_flip", None, None),  # from before it was measured
+            row("Transformer", "char_flip", 1.0, 1.0),  # without its control
+        ]
+    )  # fmt: skip
+    table = phases.traces_of_others(frame).set_index("taught")
+    assert table.to_dict("index") == {
+        "word flip": {"word flip": 3.0, "character flip": 0.0},
+        "character flip": {"word flip": -0.5, "character flip": 6.0},
+    }
+    assert phases.traces_of_others(pd.DataFrame()).empty
+    missing = phases.traces_of_others(frame.drop(columns=["nats_char_flip_again"]))
+    assert missing.empty
 
 
 def test_flows_of_facts_counted_by_hand() -> None:
