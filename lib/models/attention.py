@@ -101,7 +101,7 @@ class AttentionMixer(nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q (b, h, l, headdim), k and v (b, h, c + l, headdim) to y (b, l, h, headdim_v)."""
         length, kept = q.shape[2], k.shape[2] - q.shape[2]
-        watched = len(self.act_S._forward_hooks) + len(self.act_S._forward_pre_hooks) > 0
+        watched = self.act_S.watched
         if watched or k.shape[2] <= OPEN_LENGTH:
             return self._attend_openly(q, k, v)
         # the library's own causal mask lets the first query see the first key alone

@@ -16,6 +16,11 @@ class Activation(nn.Identity):
     """A named activation: its module path is its name, and a plain PyTorch forward hook on it can
     read or replace what flows through. Costs nothing."""
 
+    @property
+    def watched(self) -> bool:
+        """Whether there are hooks. Where there are none, what flows through need not be made."""
+        return len(self._forward_hooks) + len(self._forward_pre_hooks) > 0
+
 
 class Linear(nn.Linear):
     """nn.Linear by :func:`lib.ops.linear.linear`."""

@@ -11,7 +11,7 @@ from lib.models.config import Mamba1Config
 from lib.models.layers import Activation, CausalConv, Linear
 from lib.ops.checks import compute_dtype
 from lib.ops.linear import linear
-from lib.ops.scan import selective_scan, selective_state_step
+from lib.ops.scan import absorbs, selective_scan, selective_state_step
 
 
 class MixerState(NamedTuple):
@@ -81,19 +81,26 @@ class Mamba1Mixer(nn.Module):
         u, conv = self.conv(u, state.conv if state else None, return_state)
         u = self.act_post_conv(u)
         dt, B, C = self._split(u)
-        wide = compute_dtype(dt)
-        dt = self.act_dt(nn.functional.softplus(dt.to(wide) + self.dt_proj.bias.to(wide)))
+        wide, bias, gate = compute_dtype(dt), None, None
+        watched = self.act_dt.watched or self.act_y.watched
+        joined = not watched and absorbs(u.transpose(1, 2), self.config.d_state, self.backend)
+        if joined:
+            bias, gate = self.dt_proj.bias, z.transpose(1, 2)
+        else:
+            dt = self.act_dt(nn.functional.softplus(dt.to(wide) + self.dt_proj.bias.to(wide)))
         B, C = self.act_B(B), self.act_C(C)
         # the scan casts for itself; autocast would halve its products in forward, not in backward
         with torch.autocast(x.device.type, enabled=False):
             scanned = selective_scan(
                 u.transpose(1, 2), dt.transpose(1, 2), -torch.exp(self.A_log.to(wide)),
-                B.transpose(1, 2), C.transpose(1, 2), self.D,
+                B.transpose(1, 2), C.transpose(1, 2), self.D, gate, bias, joined,
                 return_last_state=return_state, initial_state=state.ssm if state else None,
                 backend=self.backend,
             )  # fmt: skip
         y, ssm = scanned if return_state else (scanned, scanned)
-        y = self.act_y(y.transpose(1, 2)) * nn.functional.silu(z)
+        y = y.transpose(1, 2)
+        if not joined:
+            y = self.act_y(y) * nn.functional.silu(z)
         out = self.out_proj(y)
         return (out, MixerState(conv, ssm)) if return_state else out
 
