@@ -165,7 +165,7 @@ def _conv1d(padded: Tensor, weight: Tensor, length: int) -> Tensor:
 backends.register(OP, "reference", _on_padded(_reference))
 # on the processor the library's kernel wins for long sequences and loses for short ones (measured,
 # forward and backward: 8 x 256 channels, 128 steps, 1.6 ms against 3.6; 128 x 320, 8 steps, 4.0 ms
-# against 2.1); on a GPU shifts fuse with what surrounds them under torch.compile
+# against 2.1); on a GPU the kernels of lib.ops.fused_conv come first
 backends.register(
     OP, "conv1d", _on_padded(_conv1d),
     prefers=lambda facts: facts["device"].type == "cpu" and facts["length"] >= 64,

@@ -168,14 +168,18 @@ def test_what_it_cannot_do_it_says(
         fused(**inputs)
 
 
-def test_auto_does_not_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_it_on_a_gpu_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     registered = backends._OPS["causal_conv1d"]
     present = replace(registered["fused"], missing=backends.never)
     monkeypatch.setitem(registered, "fused", present)
-    facts = {"length": 8, "dtype": torch.float32, "taps": 4}
-    for device in ("cpu", "cuda"):
-        name = backends.resolve("causal_conv1d", "auto", device=torch.device(device), **facts)
-        assert name == "shifts"
+
+    def auto(device: str, dtype: torch.dtype = torch.float32, taps: int = 4) -> str:
+        facts = {"length": 8, "dtype": dtype, "taps": taps}
+        return backends.resolve("causal_conv1d", "auto", device=torch.device(device), **facts)
+
+    assert auto("cuda") == auto("cuda", torch.bfloat16, 8) == "fused"
+    assert auto("cuda", torch.float64) == auto("cuda", taps=1) == auto("cuda", taps=9) == "shifts"
+    assert auto("cpu") == "shifts"
 
 
 @pytest.mark.gpu
