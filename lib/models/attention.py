@@ -20,6 +20,10 @@ from lib.ops.checks import compute_dtype
 # cores: 256 x 8 tokens 1.6 ms against 0.8 for S in the open, 64 x 29 3.3 against 2.0, 8 x 128
 # equal), and torch.vmap would call it there run by run
 OPEN_LENGTH = 128
+# up to so many keys a compiler is given sums of products instead of products of matrices, which it
+# joins to softmax and mask: libraries' products of thousands of 8 x 32 matrices leave most of a GPU
+# idle. 0, for none, until that is measured; 16 is to be tried
+SUMMED_LENGTH = 0
 
 
 class AttentionState(NamedTuple):
@@ -117,9 +121,13 @@ class AttentionMixer(nn.Module):
         if not self.config.causal:
             hidden = torch.zeros_like(hidden)
         with torch.autocast(q.device.type, enabled=False):
-            scores = q.to(wide) @ k.to(wide).transpose(2, 3) * self.config.headdim_qk**-0.5
+            q, k, values = q.to(wide), k.to(wide), v.to(wide)
+            summed = k.shape[2] <= SUMMED_LENGTH and torch.compiler.is_compiling()
+            scores = (q[:, :, :, None] * k[:, :, None]).sum(-1) if summed else q @ k.mT
+            scores = scores * self.config.headdim_qk**-0.5
             S = self.act_S(scores.masked_fill(hidden, -torch.inf).softmax(-1))
-            return (S @ v.to(wide)).transpose(1, 2).to(v.dtype)
+            y = (S[..., None] * values[:, :, None]).sum(3) if summed else S @ values
+            return y.transpose(1, 2).to(v.dtype)
 
     def forward(
         self, x: Tensor, state: AttentionState | None = None, return_state: bool = False
