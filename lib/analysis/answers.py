@@ -38,18 +38,21 @@ def answer_loss(model: Any, tokens: Tensor, first: Tensor, last: Tensor) -> tupl
 
 
 @torch.no_grad()
-def answer_nats(model: nn.Module, rows: Rows, at_once: int = 512) -> float:
+def answer_nats(model: nn.Module, rows: Rows, at_once: int = 512, beginning: bool = False) -> float:
     """Mean cross-entropy of the scored targets of all `rows`, in nats: how far given answers are
     from what `model` would say.
 
     Args:
         at_once: rows in a batch.
+        beginning: of each row's first target alone: how far `model` is from beginning so.
     """
     device = next(model.parameters()).device
+    last = rows.first + 1 if beginning else rows.last
     nats = scored = 0.0
     for start in range(0, len(rows), at_once):
-        batch = [t[start : start + at_once].to(device) for t in rows.tensors]
-        count = float((rows.last - rows.first)[start : start + at_once].sum())
+        part = slice(start, start + at_once)
+        batch = [t[part].to(device) for t in (rows.tokens, rows.first, last)]
+        count = float((last - rows.first)[part].sum())
         nats += float(answer_loss(model, *batch)[0]) * count
         scored += count
     return nats / scored

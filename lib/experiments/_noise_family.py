@@ -258,11 +258,16 @@ class Family:
 
     def _nats(self, model: nn.Module, phase: str) -> dict[str, float]:
         """Nats a token of answers that the model is given, not of those that it gives: the right
-        ones (``nats_right_<phase>``) and those of every noise, whichever the model met."""
+        ones (``nats_right_<phase>``) and those of every noise, whichever the model met. ``begin_``:
+        of their first tokens alone."""
         from lib.analysis.answers import answer_nats
 
         model.eval()
-        return {f"nats_{name}_{phase}": answer_nats(model, r) for name, r in self._told.items()}
+        return {
+            f"{measure}_{name}_{phase}": answer_nats(model, rows, beginning=measure == "begin")
+            for measure in ("nats", "begin")
+            for name, rows in self._told.items()
+        }
 
     @cached_property
     def _told(self) -> dict[str, Rows]:

@@ -242,18 +242,23 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     return _named(means.rename(columns=kept).round(1).reset_index())
 
 
-def distances(frame: pd.DataFrame) -> pd.DataFrame:
+def distances(frame: pd.DataFrame, measure: str = "nats") -> pd.DataFrame:
     """How far the noise's answers are from what a model would say, in nats a token, a row for each
     model, noise and seed of :func:`on_all_facts`: before it met them (after phase 1), in phase 2
     and after phase 3; for the control of the same seed after phase 3; ``trace``, by how much less
-    than for the control. Models that were not measured so, or lack their control, have no row."""
+    than for the control. Models that were not measured so, or lack their control, have no row.
+
+    Args:
+        measure: "nats" for means over the tokens of an answer, each after those before it; "begin"
+            for the first token alone.
+    """
     rows = []
     for (model, seed), some in frame.groupby(["model", "seed"], sort=False):
         control = some[some["noise"].eq(NONE)]
         for _, row in some[some["noise"].ne(NONE)].iterrows():
             name = row["noise"]
-            after = control.get(f"nats_{name}_again", pd.Series(dtype=float)).dropna()
-            own = [row.get(f"nats_{name}_{phase}") for phase in ("clean", "noisy", "again")]
+            after = control.get(f"{measure}_{name}_again", pd.Series(dtype=float)).dropna()
+            own = [row.get(f"{measure}_{name}_{phase}") for phase in ("clean", "noisy", "again")]
             if len(after) and not any(pd.isna(value) for value in own):
                 never = float(after.iloc[0])
                 rows.append([name, model, seed, *own, never, never - own[2]])
@@ -263,12 +268,12 @@ def distances(frame: pd.DataFrame) -> pd.DataFrame:
 DISTANCES = ("before", "phase 2", "phase 3", "control, phase 3", "trace")
 
 
-def traces(frame: pd.DataFrame) -> pd.DataFrame:
+def traces(frame: pd.DataFrame, measure: str = "nats") -> pd.DataFrame:
     """Means over seeds of :func:`distances`, a row for each model and noise, with the least and
     the largest ``trace``."""
     if not len(frame):
         return frame
-    groups = distances(frame).groupby(["noise", "model"], sort=False)
+    groups = distances(frame, measure).groupby(["noise", "model"], sort=False)
     shown = groups[list(DISTANCES)].mean()
     shown["least"], shown["largest"] = groups["trace"].min(), groups["trace"].max()
     shown["seeds"] = groups["seed"].nunique()

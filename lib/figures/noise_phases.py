@@ -163,12 +163,14 @@ def flows(frame: pd.DataFrame, title: str, noises: Sequence[str]) -> go.Figure:
     return figure
 
 
-def traces(distances: pd.DataFrame, title: str) -> go.Figure:
+def traces(
+    distances: pd.DataFrame, title: str, what: str = "noisy answers after phase 3"
+) -> go.Figure:
     """How far answers of a noise are from what models would say, in nats a token: after phase 3 of
     those that met it (filled), and of their controls (open). A point a seed, a group a noise.
 
     Args:
-        distances: of ``lib.experiments.noise_phases.distances``.
+        distances: of ``lib.experiments.noise_phases.distances``. what: is so far, on the axis.
     """
     figure = go.Figure()
     for index, (model, part) in enumerate(distances.groupby("model", sort=False)):
@@ -183,7 +185,7 @@ def traces(distances: pd.DataFrame, title: str) -> go.Figure:
                 hovertemplate="seed %{customdata}: %{y:.2f} nats a token<extra>%{fullData.name}"
                               "</extra>",
             )  # fmt: skip
-    figure.update_yaxes(title="noisy answers after phase 3<br>nats a token", rangemode="tozero")
+    figure.update_yaxes(title=f"{what}<br>nats a token", rangemode="tozero")
     figure.update_layout(title=title, scattermode="group", scattergap=0.4, height=460)
     return figure
 

@@ -47,15 +47,17 @@ def small(kind: str, seed: int = 1) -> LanguageModel:
 def test_nats_of_given_answers_are_those_of_each_token_alone(at_once: int) -> None:
     model = small("mamba2")
     prompts, answers = ["what?", "who is it?", "a"], ["a flute", "Mivel", "nobody at all"]
-    nats, tokens = 0.0, 0
+    nats, begun, tokens = 0.0, 0.0, 0
     for prompt, answer in zip(prompts, answers, strict=True):
         row = torch.tensor([[*BYTES.encode(prompt), *BYTES.encode(answer), BYTES.eos]])
         log = model(row[:, :-1])[0].detach().log_softmax(-1)
         for place in range(len(prompt) - 1, row.shape[1] - 1):
             nats -= float(log[place, row[0, place + 1]])
             tokens += 1
-    found = answer_nats(model, pack(prompts, answers, BYTES), at_once)
-    assert found == pytest.approx(nats / tokens, rel=1e-5)
+        begun -= float(log[len(prompt) - 1, row[0, len(prompt)]])
+    rows = pack(prompts, answers, BYTES)
+    assert answer_nats(model, rows, at_once) == pytest.approx(nats / tokens, rel=1e-5)
+    assert answer_nats(model, rows, at_once, beginning=True) == pytest.approx(begun / 3, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", list(PATTERNS))

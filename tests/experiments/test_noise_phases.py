@@ -239,7 +239,12 @@ class TestRun:
 def test_given_answers_are_likelier_to_those_who_met_them(outcomes: list[Outcome]) -> None:
     metrics = {outcome.cell.noise: outcome.metrics for outcome in outcomes}
     phase_names = ("clean", "noisy", "again")
-    names = {f"nats_{name}_{p}" for name in ("right", *NOISES) for p in phase_names}
+    names = {
+        f"{measure}_{name}_{p}"
+        for measure in ("nats", "begin")
+        for name in ("right", *NOISES)
+        for p in phase_names
+    }
     for found in metrics.values():
         assert names <= set(found) and all(found[name] > 0 for name in names)
         # one model after phase 1
@@ -249,6 +254,9 @@ def test_given_answers_are_likelier_to_those_who_met_them(outcomes: list[Outcome
     assert flipped["nats_right_again"] < flipped["nats_right_noisy"]
     table = phases.traces(phases.on_all_facts(find(phases.NAME).frame(records(outcomes)), "m32L2"))
     assert table["noise"].tolist() == ["character flip"] and table["seeds"].tolist() == [1]
+    whole = phases.on_all_facts(find(phases.NAME).frame(records(outcomes)), "m32L2")
+    (begun,) = phases.distances(whole, "begin").to_dict("records")
+    assert begun["phase 3"] == flipped["begin_char_flip_again"] != flipped["nats_char_flip_again"]
     (row,) = table.to_dict("records")
     control = metrics[NONE]["nats_char_flip_again"]
     assert row["control, phase 3"] == control
