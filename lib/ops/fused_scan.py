@@ -200,9 +200,11 @@ def _empty_outputs(
 def _backward(
     dy: Tensor, dlast: Tensor | None, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
     D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None, start: Tensor | None,
-    states: Tensor, pre: Tensor, softplus: bool,
+    states: Tensor, pre: Tensor, softplus: bool, start_too: bool,
 ) -> list[Tensor]:  # fmt: skip
-    """Gradients of u, delta, A, B, C, D, z, delta_bias and start, empty for those that are None."""
+    """Gradients of u, delta, A, B, C, D, z, delta_bias and, with `start_too`, start; empty for
+    those that are None. A state is d_state times as large as a step's input, and one that was
+    given, such as a frozen encoder's, needs no gradient."""
     from lib.ops.triton.selective_scan_backward import backward
 
     r, b, d, length = u.shape
@@ -229,7 +231,7 @@ def _backward(
         wide(parts, r, b, groups, length, n, dtype=m.dtype if parts == 1 else torch.float32)
         for m in (B, C)
     )
-    dstart = None if start is None else wide(r, b, d, n, dtype=start.dtype)
+    dstart = wide(r, b, d, n, dtype=start.dtype) if start is not None and start_too else None
     dA = wide(blocks, r, d, n)
     dD, dbias = (None if t is None else wide(blocks, r, d) for t in (D, delta_bias))
     programs = parts * groups * blocks * r
@@ -290,6 +292,8 @@ def _(u, delta, A, B, C, D, z, delta_bias, start, softplus, want_last, keep):  #
 
 @_backward.register_fake
 def _(dy, dlast, u, delta, A, B, C, D, z, delta_bias, start, *rest):  # type: ignore[no-untyped-def]
+    start = start if rest[-1] else None
+
     def like(t: Tensor | None) -> Tensor:
         return u.new_empty(0, dtype=torch.float32) if t is None else t.new_empty(t.shape)
 
@@ -314,8 +318,9 @@ def _gradients(ctx: Any, dy: Tensor | None, dlast: Tensor | None, *_: Any) -> tu
     u = tensors[0]
     if dy is None:
         dy = u.new_zeros(()).expand(u.shape)
-    grads = _backward(dy, dlast if ctx.want_last else None, *tensors, ctx.softplus)
-    given = [t is not None for t in tensors[:9]]
+    start_too = ctx.needs_input_grad[8]
+    grads = _backward(dy, dlast if ctx.want_last else None, *tensors, ctx.softplus, start_too)
+    given = [t is not None for t in tensors[:8]] + [start_too]
     return (*(g if here else None for g, here in zip(grads, given, strict=True)), None, None, None)
 
 

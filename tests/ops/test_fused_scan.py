@@ -286,6 +286,32 @@ def test_without_gradients_nothing_is_kept_for_them(length: int, kernels: None) 
 
 
 @on_cpu
+def test_a_first_state_without_a_gradient_is_not_given_one(
+    kernels: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One from a frozen encoder, which is as large as many steps of everything else."""
+    written: list[int] = []
+    op = fused_scan._backward
+
+    def watched(*arguments: Any) -> Any:
+        out = op(*arguments)
+        written.append(out[8].numel())
+        return out
+
+    monkeypatch.setattr(fused_scan, "_backward", watched)
+    inputs = {name: t.float() for name, t in scan_inputs(2, 3, 4, 12).items()}
+    found = []
+    for frozen in ((), ("initial_state",)):
+        leaves = {k: t.clone().requires_grad_(k not in frozen) for k, t in inputs.items()}
+        y, last = fused(**leaves, **FULL)
+        (y.square().sum() + last.square().sum()).backward()
+        found.append({k: t.grad for k, t in leaves.items()})
+    assert written == [2 * 3 * 4, 0] and found[1].pop("initial_state") is None
+    for name, grad in found[1].items():
+        assert grad is not None and torch.equal(grad, found[0][name]), name
+
+
+@on_cpu
 def test_split_in_two_is_the_whole(kernels: None) -> None:
     inputs = {name: t.float() for name, t in scan_inputs(2, 3, 4, 12).items()}
     y, last = fused(**inputs, **FULL)
