@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from lib.analysis.activations import record_activations
 from lib.models import mamba1
+from lib.models.autoencoder import AutoencoderConfig, StateAutoencoder
 from lib.models.config import LanguageModelConfig, Mamba1Config
 from lib.models.language_model import LanguageModel, build_language_model
-from lib.ops import backends, scan
+from lib.ops import backends, conv, scan
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 MISSING = backends.missing(scan.OP, "fused", DEVICE)
@@ -98,6 +100,25 @@ def test_what_is_watched_is_made(given: list[tuple[Any, ...]]) -> None:
             logits = mine(tokens(LONG))
         assert len(seen) == 2 and not any(softplus for _, _, softplus in given)
         torch.testing.assert_close(logits, plain, rtol=1e-5, atol=1e-6)
+
+
+@needs_kernels
+def test_a_decoder_through_the_kernels_that_a_gpu_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frozen encoder, states handed over, convolution too: as in the chapter on memory."""
+    found = []
+    for preferred in (False, True):
+        for op in (scan.OP, conv.OP):
+            kernels = replace(backends._OPS[op]["fused"], prefers=lambda facts, p=preferred: p)
+            monkeypatch.setitem(backends._OPS[op], "fused", kernels)
+        whole = StateAutoencoder(model("auto"), AutoencoderConfig(LONG))
+        with backends.recording() as used:
+            loss = whole.loss(tokens(LONG))
+        loss.backward()
+        assert (used == {scan.OP: ["fused"], conv.OP: ["fused"]}) == preferred
+        found.append((loss.detach(), {n: p.grad for n, p in whole.decoder.named_parameters()}))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=1e-6)
+    for name, grad in found[0][1].items():
+        torch.testing.assert_close(grad, found[1][1][name], rtol=1e-3, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("backend", ["auto", "fused", "chunked", "reference", "mamba_ssm"])
