@@ -18,12 +18,12 @@ from lib.ops import backends, conv, scan
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 MISSING = backends.missing(scan.OP, "fused", DEVICE)
-LONG, SHORT = 19, 8
+LONG, SHORT = 11, 8
 needs_kernels = pytest.mark.skipif(MISSING is not None, reason=f"fused scan: {MISSING}")
 
 
 def model(backend: str) -> LanguageModel:
-    config = LanguageModelConfig(30, 2, (Mamba1Config(16, d_state=8),))
+    config = LanguageModelConfig(30, 2, (Mamba1Config(8, d_state=8),))
     return build_language_model(config, seed=1, device=DEVICE, backend=backend)
 
 
