@@ -174,12 +174,12 @@ def traces(
     """
     figure = go.Figure()
     for index, (model, part) in enumerate(distances.groupby("model", sort=False)):
-        for column, what, open_ in (
+        for column, whether, open_ in (
             ("phase 3", "met the noise", ""), ("control, phase 3", "never met it", "-open"),
         ):  # fmt: skip
             figure.add_scatter(
                 x=[TITLES[noise] for noise in part["noise"]], y=part[column], mode="markers",
-                name=f"{model}, {what}", offsetgroup=model, customdata=part["seed"],
+                name=f"{model}, {whether}", offsetgroup=model, customdata=part["seed"],
                 marker={"symbol": SYMBOLS[index % len(SYMBOLS)] + open_, "size": 9,
                         "color": COLOURS[index], "line_width": 2 if open_ else 0},
                 hovertemplate="seed %{customdata}: %{y:.2f} nats a token<extra>%{fullData.name}"

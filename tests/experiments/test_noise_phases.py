@@ -307,7 +307,9 @@ def test_a_trace_is_drawn_between_who_met_the_noise_and_who_did_not() -> None:
     }
     assert [t.marker.symbol.endswith("-open") for t in figure.data] == [False, True] * 2
     assert len({t.marker.color for t in figure.data}) == 2
-    assert figure.layout.yaxis.title.text.endswith("nats a token")
+    assert figure.layout.yaxis.title.text == "noisy answers after phase 3<br>nats a token"
+    begun = figures.traces(distances, "t", "first token")
+    assert begun.layout.yaxis.title.text == "first token<br>nats a token"
 
 
 def test_traces_of_others_are_those_left_by_each_noise() -> None:
