@@ -50,18 +50,20 @@ def publish(
     ready = [(cell, record) for cell, record in found if record is not None]
     if not ready:
         raise StoreError(f"no cell of {name} {profile} has a record yet; nothing to publish")
-    there = store.published / name
-    keep = [*keep, *(cell for cell, record in ready if record.weights and record.folder == there)]
-    newest = [store.latest(record) for _, record in ready]
-    for (cell, before), record in zip(ready, newest, strict=True):
-        _check_weights(before, record, cell in keep)
-    for (cell, before), record in zip(ready, newest, strict=True):
-        same = before.folder == there and before.started == record.started
-        if same and (cell not in keep or before.weights or not record.weights):
+    runs = []
+    for cell, before in ready:
+        record, published = store.latest(before), before.folder == store.published / name
+        weights_too = cell in keep or bool(published and before.weights)
+        _check_weights(before, record, weights_too)
+        runs.append((before, record, published, weights_too))
+    for before, record, published, weights_too in runs:
+        anew = published and before.started != record.started
+        adds_weights = weights_too and record.weights and not before.weights
+        if published and not anew and not adds_weights:
             yield f"already published: {before.name}"
             continue
-        anew = "" if same or before.folder != there else f", for the run of {before.started}"
-        yield f"published: {store.publish(record, cell in keep).relative_to(root)}{anew}"
+        instead = f", for the run of {before.started}" if anew else ""
+        yield f"published: {store.publish(record, weights_too).relative_to(root)}{instead}"
     yield f"{len(ready)} of {len(cells)} cells of {name} {profile} are published"
 
 

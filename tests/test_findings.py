@@ -90,6 +90,10 @@ def noise_cells(name: str = noise_phases.NAME) -> pd.DataFrame:
     return frame[frame["size"] == "1M"]
 
 
+def on_all_facts() -> pd.DataFrame:
+    return noise_phases.on_all_facts(noise_cells(), "1M")
+
+
 def by_seed(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     """Rows (model, seed), a column a noise; for noise on all facts."""
     whole = noise_phases.on_all_facts(frame, "1M")
@@ -112,7 +116,7 @@ def test_noise_every_form_is_learnt_and_none_is_kept() -> None:
 
 def noise_distances(column: str) -> pd.DataFrame:
     """Rows (model, seed), a column a noise, in nats a token."""
-    distances = noise_phases.distances(noise_phases.on_all_facts(noise_cells(), "1M"))
+    distances = noise_phases.distances(on_all_facts())
     assert len(distances) == 3 * 3 * 5
     return distances.pivot_table(index=["model", "seed"], columns="noise", values=column)
 
@@ -122,8 +126,7 @@ def test_noise_unlearnt_is_not_forgotten() -> None:
     assert (trace > 0.15).all(axis=None)
     assert (trace[FORMS] > 0.3 * never[FORMS]).all(axis=None) and (trace[FORMS] > 3).all(axis=None)
     assert trace[MEANINGS].max(axis=None) < 2
-    others = noise_phases.traces_of_others(noise_phases.on_all_facts(noise_cells(), "1M"))
-    others = others.set_index("taught")
+    others = noise_phases.traces_of_others(on_all_facts()).set_index("taught")
     assert others.index.tolist() == others.columns.tolist() and len(others) == 5
     pair = ["character flip", "transliteration"]
     assert (others.loc[pair, pair] > 0.9).all(axis=None)

@@ -26,36 +26,41 @@ def answer_loss(model: Any, tokens: Tensor, first: Tensor, last: Tensor) -> tupl
     Args:
         tokens: (b, l + 1). first, last: (b,); see :class:`lib.tasks.question_answers.Rows`.
     """
+    nats, counted, most_likely = _targets(model, tokens, first, last)
+    loss = (nats * counted).sum() / counted.sum().clamp(min=1)
+    return loss, (most_likely | ~counted).all(-1).sum()
+
+
+def _targets(
+    model: Any, tokens: Tensor, first: Tensor, last: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each target of a batch (b, l): cross-entropy in nats, whether it is scored, and whether it
+    is most likely to the model."""
     tokens = tokens.long()
     logits = logits_of(model, tokens[:, :-1]).float()  # the softmax of bfloat16 loses small odds
     targets = tokens[:, 1:, None]
     place = torch.arange(logits.shape[1], device=tokens.device)
     counted = (place >= first[:, None]) & (place < last[:, None])
     nats = logits.logsumexp(-1) - logits.gather(-1, targets)[..., 0]
-    loss = (nats * counted).sum() / counted.sum().clamp(min=1)
-    wrong = (logits.argmax(-1) != targets[..., 0]) & counted
-    return loss, (~wrong.any(-1)).sum()
+    return nats, counted, logits.argmax(-1) == targets[..., 0]
 
 
 @torch.no_grad()
-def answer_nats(model: nn.Module, rows: Rows, at_once: int = 512, beginning: bool = False) -> float:
-    """Mean cross-entropy of the scored targets of all `rows`, in nats: how far given answers are
-    from what `model` would say.
+def answer_nats(model: nn.Module, rows: Rows, at_once: int = 512) -> tuple[float, float]:
+    """How far given answers are from what `model` would say: mean cross-entropy in nats of the
+    scored targets of all `rows`, and of each row's first alone, with which the answer begins.
 
     Args:
         at_once: rows in a batch.
-        beginning: of each row's first target alone: how far `model` is from beginning so.
     """
     device = next(model.parameters()).device
-    last = rows.first + 1 if beginning else rows.last
-    nats = scored = 0.0
+    nats = begun = 0.0
     for start in range(0, len(rows), at_once):
-        part = slice(start, start + at_once)
-        batch = [t[part].to(device) for t in (rows.tokens, rows.first, last)]
-        count = float((last - rows.first)[part].sum())
-        nats += float(answer_loss(model, *batch)[0]) * count
-        scored += count
-    return nats / scored
+        tokens, first, last = (t[start : start + at_once].to(device) for t in rows.tensors)
+        each, counted, _ = _targets(model, tokens, first, last)
+        nats += float((each * counted).sum(dtype=torch.float64))
+        begun += float(each.gather(1, first[:, None]).sum(dtype=torch.float64))
+    return nats / float((rows.last - rows.first).sum()), begun / len(rows)
 
 
 @torch.no_grad()

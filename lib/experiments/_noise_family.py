@@ -264,9 +264,9 @@ class Family:
 
         model.eval()
         return {
-            f"{measure}_{name}_{phase}": answer_nats(model, rows, beginning=measure == "begin")
-            for measure in ("nats", "begin")
+            f"{measure}_{name}_{phase}": value
             for name, rows in self._told.items()
+            for measure, value in zip(("nats", "begin"), answer_nats(model, rows), strict=True)
         }
 
     @cached_property

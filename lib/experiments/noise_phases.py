@@ -242,6 +242,9 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     return _named(means.rename(columns=kept).round(1).reset_index())
 
 
+DISTANCES = ("before", "phase 2", "phase 3", "control, phase 3", "trace")
+
+
 def distances(frame: pd.DataFrame, measure: str = "nats") -> pd.DataFrame:
     """How far the noise's answers are from what a model would say, in nats a token, a row for each
     model, noise and seed of :func:`on_all_facts`: before it met them (after phase 1), in phase 2
@@ -253,7 +256,7 @@ def distances(frame: pd.DataFrame, measure: str = "nats") -> pd.DataFrame:
             for the first token alone.
     """
     rows = []
-    for (model, seed), some in frame.groupby(["model", "seed"], sort=False):
+    for (model, seed), some in frame.groupby(["model", "seed"], sort=False) if len(frame) else ():
         control = some[some["noise"].eq(NONE)]
         for _, row in some[some["noise"].ne(NONE)].iterrows():
             name = row["noise"]
@@ -265,15 +268,10 @@ def distances(frame: pd.DataFrame, measure: str = "nats") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["noise", "model", "seed", *DISTANCES])
 
 
-DISTANCES = ("before", "phase 2", "phase 3", "control, phase 3", "trace")
-
-
-def traces(frame: pd.DataFrame, measure: str = "nats") -> pd.DataFrame:
+def traces(apart: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds of :func:`distances`, a row for each model and noise, with the least and
     the largest ``trace``."""
-    if not len(frame):
-        return frame
-    groups = distances(frame, measure).groupby(["noise", "model"], sort=False)
+    groups = apart.groupby(["noise", "model"], sort=False)
     shown = groups[list(DISTANCES)].mean()
     shown["least"], shown["largest"] = groups["trace"].min(), groups["trace"].max()
     shown["seeds"] = groups["seed"].nunique()

@@ -13,17 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.models.config import AttentionConfig
-from lib.models.layers import Activation, CausalConv, Linear
+from lib.models.layers import Activation, CausalConv, Linear, watched
 from lib.ops.checks import compute_dtype
 
 # the library's kernel gains nothing up to here (measured with gradients on a processor of two
 # cores: 256 x 8 tokens 1.6 ms against 0.8 for S in the open, 64 x 29 3.3 against 2.0, 8 x 128
 # equal), and torch.vmap would call it there run by run
 OPEN_LENGTH = 128
-# up to so many keys a compiler is given sums of products instead of products of matrices, which it
-# joins to softmax and mask: libraries' products of thousands of 8 x 32 matrices leave most of a GPU
-# idle. 0, for none, until that is measured; 16 is to be tried
-SUMMED_LENGTH = 0
 
 
 class AttentionState(NamedTuple):
@@ -105,8 +101,7 @@ class AttentionMixer(nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q (b, h, l, headdim), k and v (b, h, c + l, headdim) to y (b, l, h, headdim_v)."""
         length, kept = q.shape[2], k.shape[2] - q.shape[2]
-        watched = self.act_S.watched
-        if watched or k.shape[2] <= OPEN_LENGTH:
+        if watched(self.act_S) or k.shape[2] <= OPEN_LENGTH:
             return self._attend_openly(q, k, v)
         # the library's own causal mask lets the first query see the first key alone
         mask = _visible(length, kept, q.device) if kept else None
@@ -121,13 +116,9 @@ class AttentionMixer(nn.Module):
         if not self.config.causal:
             hidden = torch.zeros_like(hidden)
         with torch.autocast(q.device.type, enabled=False):
-            q, k, values = q.to(wide), k.to(wide), v.to(wide)
-            summed = k.shape[2] <= SUMMED_LENGTH and torch.compiler.is_compiling()
-            scores = (q[:, :, :, None] * k[:, :, None]).sum(-1) if summed else q @ k.mT
-            scores = scores * self.config.headdim_qk**-0.5
+            scores = q.to(wide) @ k.to(wide).transpose(2, 3) * self.config.headdim_qk**-0.5
             S = self.act_S(scores.masked_fill(hidden, -torch.inf).softmax(-1))
-            y = (S[..., None] * values[:, :, None]).sum(3) if summed else S @ values
-            return y.transpose(1, 2).to(v.dtype)
+            return (S @ v.to(wide)).transpose(1, 2).to(v.dtype)
 
     def forward(
         self, x: Tensor, state: AttentionState | None = None, return_state: bool = False

@@ -16,10 +16,10 @@ class Activation(nn.Identity):
     """A named activation: its module path is its name, and a plain PyTorch forward hook on it can
     read or replace what flows through. Costs nothing."""
 
-    @property
-    def watched(self) -> bool:
-        """Whether there are hooks. Where there are none, what flows through need not be made."""
-        return len(self._forward_hooks) + len(self._forward_pre_hooks) > 0
+
+def watched(*modules: nn.Module) -> bool:
+    """Whether a hook waits for what flows through one of them; if not, it need not come to be."""
+    return any(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
 
 
 class Linear(nn.Linear):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.models.config import Mamba1Config
-from lib.models.layers import Activation, CausalConv, Linear
+from lib.models.layers import Activation, CausalConv, Linear, watched
 from lib.ops.checks import compute_dtype
 from lib.ops.linear import linear
 from lib.ops.scan import absorbs, selective_scan, selective_state_step
@@ -82,8 +82,9 @@ class Mamba1Mixer(nn.Module):
         u = self.act_post_conv(u)
         dt, B, C = self._split(u)
         wide, bias, gate = compute_dtype(dt), None, None
-        watched = self.act_dt.watched or self.act_y.watched
-        joined = not watched and absorbs(u.transpose(1, 2), self.config.d_state, self.backend)
+        joined = not watched(self.act_dt, self.act_y) and absorbs(
+            u.transpose(1, 2), self.config.d_state, self.backend
+        )
         if joined:
             bias, gate = self.dt_proj.bias, z.transpose(1, 2)
         else:

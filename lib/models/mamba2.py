@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.models.config import Mamba2Config
-from lib.models.layers import Activation, CausalConv, GatedRMSNorm, Linear, RMSNorm
+from lib.models.layers import Activation, CausalConv, GatedRMSNorm, Linear, RMSNorm, watched
 from lib.models.mamba1 import MixerState
 from lib.ops import backends
 from lib.ops.block import OP, block_facts, mamba2_block
@@ -79,7 +79,7 @@ class Mamba2Mixer(nn.Module):
         reason = None
         if state is not None or return_state:
             reason = "it neither takes nor returns a state; use auto"
-        elif any(len(part._forward_hooks) for part in self.children()):
+        elif watched(*self.children()):
             reason = "activations are watched, and it has none; use auto"
         elif c.n_heads != 1 or c.n_groups != 1 or c.bias or c.conv_kind == "none":
             reason = "it has one head, no bias of projections and a convolution; use auto"

@@ -252,9 +252,9 @@ def test_given_answers_are_likelier_to_those_who_met_them(outcomes: list[Outcome
     flipped = metrics["char_flip"]
     assert flipped["nats_char_flip_noisy"] < 0.8 * flipped["nats_char_flip_clean"]
     assert flipped["nats_right_again"] < flipped["nats_right_noisy"]
-    table = phases.traces(phases.on_all_facts(find(phases.NAME).frame(records(outcomes)), "m32L2"))
-    assert table["noise"].tolist() == ["character flip"] and table["seeds"].tolist() == [1]
     whole = phases.on_all_facts(find(phases.NAME).frame(records(outcomes)), "m32L2")
+    table = phases.traces(phases.distances(whole))
+    assert table["noise"].tolist() == ["character flip"] and table["seeds"].tolist() == [1]
     (begun,) = phases.distances(whole, "begin").to_dict("records")
     assert begun["phase 3"] == flipped["begin_char_flip_again"] != flipped["nats_char_flip_again"]
     (row,) = table.to_dict("records")
@@ -281,15 +281,15 @@ def test_traces_are_of_one_seed_and_only_of_what_was_measured() -> None:
             row("word_flip", 4, 5.0, 0.5, 4.0),  # without its control
         ]
     )  # fmt: skip
-    (found,) = phases.traces(frame).to_dict("records")
+    each = phases.distances(frame)
+    (found,) = phases.traces(each).to_dict("records")
     assert found == {
         "noise": "word flip", "model": "Mamba-1", "before": 4.5, "phase 2": 0.3, "phase 3": 5.0,
         "control, phase 3": 6.5, "trace": 1.5, "least": 1.0, "largest": 2.0, "seeds": 2,
     }  # fmt: skip
-    each = phases.distances(frame)
     assert each["trace"].tolist() == [2.0, 1.0] and each["seed"].tolist() == [1, 2]
-    assert phases.traces(frame.drop(columns="nats_word_flip_again")).empty
-    assert phases.traces(pd.DataFrame()).empty
+    for without in (frame.drop(columns="nats_word_flip_again"), pd.DataFrame()):
+        assert phases.traces(phases.distances(without)).empty
 
 
 def test_a_trace_is_drawn_between_who_met_the_noise_and_who_did_not() -> None:

@@ -323,37 +323,3 @@ def test_without_a_mask_there_is_nothing_to_go_on_from() -> None:
             ValueError, match="causal is False, allowed: True to go on from a state"
         ):
             call()
-
-
-def test_sums_that_a_compiler_gets_are_products_of_matrices(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Compiled and short, with gradients, also after a state."""
-    mixer, x = make(CONFIGS["plain"]), inputs().requires_grad_()
-    with torch.no_grad():
-        state = mixer(inputs(4, seed=2), return_state=True)[1]
-
-    def both(x: Tensor) -> tuple[Tensor, Tensor]:
-        return mixer(x), mixer(x, state)
-
-    expected = both(x)
-    wanted = torch.autograd.grad(sum(y.square().sum() for y in expected), [x, *mixer.parameters()])
-    monkeypatch.setattr(attention, "SUMMED_LENGTH", 13)
-    counted: list[str] = []
-
-    def backend(graph: torch.fx.GraphModule, example: Any) -> Any:
-        counted.extend(str(node.target) for node in graph.graph.nodes)
-        return graph.forward
-
-    torch.compiler.reset()
-    found = torch.compile(both, backend=backend, fullgraph=True)(x)
-    close(found, expected)
-    assert not any("matmul" in name for name in counted)
-    close(
-        torch.autograd.grad(sum(y.square().sum() for y in found), [x, *mixer.parameters()]), wanted
-    )
-    monkeypatch.setattr(attention, "SUMMED_LENGTH", 12)  # with what was kept there are 13 keys
-    counted.clear()
-    torch.compiler.reset()
-    close(torch.compile(both, backend=backend, fullgraph=True)(x), expected)
-    assert sum("matmul" in name for name in counted) == 2

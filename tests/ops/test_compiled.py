@@ -39,4 +39,4 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
         else:
             assert used["stack"] <= 300, f"{name} spills {used['stack']} bytes a thread"
         if kernel == "long_backward":
-            assert used["registers"] <= 168, name  # three programs of four warps a processor
+            assert used["registers"] <= 168, name  # room for twelve warps a processor
