@@ -121,7 +121,7 @@ def mixed(
         name, _, phase = measure.rpartition("_")
         figure.update_yaxes(title=f"{MEASURES[name]}<br>after {PHASES[phase]}", row=row, col=1,
                             title_font_size=11)  # fmt: skip
-    figure.update_xaxes(title="noisy facts / %", row=len(measures))
+    figure.update_xaxes(title="noisy facts / %", title_font_size=11, row=len(measures))
     figure.update_yaxes(range=[-4, 104], ticksuffix=" %")
     figure.update_layout(title=title, height=160 + 190 * len(measures), margin_l=90, legend_y=-0.2)
     one_entry_a_group(figure)
