@@ -26,6 +26,7 @@ from lib.experiments import (
     scaling,
     stories,
 )
+from lib.models.presets import preset
 
 
 def frame_of(name: str) -> pd.DataFrame:
@@ -298,8 +299,60 @@ def test_from_scratch_a_mixture_is_cheap_and_mambas_take_longer() -> None:
     seconds = spent["seconds"].unstack()
     slowest = seconds[["Transformer", EXPERTS]].max(axis=1)
     assert (seconds[MAMBAS].min(axis=1) > 2 * slowest).all()
-    sizes = curves[curves["size"] == 16]
-    assert set(sizes["model"]) == {"Transformer", EXPERTS}  # the chapter says that Mambas are open
+
+
+def test_from_scratch_of_16_million_the_gap_on_real_text_grows_and_on_stories_it_closes() -> None:
+    curves = stories.curves(page.records_of(stories.NAME, "matched"))
+    size = curves[curves["size"] == 16]
+    assert size["tokens"].max() == pytest.approx(66e6, rel=0.01) and set(size["seed"]) == {1}
+    real, made = (
+        size[size["text"] == text].pivot_table(
+            index="tokens", columns="model", values="valid_bits_per_byte"
+        )
+        for text in ("local", "stories")
+    )
+    first, last = real.iloc[0], real.iloc[-1]
+    assert (first[MAMBAS] < first["Transformer"]).all()
+    assert (real.loc[15e6:, MAMBAS].min(axis=1) > real.loc[15e6:, "Transformer"]).all()
+    fewer = 1 - last["Transformer"] / last[["Mamba-2", "Mamba-1"]]
+    assert fewer.round(2).tolist() == [0.07, 0.09]
+    small = from_scratch("final_valid_bits_per_byte")
+    before = 1 - small.loc["local"]["Transformer"].mean() / small.loc["local"][MAMBAS].mean()
+    assert (fewer > before[fewer.index]).all()
+    assert last[EXPERTS] / last["Transformer"] < 1.02
+    end, seeds = made.iloc[-1], small.loc["stories"]["Transformer"]
+    assert end.idxmin() == "Mamba-2" and end.idxmax() == "Mamba-1"
+    assert end["Transformer"] - end["Mamba-2"] < seeds.max() - seeds.min()
+    below = (made[["Transformer", EXPERTS, "Mamba-2"]] < 0.205).idxmax()  # where they have fallen
+    assert below.idxmax() == "Mamba-2"
+    assert (small.loc["local"]["Mamba-1"] < small.loc["local"]["Mamba-2"]).all()
+    assert last["Mamba-2"] < last["Mamba-1"]
+    states = {
+        size: [preset(kind, size, 2048).pattern[0].d_state for kind in ("mamba2", "mamba1")]
+        for size in ("5M", "16M")
+    }
+    assert states == {"5M": [4 * 16, 16], "16M": [8 * 16, 16]}
+
+
+def test_from_scratch_where_reading_begins_to_cost() -> None:
+    table = find(scaling.NAME).frame(page.records_of(scaling.NAME, "matched"))
+    read = table[table["device"] == "cuda"].pivot_table(
+        index="length", columns="model", values="prefill_ms"
+    )
+    assert len(read) == 8 and (read.loc[4096] / read.loc[1024] < 1.4).all()
+    longest, before = read.loc[131072], read.loc[65536]
+    assert before.idxmin() == "Transformer" and longest.idxmax() == "Transformer"
+
+
+def test_the_scan_of_512_steps_against_the_official_one() -> None:
+    ratios = {
+        (record.config["direction"], record.config["dtype"]): record.metrics["ratio.mamba_ssm"]
+        for record in page.records_of("foundations.bench_scan", "paper")
+        if record.config["length"] == 512
+    }
+    assert len(ratios) == 4 and [key for key, ratio in ratios.items() if ratio < 1] == [
+        ("forward", "bfloat16")
+    ]
 
 
 def test_what_went_wrong_what_it_means() -> None:

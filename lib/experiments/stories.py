@@ -149,7 +149,8 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """:func:`frame` for readers, a row a model and text: means over seeds, least and largest bits
-    per byte, tokens a second of the fastest run (others shared the device)."""
+    per byte, tokens a second of the fastest of several runs (others shared the device, so that
+    of a single one says little)."""
     if not len(table):
         return table
     groups = table.groupby(["text", "model", "parameters"], sort=False)
@@ -160,7 +161,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
             "least": bits.min(),
             "largest": bits.max(),
             "nats per token": groups["final_valid_loss"].mean(),
-            "tokens a second": groups["tokens_per_second"].max().round(-3),
+            "tokens a second": groups["tokens_per_second"].max().round(-3).where(groups.size() > 1),
             "peak memory, GB": groups["peak_gb"].max().map("{:.1f}".format),
             "seeds": groups["seed"].nunique(),
         }

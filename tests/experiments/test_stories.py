@@ -144,7 +144,8 @@ def test_the_summary_has_a_row_a_model_and_small_models_first() -> None:
     assert found["text"].tolist() == ["real text", "made-up stories", "made-up stories"]
     assert found["bits per byte"].tolist() == pytest.approx([1.5, 0.3, 0.1])
     assert found[["least", "largest"]].to_numpy()[1].tolist() == [0.2, 0.4]
-    assert found["tokens a second"].tolist() == [1000, 2000, 1000]
+    assert found["tokens a second"].isna().tolist() == [True, False, True]  # of single runs
+    assert found["tokens a second"][1] == 2000
     assert found["seeds"].tolist() == [1, 2, 1]
     assert summary(pd.DataFrame()).empty
 
