@@ -317,6 +317,8 @@ def skips_in(path: Path) -> bool:
             owner = ast.unparse(node.value)
             if owner in ("pytest", "pytest.mark", "unittest"):
                 return True
+        if isinstance(node, ast.ImportFrom) and {a.name for a in node.names} & {"on_gpu", "on_cpu"}:
+            return True  # marks of another test file
     return False
 
 

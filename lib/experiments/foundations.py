@@ -38,7 +38,8 @@ LAYERS = (2, 3, 4, 5, 6, 7)
 
 
 def scan_cells(profile: str) -> list[ScanBench]:
-    """The composite task's shape, longer sequences at as many tokens, a language model's shape."""
+    """The composite task's shape, longer sequences at as many tokens, a language model's shape, and
+    that of its long prompt."""
     if profile == "quick":
         return [ScanBench(8, 16, 8, 16, device="cpu", input_sets=2, repeats=3)]
     if profile != "paper":
@@ -50,6 +51,7 @@ def scan_cells(profile: str) -> list[ScanBench]:
     for dtype in ("float32", "bfloat16"):
         for direction in ("forward", "both"):
             cells.append(ScanBench(8, 1536, 512, 16, dtype, direction, input_sets=2))  # type: ignore[arg-type]
+    cells.append(ScanBench(1, 1536, 65_536, 16, "bfloat16", "forward", input_sets=2))
     return cells
 
 

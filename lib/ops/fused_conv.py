@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lib.ops import backends
 from lib.ops.conv import OP
-from lib.ops.fused_scan import ceil_div, over_runs, strided
+from lib.ops.fused_scan import ceil_div, strided
+from lib.ops.runs import over_runs
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TAPS = range(2, 9)

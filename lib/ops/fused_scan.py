@@ -10,7 +10,6 @@ custom ops, no ``torch.func.grad``: ``torch.autograd.grad`` and ``backward()`` w
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lib.ops import backends, long_scan
+from lib.ops.runs import over_runs
 from lib.ops.scan import OP
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -119,7 +119,7 @@ def _neighbours(m: Tensor) -> Tensor:
     return m if m.stride(-2) == 1 else m.mT.contiguous().mT
 
 
-def _shape(u: Tensor, A: Tensor, B: Tensor, C: Tensor, softplus: bool) -> dict[str, Any]:
+def scan_constants(u: Tensor, A: Tensor, B: Tensor, C: Tensor, softplus: bool) -> dict[str, Any]:
     """The constants of all kernels. Time strides of B and C are among them: their addresses then
     cost nothing."""
     chunks, steps = _chunks(u.shape[3], A.shape[2])
@@ -138,7 +138,7 @@ def _shape(u: Tensor, A: Tensor, B: Tensor, C: Tensor, softplus: bool) -> dict[s
 
 
 @torch.library.custom_op("mamba_book::selective_scan", mutates_args=())
-def _forward(
+def forward_op(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
     delta_bias: Tensor | None, start: Tensor | None, softplus: bool, want_last: bool, keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
@@ -153,18 +153,19 @@ def _forward(
     r, b, d, length = u.shape
     groups = B.shape[2]
     chunks = _chunks(length, A.shape[2])[0]
-    shape = _shape(u, A, B, C, softplus)
+    shape = scan_constants(u, A, B, C, softplus)
     long = long_scan.serves(length, A.shape[2], SIZES.steps)
     given = (*strided(u, delta, A, B, C, D, z, delta_bias, start, y),
              states if keep or not long else None, last if want_last else None,
-             pre if keep else None, b, groups, length, chunks)  # fmt: skip
+             pre if keep else None)  # fmt: skip
+    where = (b, groups, length, chunks)
     if long:
         from lib.ops.triton.long_scan import long_forward
 
         shape |= long_scan.cut(A.shape[2], long_scan.SIZES.warps)
         shape |= long_scan.placing(UL=u, DL=delta, ZL=z, YL=y)
         programs = ceil_div(shape["CHANNELS"], shape["DB"]) * groups * b * r
-        _launch(long_forward, programs, *given, d, **shape)
+        _launch(long_forward, programs, *given, None, *where, d, **shape)
         return out
     tile = _tile(A.shape[2], SIZES.tile, SIZES.forward_entries, SIZES.forward_warps)
     programs = ceil_div(shape["CHANNELS"], tile["DB"]) * groups * b * r
@@ -172,7 +173,7 @@ def _forward(
         tile = _tile(A.shape[2], SIZES.small_tile, SIZES.small_entries, 1)
         programs = ceil_div(shape["CHANNELS"], tile["DB"]) * groups * b * r
     zero = chunks == 1 and start is None
-    _launch(forward, programs, *given, **shape, **tile, ZERO=zero)
+    _launch(forward, programs, *given, *where, **shape, **tile, ZERO=zero)
     return out
 
 
@@ -211,7 +212,7 @@ def _backward(
     groups, n = B.shape[2], A.shape[2]
     chunks, steps = _chunks(length, n)
     long, channels = long_scan.serves(length, n, SIZES.steps, backward=True), d // groups
-    shape = _shape(u, A, B, C, softplus)
+    shape = scan_constants(u, A, B, C, softplus)
     if long:
         shape |= long_scan.cut(n, long_scan.SIZES.backward_warps)
         part = shape["DB"]
@@ -285,7 +286,7 @@ def _share(groups: int, b: int, channels: int, tile: int) -> tuple[int, int]:
     return part, ceil_div(b, lots)
 
 
-@_forward.register_fake
+@forward_op.register_fake
 def _(u, delta, A, B, C, D, z, delta_bias, start, softplus, want_last, keep):  # type: ignore[no-untyped-def]
     return _empty_outputs(u, A, z, want_last, keep)
 
@@ -324,34 +325,10 @@ def _gradients(ctx: Any, dy: Tensor | None, dlast: Tensor | None, *_: Any) -> tu
     return (*(g if here else None for g, here in zip(grads, given, strict=True)), None, None, None)
 
 
-_forward.register_autograd(_gradients, setup_context=_save)
+forward_op.register_autograd(_gradients, setup_context=_save)
 
 
-def fold_runs(tensor: Any, axis: int | None, size: int) -> Any:
-    """A vmapped argument's axis put in front of its axis of runs, and both made one; a view."""
-    if not isinstance(tensor, Tensor):
-        return tensor
-    front = tensor.expand(size, *tensor.shape) if axis is None else tensor.movedim(axis, 0)
-    return front if front.dim() == 1 else front.flatten(0, 1)
-
-
-def over_runs(op: Any) -> Any:
-    """The rule by which `op`, whose tensors have an axis of runs in front, is mapped by vmap."""
-
-    def batched(info: Any, axes: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:
-        size = info.batch_size
-        folded = [fold_runs(t, axis, size) for t, axis in zip(arguments, axes, strict=True)]
-        results = op(*folded)
-        if isinstance(results, Tensor):
-            return results.unflatten(0, (size, -1)), 0
-        # an empty result stands for none
-        out = [t.unflatten(0, (size, -1)) if t.numel() else t.expand(size, 0) for t in results]
-        return type(results)(out), type(results)(0 for _ in out)
-
-    return batched
-
-
-_forward.register_vmap(over_runs(_forward))
+forward_op.register_vmap(over_runs(forward_op))
 _backward.register_vmap(over_runs(_backward))
 
 
@@ -363,11 +340,19 @@ def _fused(
     B, C = (_neighbours(m if m.dim() == 4 else m[:, None]) for m in (B, C))
     groups = max(B.shape[1], C.shape[1])
     B, C = (m.expand(-1, groups, -1, -1) for m in (B, C))
+    keep = torch.is_grad_enabled()  # what only a backward pass reads is not written for nothing
+    if not keep and long_scan.serves(u.shape[2], A.shape[1], SIZES.steps):
+        from lib.ops.segments import in_segments, segments
+
+        count = segments(u.shape[0] * groups, u.shape[1] // groups, A.shape[1], u.shape[2])
+        if count > 1:
+            return in_segments(
+                count, u, delta, A, B, C, D, z, delta_bias, initial_state, delta_softplus
+            )
     one_run = [
         None if t is None else t[None] for t in (u, delta, A, B, C, D, z, delta_bias, initial_state)
     ]
-    keep = torch.is_grad_enabled()  # what only a backward pass reads is not written for nothing
-    y, last, _, _ = _forward(*one_run, delta_softplus, want_last, keep)
+    y, last, _, _ = forward_op(*one_run, delta_softplus, want_last, keep)
     return y[0], last[0] if want_last else last
 
 

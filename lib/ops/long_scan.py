@@ -24,6 +24,10 @@ class Sizes:
         warps, backward_warps: of a program.
         programs: backward programs that should be there: more sequences are shared among so many.
         registers: most registers of a backward thread; 168 leave room for 12 warps a processor.
+        segment, fewest_segments: see :mod:`lib.ops.segments`. A segment has that many steps and
+            more; fewer segments would not make up for the pass that finds their first states.
+        filled: forward warps that an H100 holds at once: 28, of 72 registers a thread, on each of
+            its 132 processors.
     """
 
     steps: int = 8
@@ -34,6 +38,9 @@ class Sizes:
     backward_warps: int = 2
     programs: int = 1056
     registers: int | None = 168
+    segment: int = 1024
+    fewest_segments: int = 4
+    filled: int = 3696
 
 
 SIZES = Sizes()

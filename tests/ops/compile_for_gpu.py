@@ -21,7 +21,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-from lib.ops import backends, long_scan
+from lib.ops import backends, long_scan, segments
 from lib.ops.block import mamba2_block
 from lib.ops.conv import causal_conv1d
 from lib.ops.scan import selective_scan
@@ -98,6 +98,10 @@ if __name__ == "__main__":
     for case in ("l512-n16-bfloat16", "l257-n16-float32", "l64-n128-float32"):
         length, n, dtype = case.split("-")
         scan(int(length[1:]), int(n[1:]), getattr(torch, dtype))
+    case = "ends"
+    over_time = [torch.ones(4, 1, 512, size, dtype=torch.bfloat16).mT for size in (64, 64, 16)]
+    u, delta, B = over_time
+    segments._ends(u, delta, -torch.ones(4, 64, 16), B[:, :, None], torch.ones(4, 64), True)
     case = "l8"
     block()
     both_ways(

@@ -268,7 +268,7 @@ def test_the_future_does_not_reach_the_past(kernels: None) -> None:
 def test_without_gradients_nothing_is_kept_for_them(length: int, kernels: None) -> None:
     inputs = {name: t.float() for name, t in scan_inputs(1, 3, 4, length).items()}
     kept: list[tuple[int, int]] = []
-    op = fused_scan._forward
+    op = fused_scan.forward_op
 
     def watched(*arguments: Any) -> Any:
         out = op(*arguments)
@@ -276,7 +276,7 @@ def test_without_gradients_nothing_is_kept_for_them(length: int, kernels: None) 
         return out
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused_scan, "_forward", watched)
+        patch.setattr(fused_scan, "forward_op", watched)
         with torch.no_grad():
             without = fused(**inputs, **FULL)
         assert all(torch.equal(a, b) for a, b in zip(without, fused(**inputs, **FULL), strict=True))
@@ -391,10 +391,10 @@ def test_the_ops_keep_the_rules_of_custom_ops(kernels: None) -> None:
     tensors = [t[k] for k in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")]
     tensors[3:5] = [x[:, :, None] for x in tensors[3:5]]
     tensors = [x.detach().requires_grad_() for x in tensors]
-    torch.library.opcheck(fused_scan._forward, (*tensors, True, True, True))
+    torch.library.opcheck(fused_scan.forward_op, (*tensors, True, True, True))
     none: list[Any] = [*tensors[:5], None, None, None, None]
     torch.library.opcheck(
-        fused_scan._forward,
+        fused_scan.forward_op,
         (*none, False, False, False),
         test_utils=("test_schema", "test_faketensor"),
     )

@@ -37,7 +37,7 @@ from lib.ops.triton.selective_scan_forward import LOG2E, everywhere, read, until
 @triton.jit
 def long_forward(
     u, u_s, delta, delta_s, A, A_s, B, B_s, C, C_s, D, D_s, z, z_s, bias, bias_s, start, start_s,
-    y, y_s, states, last, pre, batch, groups, length, chunks, d_inner,
+    y, y_s, states, last, pre, total, batch, groups, length, chunks, d_inner,
     CHANNELS: tl.constexpr, N: tl.constexpr, T: tl.constexpr, DB: tl.constexpr, NB: tl.constexpr,
     J: tl.constexpr, UL: tl.constexpr, DL: tl.constexpr, ZL: tl.constexpr, YL: tl.constexpr,
     BL: tl.constexpr, CL: tl.constexpr, WHOLE: tl.constexpr, ALIGNED: tl.constexpr,
@@ -45,7 +45,8 @@ def long_forward(
 ):  # fmt: skip
     """As ``forward``, for N <= NB: DB channels of a sequence a program, all of its chunks. FAR: a
     channel may lie 2^31 numbers and more from the first. states, pre: None if nothing follows that
-    needs them."""
+    needs them. Without y (and C, D, z) only the last state is made; total (r, b, d): the sum of
+    step sizes."""
     BLOCKS: tl.constexpr = (CHANNELS + DB - 1) // DB
     E: tl.constexpr = NB // J
     K: tl.constexpr = (T + J - 1) // J
@@ -69,17 +70,19 @@ def long_forward(
     # what moves on from chunk to chunk is scalar; channels' places beside it are found once
     u += run * u_s[0] + b * u_s[1]
     delta += run * delta_s[0] + b * delta_s[1]
-    y += run * y_s[0] + b * y_s[1]
+    if y is not None:
+        y += run * y_s[0] + b * y_s[1]
     entry = d * N + n
     if FAR:
         d = d.to(tl.int64)
     u_d = d * u_s[2]
     delta_d = d * delta_s[2]
-    y_d = d * y_s[2]
     B += run * B_s[0] + b * B_s[1] + group * B_s[2]
-    C += run * C_s[0] + b * C_s[1] + group * C_s[2]
     B = tl.multiple_of(B, ALIGNED)
-    C = tl.multiple_of(C, ALIGNED)
+    if y is not None:
+        y_d = d * y_s[2]
+        C += run * C_s[0] + b * C_s[1] + group * C_s[2]
+        C = tl.multiple_of(C, ALIGNED)
     if z is not None:
         z += run * z_s[0] + b * z_s[1]
         z_d = d * z_s[2]
@@ -95,6 +98,8 @@ def long_forward(
     h = tl.zeros((DB, NB), tl.float32)
     if start is not None:
         h = read(place(start, start_s, run, b, d, n), ok_dn)
+    if total is not None:
+        passed = tl.zeros((DB, J), tl.float32)
     chunk = 0
     while chunk < chunks:
         first = chunk * T
@@ -116,36 +121,40 @@ def long_forward(
             dts = dts + (dt,)
             xs = xs + (dt * u_t,)
             us = us + (u_t,)
+            if total is not None:
+                passed += dt
         parts = ()
         for t in tl.static_range(T):
             ok_t = until(ok_n, first + t, length, WHOLE)
             b_t = read(B + n + t * BL, ok_t)
-            c_t = read(C + n + t * CL, ok_t)
             h = exp2(hand_out(dts, t, T, J, E) * a, FAST) * h + hand_out(xs, t, T, J, E) * b_t
-            parts = parts + (over_entries(h * c_t, J, E),)
+            if y is not None:
+                c_t = read(C + n + t * CL, ok_t)
+                parts = parts + (over_entries(h * c_t, J, E),)
         if chunk + 1 < chunks:
             if states is not None:
                 write(states + entry, h, ok_dn)
         elif last is not None:
             write(last + seq * d_inner * N + entry, h, ok_dn)
-        sums = sum_over(parts, j, J)
-        for k in tl.static_range(K):
-            t = step_of(j, k, T, J)
-            there = until(ok, first + t, length, WHOLE)
-            value = sums[k]
-            if D is not None:
-                value += skip * us[k]
-            if z is not None:
-                if pre is not None:
-                    write_own(pre + (d + t * d_inner), value, there)
-                gate = read_own(z + (z_d + t * ZL), there)
-                value = value * gate * sigmoid(gate, FAST)
-            write_own(y + (y_d + t * YL), value, there)
+        if y is not None:
+            sums = sum_over(parts, j, J)
+            for k in tl.static_range(K):
+                t = step_of(j, k, T, J)
+                there = until(ok, first + t, length, WHOLE)
+                value = sums[k]
+                if D is not None:
+                    value += skip * us[k]
+                if z is not None:
+                    if pre is not None:
+                        write_own(pre + (d + t * d_inner), value, there)
+                    gate = read_own(z + (z_d + t * ZL), there)
+                    value = value * gate * sigmoid(gate, FAST)
+                write_own(y + (y_d + t * YL), value, there)
+            y += T * YL
+            C += T * CL
         u += T * UL
         delta += T * DL
-        y += T * YL
         B += T * BL
-        C += T * CL
         if z is not None:
             z += T * ZL
         if pre is not None:
@@ -153,6 +162,11 @@ def long_forward(
         if states is not None:
             states += d_inner * N
         chunk += 1
+    if total is not None:
+        # where there are more lanes than steps several have the same ones: the first of them counts
+        counts = T * j % J < T
+        passed = tl.sum(tl.where(counts, passed, 0.0), 1, keep_dims=True)
+        write(total + seq * d_inner + d, passed, ok)
 
 
 @triton.jit

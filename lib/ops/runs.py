@@ -1,0 +1,35 @@
+"""Custom ops whose tensors have an axis of runs in front, under ``torch.vmap`` over runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+
+def fold_runs(tensor: Any, axis: int | None, size: int) -> Any:
+    """A vmapped argument's axis put in front of its axis of runs, and both made one; a view if it
+    can be, else a copy with the same neighbours in memory."""
+    if not isinstance(tensor, Tensor):
+        return tensor
+    front = tensor.expand(size, *tensor.shape) if axis is None else tensor.movedim(axis, 0)
+    if front.dim() > 3 and front.stride(-2) == 1:
+        return front.mT.flatten(0, 1).mT
+    return front if front.dim() == 1 else front.flatten(0, 1)
+
+
+def over_runs(op: Any) -> Any:
+    """The rule by which `op`, whose tensors have an axis of runs in front, is mapped by vmap."""
+
+    def batched(info: Any, axes: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:
+        size = info.batch_size
+        folded = [fold_runs(t, axis, size) for t, axis in zip(arguments, axes, strict=True)]
+        results = op(*folded)
+        if isinstance(results, Tensor):
+            return results.unflatten(0, (size, -1)), 0
+        # an empty result stands for none
+        out = [t.unflatten(0, (size, -1)) if t.numel() else t.expand(size, 0) for t in results]
+        return type(results)(out), type(results)(0 for _ in out)
+
+    return batched
