@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ def _run(arguments: argparse.Namespace) -> int:
         fresh=arguments.fresh,
         checkpoint_every=arguments.checkpoint_every,
         ensemble=arguments.ensemble,
+        abreast=arguments.abreast,
     )
     print(f"{len(summary.done)} done, {len(summary.failed)} failed, {summary.left} left")
     if summary.failed:
@@ -192,6 +194,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS")
     sub.add_argument("--ensemble", type=int, metavar="N",
                      help="train at most N runs at once (default: as many as fit)")  # fmt: skip
+    sub.add_argument("--abreast", type=int, metavar="N",
+                     help="train groups of different models beside each other, up to N runs in all "
+                     "(default: 18 on a GPU)")  # fmt: skip
 
     sub = command("notebook", _notebook, "run a notebook with papermill, guarded")
     sub.add_argument("notebook", type=Path)
@@ -237,7 +242,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     arguments = parser().parse_args(argv)
     try:
-        return int(arguments.action(arguments))
+        status = int(arguments.action(arguments))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever reads has enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     except (ValueError, ClaimError, NotebookError, RunError, StoreError) as error:
         if arguments.traceback:
             raise

@@ -134,6 +134,7 @@ def run(
     store: Store | None = None,
     checkpoint_every: float = 60.0,
     ensemble: int | None = None,
+    abreast: int | None = None,
     say: Any = print,
 ) -> Summary:
     """Run what is missing of an experiment's profile and store a record a cell.
@@ -147,6 +148,8 @@ def run(
         retry_failed: run cells again whose record says that they failed.
         fresh: run cells again whatever records there are (the new record replaces a local one).
         ensemble: largest number of runs trained at once; None means as many as there is room for.
+        abreast: runs of different architectures up to which groups of them train beside each other;
+            None means what suits the device.
         store: where records go; by default that of the checkout at `root`.
 
     Raises:
@@ -158,6 +161,8 @@ def run(
     cells = cells[part - 1 :: parts]
     if ensemble is not None and ensemble < 1:
         raise ValueError(f"ensemble is {ensemble}, allowed: at least 1")
+    if abreast is not None and abreast < 0:
+        raise ValueError(f"abreast is {abreast}, allowed: 0 or more")
     seconds = parse_seconds(budget)
     deadline = None if seconds is None else time.monotonic() + seconds
     store = store or Store.at(root)
@@ -179,6 +184,7 @@ def run(
         checkpoints=store.local / name / "checkpoints",
         checkpoint_every=checkpoint_every,
         ensemble=ensemble,
+        abreast=abreast,
         identify=identify,
     )
     summary = Summary(skipped=len(cells) - len(waiting))

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,7 @@ from typing import Any
 import pytest
 
 from lib import __main__ as cli
-from lib import publishing, runner
+from lib import provenance, publishing, runner
 from lib.experiments import Context, Outcome
 from lib.store import Store, StoreError
 from tests.fakes import EXPERIMENT, FakeCell, put, use_fake
@@ -129,6 +132,7 @@ def test_truncated_record_is_named_and_run_again(tmp_path: Path) -> None:
         ({"budget": "soon"}, ValueError, "budget is 'soon', allowed: a time like"),
         ({"budget": "0m"}, ValueError, "budget is '0m'"),
         ({"ensemble": 0}, ValueError, "ensemble is 0, allowed: at least 1"),
+        ({"abreast": -1}, ValueError, "abreast is -1, allowed: 0 or more"),
         ({"backend": "warp"}, ValueError, "backend is 'warp', allowed: auto"),
     ],
 )
@@ -273,3 +277,15 @@ def test_published_weights_are_not_lost_to_a_run_without(tmp_path: Path) -> None
     store.save(dataclasses.replace(record, provenance={"started": "2999"}))
     with pytest.raises(StoreError, match="the run of 2999 has no weights"):
         list(publishing.publish(tmp_path, "demo.one", "paper"))
+
+
+def test_a_reader_that_has_enough_gets_no_traceback() -> None:
+    """As with `python -m lib list | head -1`, here with a reader that has left already."""
+    end, start = os.pipe()
+    os.close(end)
+    listing = subprocess.run(
+        [sys.executable, "-m", "lib", "list"], cwd=provenance.ROOT, stdout=start,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(start)
+    assert (listing.stderr, listing.returncode) == ("", 1)

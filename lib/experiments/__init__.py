@@ -35,6 +35,8 @@ class Context:
         checkpoints: folder for checkpoints, None to keep none.
         checkpoint_every: seconds between two checkpoints of a cell.
         ensemble: largest number of runs trained at once, None for as many as there is room for.
+        abreast: runs up to which groups that cannot train as one do so beside each other; None for
+            what suits the device.
         identify: gives a cell's identity.
     """
 
@@ -45,6 +47,7 @@ class Context:
     checkpoints: Path | None = None
     checkpoint_every: float = 60.0
     ensemble: int | None = None
+    abreast: int | None = None
     identify: Callable[[Any], str] = field(default=lambda cell: "")
 
     def checkpoint(self, readable: str, cell: Any) -> Path | None:

@@ -9,11 +9,26 @@ a CUDA graph either way, so that calls cost nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+
     from lib.models.language_model import LanguageModel
+
+
+def pays_to_compile(device: torch.device, used: Mapping[str, Sequence[str]]) -> bool:
+    """Whether compiling a training step is worth its minute: on a GPU, unless fused blocks do all
+    the work of the layers; then too little is left.
+
+    Args:
+        used: op to names of the backends that serve the model, see ``backends.recording``.
+    """
+    from lib.ops import block
+
+    return device.type == "cuda" and dict(used) != {block.OP: ["fused"]}
 
 
 def compile_layers(model: LanguageModel, backend: str = "inductor") -> None:

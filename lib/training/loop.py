@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from lib import progress
-from lib.ops import block
 from lib.training.batches import TensorBatches
 from lib.training.checkpoints import load_checkpoint, save_checkpoint
 from lib.training.config import TrainingConfig
@@ -64,16 +63,6 @@ class Run:
 
     identity: str = ""
     checkpoint: Path | None = None
-
-
-def pays_to_compile(device: torch.device, used: Mapping[str, Sequence[str]]) -> bool:
-    """Whether compiling a training step is worth its minute: on a GPU, unless fused blocks do all
-    the work of the layers; then too little is left.
-
-    Args:
-        used: op to names of the backends that serve the model, see ``backends.recording``.
-    """
-    return device.type == "cuda" and dict(used) != {block.OP: ["fused"]}
 
 
 class Trainer:
@@ -224,11 +213,14 @@ class Trainer:
         torch.cuda.current_stream().wait_stream(stream)
         self.load_state(before)
         graph, measuring = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # products' scratch memory: trainings whose graphs run at once must not have the same
+        torch._C._cuda_clearCublasWorkspaces()
+        with torch.cuda.graph(graph, stream=stream):
             self._advance(self.counters["position"])
         # one pool for both: they never run at once, and what was measured is read right away
-        with torch.cuda.graph(measuring, pool=graph.pool()):
+        with torch.cuda.graph(measuring, pool=graph.pool(), stream=stream):
             measured = self._measure()
+        torch._C._cuda_clearCublasWorkspaces()
         self.load_state(before)
         self.graph, self.measured = graph, (measuring, measured)
 
@@ -324,6 +316,12 @@ class Trainer:
 
     def train(self) -> list[TrainingResult]:
         """Train to the end, to the deadline or until every run has failed; one result a run."""
+        for _ in self.turns():
+            pass
+        return self.results()
+
+    def turns(self) -> Iterator[None]:
+        """:meth:`train`, handing over after each epoch before anything waits for the device."""
         self.resume()
         self.first_step = self.step
         steps = self.batches.steps
@@ -346,7 +344,9 @@ class Trainer:
             self.step += 1
             bar.update(1)
             if self.step % steps == 0:
-                self._end_epoch()
+                table = self._measured()
+                yield
+                self._end_epoch(table)
                 now = time.perf_counter()  # the device has just been waited for
                 if begun is not None:
                     self.epoch_seconds.append(now - begun)
@@ -357,6 +357,9 @@ class Trainer:
                 self.save()
                 saved = time.monotonic()
         bar.close()
+
+    def results(self) -> list[TrainingResult]:
+        """One result a run, when training is over."""
         return [self._result(run) for run in range(len(self.runs))]
 
     def _result(self, run: int) -> TrainingResult:
@@ -368,13 +371,15 @@ class Trainer:
         status = "done" if self.step == self.total else "stopped"
         return TrainingResult(status, None, curves, self.step)
 
-    def _end_epoch(self) -> None:
+    def _measured(self) -> Tensor:
+        """:meth:`_measure`, or the device told to do it."""
+        if self.measured is None:
+            return self._measure()
+        self.measured[0].replay()
+        return self.measured[1]
+
+    def _end_epoch(self, table: Tensor) -> None:
         """One row of the curves for each run that has not failed; counters start again."""
-        if self.measured is not None:
-            self.measured[0].replay()
-            table = self.measured[1]
-        else:
-            table = self._measure()
         columns = dict(zip(self.names, table.tolist(), strict=True))  # the epoch's one wait
         for name in ("position", "loss_sum", "right", "seen"):
             self.counters[name].zero_()

@@ -256,6 +256,28 @@ def test_a_budget_stops_the_whole_group_and_each_goes_on(tmp_path: Path) -> None
         same_run(outcome, run(cell))
 
 
+def test_groups_beside_each_other_are_the_groups_by_themselves(tmp_path: Path) -> None:
+    """Bit for bit, also stopped and taken up again."""
+    deeper = [
+        dataclasses.replace(cell, model=dataclasses.replace(cell.model, n_layers=2))
+        for cell in TOGETHER
+    ]
+    cells = [*TOGETHER, *deeper]
+    alone = list(run_composite(cells, Context()))
+    assert all("abreast" not in outcome.facts["ensemble"] for outcome in alone)
+    context = Context(checkpoints=tmp_path, identify=lambda c: str(hash(c)), abreast=2 * 3)
+    for outcome, expected in zip(run_composite(cells, context), alone, strict=True):
+        same_run(outcome, expected)
+        assert outcome.facts["ensemble"]["abreast"] == 2
+        assert outcome.facts["fastest_epoch_seconds"] is None
+    now = dataclasses.replace(context, deadline=time.monotonic())
+    stopped = list(run_composite(cells, now))  # before the second group has begun
+    assert [(o.cell, o.status) for o in stopped] == [(cell, "stopped") for cell in TOGETHER]
+    by_cell = {o.cell: o for o in run_composite(cells, context)}
+    for expected in alone:
+        same_run(by_cell[expected.cell], expected)
+
+
 def test_a_diverging_cell_of_a_group_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def poisoned(config: LanguageModelConfig, *, seed: int, **options: Any) -> LanguageModel:
         model = build_language_model(config, seed=seed, **options)

@@ -93,6 +93,22 @@ def test_runs_of_an_ensemble_follow_the_runs_alone(name: str, compile: bool) -> 
         assert outcome.facts["peak_memory_bytes"] > 0
 
 
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_groups_beside_each_other_are_the_groups_by_themselves(drop_last: bool) -> None:
+    """Graphs of several groups in flight at once, on streams of their own: bit for bit the curves
+    that each has alone, so none writes into another's memory."""
+    names = ("mamba2", "mamba2 tied", "mamba1 tied", "kernels")
+    todo = [cell for name in names for cell in cells(MODELS[name], drop_last)]
+    context = Context("cuda", "auto", True)
+    alone = {o.cell: o for o in run_composite(todo, dataclasses.replace(context, abreast=0))}
+    for _ in range(2):
+        beside = list(run_composite(todo, dataclasses.replace(context, abreast=16)))
+        assert len(beside) == 16
+        assert max(o.facts["ensemble"]["abreast"] for o in beside) == 4
+        for outcome in beside:
+            assert losses(outcome) == losses(alone[outcome.cell])
+
+
 def test_they_follow_the_processor_with_a_smaller_last_batch() -> None:
     todo = cells(MODELS["mamba2 tied"], drop_last=False)
     together = list(run_composite(todo, Context("cuda", ensemble=4)))

@@ -1,0 +1,86 @@
+"""Trainings beside each other: who begins when, and that none notices the others."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+
+import pytest
+import torch
+
+from lib.training.abreast import abreast
+
+CPU = torch.device("cpu")
+Turns = Generator[None, None, str]
+
+
+def training(name: str, turns: int, log: list[str]) -> Turns:
+    for _ in range(turns):
+        log.append(name)
+        yield
+    return name
+
+
+def flown(sizes: dict[str, tuple[int, int]], most: int) -> tuple[str, list[tuple[str, int]]]:
+    """Turns in their order, and results with how many there were at once; of sizes and turns."""
+    log: list[str] = []
+    jobs = ((size, training(name, turns, log)) for name, (size, turns) in sizes.items())
+    found = list(abreast(jobs, most, CPU))
+    return "".join(log), found
+
+
+def test_they_take_turns_and_the_next_begins_where_there_is_room() -> None:
+    order, found = flown({"a": (2, 3), "b": (2, 1), "c": (2, 3), "d": (2, 1)}, most=4)
+    # a begins, b beside it; b ends in its second turn, c begins, and d when a has ended
+    assert order == "ab" + "a" + "c" + "a" + "c" + "c" + "d"
+    assert found == [("b", 2), ("a", 2), ("c", 2), ("d", 2)]
+
+
+@pytest.mark.parametrize("most", [0, 1, 3])
+def test_one_after_the_other_if_no_two_fit(most: int) -> None:
+    order, found = flown({"a": (2, 2), "b": (2, 2), "c": (2, 1)}, most)
+    assert order == "aabbc" and found == [("a", 1), ("b", 1), ("c", 1)]
+
+
+def test_one_larger_than_all_room_trains_alone() -> None:
+    order, found = flown({"a": (9, 2), "b": (1, 2), "c": (1, 2), "d": (9, 1)}, most=8)
+    assert order == "aa" + "bcbc" + "d"
+    assert dict(found) == {"a": 1, "b": 2, "c": 2, "d": 1}
+
+
+def test_nothing_to_train_and_trainings_that_end_at_once() -> None:
+    assert flown({}, most=4) == ("", [])
+    assert flown({"a": (1, 0), "b": (1, 0)}, most=4) == ("", [("a", 1), ("b", 1)])
+
+
+def test_the_next_is_asked_for_when_its_turn_to_begin_has_come() -> None:
+    log: list[str] = []
+
+    def jobs() -> Iterator[tuple[int, Turns]]:
+        for name in "abc":
+            log.append(f"ask {name}")
+            yield 1, training(name, 2, log)
+
+    list(abreast(jobs(), 1, CPU))
+    assert log == ["ask a", "a", "ask b", "a", "b", "ask c", "b", "c", "c"]
+
+
+def test_no_more_begin_when_it_is_over_and_the_others_end() -> None:
+    log: list[str] = []
+    ended: list[str] = []
+    jobs = (
+        (1, training(name, turns, log)) for name, turns in zip("abcd", (1, 3, 2, 2), strict=True)
+    )
+    for name, _ in abreast(jobs, 2, CPU, over=lambda: bool(ended)):
+        ended.append(name)
+    assert ended == ["a", "b"] and set(log) == {"a", "b"}
+
+
+def test_what_one_raises_is_raised() -> None:
+    def broken() -> Turns:
+        yield
+        raise RuntimeError("out of memory")
+
+    log: list[str] = []
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(abreast([(1, training("a", 5, log)), (1, broken())], 2, CPU))
+    assert log == ["a", "a"]
