@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from lib.models.autoencoder import StateAutoencoder
     from lib.tasks.language import LanguageData
 
+# decoders that train at once: half of the two thousand kernels of a small one's step are too short
+# to fill a GPU
+ABREAST = {"cpu": 0, "cuda": 3}
 PILE_FILE = "data/pile-10k.jsonl"  # Pile-10k as lines of JSON, where no hub is in reach
 
 
@@ -111,8 +114,8 @@ def language_name(cell: MemoryCell) -> str:
 
 
 def train_decoders(cells: Sequence[MemoryCell], context: Context) -> Iterator[Outcome]:
-    """Train and measure the cells, one after the other; a language model is opened once for the
-    cells that follow each other.
+    """Train and measure the cells, on a GPU a few beside each other (``context.abreast``); a
+    language model is opened once for the cells that follow each other.
 
     Raises:
         TextUnavailable, TagsUnavailable, MissingTagger, HubError: before any work, what is not on
@@ -137,21 +140,29 @@ def _decoders(
     cells: Sequence[MemoryCell], context: Context, counting: Executor
 ) -> Iterator[Future[Outcome]]:  # fmt: skip
     """Each cell's outcome, which may still be counted up."""
-    known: tuple[Any, Loaded] | None = None
-    for cell in cells:
-        if known is None or known[0] != cell.language:
-            known = None  # a large model leaves before the next one comes
-            loaded = language_model(cell.language, context)
-            if isinstance(loaded, Outcome):
-                yield counting.submit(Outcome, cell, loaded.status, loaded.reason)
-                if loaded.status == "stopped":
-                    return
-                continue
-            known = cell.language, loaded
-        outcome, finish = _run_cell(cell, known[1], context)
+    import torch
+
+    from lib.training.abreast import abreast
+
+    known: dict[Any, Loaded | Outcome] = {}
+
+    def load(language: LanguageCell | Published) -> Loaded | Outcome:
+        if language not in known:
+            known.clear()  # a large model leaves before the next one comes
+            known[language] = language_model(language, context)
+        return known[language]
+
+    device, stopped = torch.device(context.device), list[Outcome]()
+    most = ABREAST[device.type] if context.abreast is None else context.abreast
+    trainings = (
+        (most + 1 if isinstance(cell.language, Published) else 1, _run_cell(cell, load, context))
+        for cell in cells
+    )
+    for (outcome, finish), beside in abreast(trainings, most, device, lambda: bool(stopped)):
+        if beside > 1:
+            outcome.facts["abreast"] = beside
         yield counting.submit(finish)
-        if outcome.status == "stopped":
-            return
+        stopped.extend([outcome] if outcome.status == "stopped" else [])
 
 
 def open_text(task: LanguageTask) -> LanguageData:
@@ -174,9 +185,10 @@ def open_text(task: LanguageTask) -> LanguageData:
 
 
 def _run_cell(
-    cell: MemoryCell, language: Loaded, context: Context
-) -> tuple[Outcome, Callable[[], Outcome]]:
-    """An outcome, all but what is counted of its decoder, and what counts that."""
+    cell: MemoryCell, load: Callable[[Any], Loaded | Outcome], context: Context
+) -> Generator[None, None, tuple[Outcome, Callable[[], Outcome]]]:
+    """In turns, see :mod:`lib.training.abreast`: an outcome, all but what is counted of its
+    decoder, and what counts that."""
     import numpy as np
     import torch
 
@@ -187,6 +199,10 @@ def _run_cell(
     from lib.training.gradients import autocast
     from lib.training.loop import Run, Trainer
 
+    language = load(cell.language)
+    if isinstance(language, Outcome):
+        failed = Outcome(cell, language.status, language.reason)
+        return failed, lambda: failed
     started, clock = provenance.now(), time.perf_counter()
     device = torch.device(context.device)
     if device.type == "cuda":
@@ -219,7 +235,8 @@ def _run_cell(
         origin={**provenance.code(), "device_name": provenance.machine(device)["device_name"]},
     )  # fmt: skip
     before = time.perf_counter()
-    result = trainer.run()
+    yield from trainer.turns()
+    (result,) = trainer.results()
     facts = {
         "backends": {op: list(served) for op, served in used.items()},
         "compile": bool(context.compile),

@@ -9,6 +9,7 @@ next one adds its own.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -45,41 +46,46 @@ def abreast(
     """The results of `trainings` as they end, each with how many there were at once, at most.
 
     Args:
-        trainings: size and turns of each, asked for when its turn to begin has come; the next one
-            begins while the sizes under way come to at most `most`, or if nothing is under way.
+        trainings: size and turns of each, asked for when the one before it has begun. It begins
+            when the sizes under way and its own come to at most `most`, or nothing is under way.
         device: where they train; on a GPU each has a stream of its own.
         over: asked before one begins: whether no more should.
     """
     waiting = iter(trainings)
     following = next(waiting, None)
-    flights: list[_Flight] = []
-    while flights or following is not None:
+    flights: deque[_Flight] = deque()
+    while True:
         while following is not None:
             size, turns = following
+            if flights and sum(flight.size for flight in flights) + size > most:
+                break
             if over():
                 turns.close()
                 following = None
                 break
-            if flights and sum(flight.size for flight in flights) + size > most:
-                break
-            flights.append(_Flight(size, turns, _stream(device)))
-            for flight in flights:
-                flight.beside = max(flight.beside, len(flights))
+            begun = _Flight(size, turns, _stream(device))
+            for flight in (*flights, begun):
+                flight.beside = max(flight.beside, len(flights) + 1)
             # it begins before the next one is asked for, which may look at what memory is left
-            yield from _turn(flights, flights[-1])
+            if (yield from _goes_on(begun)):
+                flights.append(begun)
             following = next(waiting, None)
-        for flight in list(flights):
-            yield from _turn(flights, flight)
+        if not flights:
+            return
+        flight = flights.popleft()
+        if (yield from _goes_on(flight)):
+            flights.append(flight)
 
 
-def _turn(flights: list[_Flight], flight: _Flight) -> Iterator[tuple[Any, int]]:
-    """One turn of a flight: what it came to, if that was its last."""
+def _goes_on(flight: _Flight) -> Generator[tuple[Any, int], None, bool]:
+    """One turn of a flight; if that was its last, yields what it came to."""
     try:
         with flight.on():
             next(flight.turns)
+        return True
     except StopIteration as end:
-        flights.remove(flight)
         yield end.value, flight.beside
+        return False
 
 
 def _stream(device: torch.device) -> Callable[[], AbstractContextManager[Any]]:

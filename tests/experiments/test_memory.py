@@ -220,6 +220,29 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(rest.curves, whole.curves)
 
 
+def test_decoders_beside_each_other_are_the_decoders_by_themselves(tmp_path: Path) -> None:
+    """Of one language model and of the next, also stopped and taken up again."""
+    four, eight = (short(cell, tags=None) for cell in memory.cells("quick"))
+    other = dataclasses.replace(four, language=dataclasses.replace(four.language, seed=9))  # type: ignore[arg-type]
+    cells = [four, eight, other]
+    alone = {outcome.cell: outcome for outcome in _memory.train_decoders(cells, Context())}
+
+    def identify(cell: Any) -> str:
+        return f"{cell.task.length}-{cell.language.seed}"
+
+    context = Context(identify=identify, checkpoints=tmp_path, abreast=2)
+    stopped = list(_memory.train_decoders(cells, dataclasses.replace(context, deadline=0.0)))
+    assert [(o.cell, o.status) for o in stopped] == [(four, "stopped")]
+    found = list(_memory.train_decoders(cells, context))
+    assert {o.cell for o in found} == set(cells) and found[-1].cell == other
+    for outcome in found:
+        expected = alone[outcome.cell]
+        assert outcome.metrics == expected.metrics and outcome.facts["abreast"] == 2
+        assert outcome.curves is not None and expected.curves is not None
+        pd.testing.assert_frame_equal(outcome.curves, expected.curves)
+    assert all("abreast" not in outcome.facts for outcome in alone.values())
+
+
 # -- language models ------------------------------------------------------------------------
 
 

@@ -99,7 +99,7 @@ def test_groups_beside_each_other_are_the_groups_by_themselves(drop_last: bool) 
     that each has alone, so none writes into another's memory."""
     names = ("mamba2", "mamba2 tied", "mamba1 tied", "kernels")
     todo = [cell for name in names for cell in cells(MODELS[name], drop_last)]
-    context = Context("cuda", "auto", True)
+    context = Context("cuda", "auto", False)
     alone = {o.cell: o for o in run_composite(todo, dataclasses.replace(context, abreast=0))}
     for _ in range(2):
         beside = list(run_composite(todo, dataclasses.replace(context, abreast=16)))
