@@ -189,10 +189,16 @@ def test_any_shape_and_any_options(**drawn: Any) -> None:
     any_options(**drawn)
 
 
-def any_options(
+def any_options(**drawn: Any) -> None:
+    inputs, options = inputs_and_options(**drawn)
+    assert_same(partial(fused, **options), partial(reference, **options), inputs, torch.float32)
+
+
+def inputs_and_options(
     b: int, d: int, n: int, length: int, groups: int | None, left_out: set[str], softplus: bool,
     last: bool, transposed: bool,
-) -> None:  # fmt: skip
+) -> tuple[Inputs, dict[str, bool]]:  # fmt: skip
+    """What OPTIONS drew, as arguments of the scan."""
     inputs = scan_inputs(b, d * (groups or 1), n, length, groups)
     for name in left_out:
         del inputs[name]
@@ -200,8 +206,7 @@ def any_options(
         inputs = channels_last(inputs)
     if not softplus:
         inputs["delta"] = inputs["delta"].abs()  # states would grow without bound
-    options = {"delta_softplus": softplus, "return_last_state": last}
-    assert_same(partial(fused, **options), partial(reference, **options), inputs, torch.float32)
+    return inputs, {"delta_softplus": softplus, "return_last_state": last}
 
 
 @on_cpu

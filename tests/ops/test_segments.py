@@ -21,6 +21,7 @@ from tests.ops.test_fused_scan import (
     OPTIONS,
     channels_last,
     fused,
+    inputs_and_options,
     on_cpu,
     on_gpu,
     reference,
@@ -89,20 +90,11 @@ def test_equal_to_the_reference(
 @on_cpu
 @given(length=st.integers(17, 60), **OPTIONS)
 @settings(max_examples=8, phases=[Phase.generate])
-def test_any_options(
-    b: int, d: int, n: int, length: int, groups: int | None, left_out: set[str], softplus: bool,
-    last: bool, transposed: bool,
-) -> None:  # fmt: skip
-    inputs = scan_inputs(b, d * (groups or 1), n, length, groups)
-    for name in left_out:
-        del inputs[name]
-    if transposed:
-        inputs = channels_last(inputs)
-    if not softplus:
-        inputs["delta"] = inputs["delta"].abs()
+def test_any_options(**drawn: Any) -> None:
+    inputs, options = inputs_and_options(**drawn)
     with pytest.MonkeyPatch.context() as patch:
         counts = counted(patch)
-        same(inputs, delta_softplus=softplus, return_last_state=last)
+        same(inputs, **options)
     assert len(counts) == 1 and counts[0] >= 2
 
 
