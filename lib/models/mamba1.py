@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from lib.models.config import Mamba1Config
 from lib.models.layers import Activation, CausalConv, Linear, watched
 from lib.ops.checks import compute_dtype
+from lib.ops.fused_scan import absorbs
 from lib.ops.linear import linear
-from lib.ops.scan import absorbs, selective_scan, selective_state_step
+from lib.ops.scan import selective_scan, selective_state_step
 
 
 class MixerState(NamedTuple):

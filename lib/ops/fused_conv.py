@@ -1,7 +1,7 @@
 """The backend "fused" of the causal convolution: Triton kernels with bias, SiLU and state inside.
 
 Custom ops with a leading axis of runs, mapped by ``torch.vmap`` and kept as they are by
-``torch.compile``, as in :mod:`lib.ops.fused_scan`. Sums are in float32 and have one order, so
+``torch.compile``, as in :mod:`lib.ops.scan_kernels`. Sums are in float32 and have one order, so
 gradients are bit-equal from call to call. There are no second derivatives: use ``shifts``.
 """
 
@@ -15,8 +15,7 @@ from torch import Tensor
 
 from lib.ops import backends
 from lib.ops.conv import OP
-from lib.ops.fused_scan import ceil_div, strided
-from lib.ops.runs import over_runs
+from lib.ops.kernel_calls import ceil_div, over_runs, strided
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TAPS = range(2, 9)

@@ -1,6 +1,6 @@
 """The fused scan of sequences of several chunks: how its work is cut.
 
-See :mod:`lib.ops.triton.long_scan` for the kernels, :mod:`lib.ops.fused_scan` for the ops.
+See :mod:`lib.ops.triton.long_scan` for the kernels, :mod:`lib.ops.scan_kernels` for the ops.
 """
 
 from __future__ import annotations

@@ -78,28 +78,6 @@ def selective_scan(
     return (y, last) if return_last_state else y
 
 
-def absorbs(u: Tensor, d_state: int, backend: str = "auto") -> bool:
-    """Whether a model should leave softplus and gate to :func:`selective_scan`, rather than pass
-    over its tensors for them.
-
-    True where kernels for long sequences serve: they do both in passing, once a step and channel.
-    Those for short sequences do them once for every few state entries, and a compiler joins what
-    stands outside to its neighbours.
-
-    Args:
-        u: (b, d, l), as in the call that is meant.
-    """
-    from lib.ops.fused_scan import SIZES
-    from lib.ops.long_scan import serves
-
-    if backend not in ("auto", "fused") or not serves(u.shape[2], d_state, SIZES.steps):
-        return False
-    facts = {"length": u.shape[2], "dtype": u.dtype, "d_state": d_state}
-    if backend == "auto":
-        return backends.suits(OP, "fused", device=u.device, **facts)
-    return backends.missing(OP, backend, u.device) is None
-
-
 def selective_state_step(
     state: Tensor,
     u: Tensor,

@@ -17,16 +17,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lib.ops import fused_scan, long_scan
-from lib.ops.runs import over_runs
+from lib.ops import long_scan, scan_kernels
+from lib.ops.kernel_calls import ceil_div, over_runs, strided
 
 
-def segments(sequences: int, channels: int, n: int, length: int) -> int:
+def how_many(sequences: int, channels: int, n: int, length: int) -> int:
     """Into how many segments sequences of so many channels should be cut, groups counted as
     sequences: as many as keep a GPU busy; 1 if they do so whole, or if there would be too few."""
     sizes = long_scan.SIZES
     tile = long_scan.cut(n, sizes.warps)
-    warps = sequences * fused_scan.ceil_div(channels, tile["DB"]) * sizes.warps
+    warps = sequences * ceil_div(channels, tile["DB"]) * sizes.warps
     count = min(sizes.filled // warps, length // sizes.segment)
     return count if count >= sizes.fewest_segments else 1
 
@@ -42,12 +42,12 @@ def _ends(
     last, total = _empty_ends(u, A)
     r, b, d, length = u.shape
     groups = B.shape[2]
-    shape = fused_scan.scan_constants(u, A, B, B, softplus)
+    shape = scan_kernels.scan_constants(u, A, B, B, softplus)
     shape |= long_scan.cut(A.shape[2], long_scan.SIZES.warps)
     shape |= long_scan.placing(UL=u, DL=delta, ZL=None, YL=None)
-    programs = fused_scan.ceil_div(shape["CHANNELS"], shape["DB"]) * groups * b * r
-    given = fused_scan.strided(u, delta, A, B, None, None, None, delta_bias, None, None)
-    chunks = fused_scan.ceil_div(length, shape["T"])
+    programs = ceil_div(shape["CHANNELS"], shape["DB"]) * groups * b * r
+    given = strided(u, delta, A, B, None, None, None, delta_bias, None, None)
+    chunks = ceil_div(length, shape["T"])
     long_forward[(programs,)](
         *given, None, last, None, total, b, groups, length, chunks, d, **shape
     )
@@ -96,7 +96,7 @@ def in_segments(
     for end, decay in zip(ends, decays, strict=True):
         starts.append(state)
         state = torch.addcmul(end, decay, state)
-    y, _, _, _ = fused_scan.forward_op(
+    y, _, _, _ = scan_kernels.forward_op(
         u_s, delta_s, A_s, B_s, C_s, all_runs(D), None if z is None else cut(z), bias_s,
         torch.stack(starts), softplus, False, False,
     )  # fmt: skip
@@ -105,7 +105,7 @@ def in_segments(
         return y, state
     rest = [None if t is None else t[None, ..., head:] for t in (u, delta, B, C, z)]
     own = [None if t is None else t[None] for t in (A, D, delta_bias, state)]
-    y_rest, last, _, _ = fused_scan.forward_op(
+    y_rest, last, _, _ = scan_kernels.forward_op(
         *rest[:2], own[0], *rest[2:4], own[1], rest[4], *own[2:], softplus, True, False
     )
     return torch.cat([y.mT, y_rest[0].mT], 1).mT, last[0]

@@ -30,7 +30,7 @@ from lib.parallel import ordered_map
 from lib.tasks import kinds, stories
 from lib.tasks.kinds import KindsConfig
 from lib.tasks.stories import StoryConfig
-from lib.tasks.text_files import read_documents, text_files
+from lib.tasks.text_files import LocalText, read_documents, text_files
 
 
 class TextUnavailable(RuntimeError):
@@ -57,32 +57,6 @@ class HubText:
         require(self, "dataset", bool(self.dataset), "the id of a data set")
         pinned = len(self.revision) == 40 and set(self.revision) <= set("0123456789abcdef")
         require(self, "revision", pinned, "a commit, 40 hex digits")
-
-
-@dataclass(frozen=True)
-class LocalText:
-    """Text files of this machine.
-
-    Attributes:
-        path: a file, or a folder that is searched for .txt and .jsonl files, .gz or not; absolute,
-            or from the repository's root.
-        pattern: which files of a folder, by name or by the end of the path: ``train-*``.
-        column: field of a JSONL line that holds the text; lines that are strings need none.
-        separator: ends a document of a .txt file. A file without it is one document.
-        fingerprint: what :attr:`Corpus.source_fingerprint` must be; None takes any text.
-    """
-
-    kind: ClassVar[str] = "local"
-    path: str
-    pattern: str = "*"
-    column: str = "text"
-    separator: str = "<|endoftext|>"
-    fingerprint: str | None = None
-
-    def __post_init__(self) -> None:
-        require(self, "path", bool(self.path), "a file or folder")
-        require(self, "pattern", bool(self.pattern), "a name, or * for all")
-        require(self, "separator", bool(self.separator), "at least one character")
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,42 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import BinaryIO, ClassVar, cast
 
 from lib import provenance
-
-if TYPE_CHECKING:
-    from lib.tasks.corpus import LocalText
+from lib.config import require
 
 SUFFIXES = (".txt", ".jsonl", ".txt.gz", ".jsonl.gz")
 _CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class LocalText:
+    """Text files of this machine.
+
+    Attributes:
+        path: a file, or a folder that is searched for .txt and .jsonl files, .gz or not; absolute,
+            or from the repository's root.
+        pattern: which files of a folder, by name or by the end of the path: ``train-*``.
+        column: field of a JSONL line that holds the text; lines that are strings need none.
+        separator: ends a document of a .txt file. A file without it is one document.
+        fingerprint: what :attr:`lib.tasks.corpus.Corpus.source_fingerprint` must be; None takes any
+            text.
+    """
+
+    kind: ClassVar[str] = "local"
+    path: str
+    pattern: str = "*"
+    column: str = "text"
+    separator: str = "<|endoftext|>"
+    fingerprint: str | None = None
+
+    def __post_init__(self) -> None:
+        require(self, "path", bool(self.path), "a file or folder")
+        require(self, "pattern", bool(self.pattern), "a name, or * for all")
+        require(self, "separator", bool(self.separator), "at least one character")
 
 
 def text_files(source: LocalText) -> list[Path]:

@@ -14,7 +14,7 @@ from lib.models import mamba1
 from lib.models.autoencoder import AutoencoderConfig, StateAutoencoder
 from lib.models.config import LanguageModelConfig, Mamba1Config
 from lib.models.language_model import LanguageModel, build_language_model
-from lib.ops import backends, conv, scan
+from lib.ops import backends, conv, fused_scan, scan
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 MISSING = backends.missing(scan.OP, "fused", DEVICE)
@@ -123,10 +123,10 @@ def test_a_decoder_through_the_kernels_that_a_gpu_takes(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("backend", ["auto", "fused", "chunked", "reference", "mamba_ssm"])
 def test_short_sequences_and_other_backends_get_them_done(backend: str) -> None:
-    assert not scan.absorbs(torch.zeros(1, 4, SHORT, device=DEVICE), 8, backend)
+    assert not fused_scan.absorbs(torch.zeros(1, 4, SHORT, device=DEVICE), 8, backend)
     long = torch.zeros(1, 4, LONG, device=DEVICE)
     there = MISSING is None and (backend == "fused" or (backend == "auto" and long.is_cuda))
-    assert scan.absorbs(long, 8, backend) == there
-    assert not scan.absorbs(long, 256, backend)  # more than a warp's registers hold
+    assert fused_scan.absorbs(long, 8, backend) == there
+    assert not fused_scan.absorbs(long, 256, backend)  # more than a warp's registers hold
     if backend == "auto":
-        assert not scan.absorbs(long.double(), 8)  # kernels have no float64
+        assert not fused_scan.absorbs(long.double(), 8)  # kernels have no float64

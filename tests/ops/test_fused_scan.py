@@ -13,7 +13,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lib.ops import backends, fused_scan, long_scan
+from lib.ops import backends, fused_scan, long_scan, scan_kernels
 from lib.ops.scan import selective_scan
 from tests.ops.compare import TOLERANCE, Inputs, assert_close, assert_same, draw, gradients
 
@@ -228,7 +228,7 @@ def test_any_cut_into_programs_and_chunks(
 ) -> None:
     """Several parts of the channels, several sequences a program, several chunks."""
     small = {"tile": 32, "forward_entries": 8, "backward_tile": 32, "backward_entries": 8}
-    monkeypatch.setattr(fused_scan, "SIZES", replace(fused_scan.SIZES, **(small | sizes)))
+    monkeypatch.setattr(scan_kernels, "SIZES", replace(scan_kernels.SIZES, **(small | sizes)))
     inputs = channels_last(scan_inputs(2, 9, 12, 4))
     assert_same(partial(fused, **FULL), partial(reference, **FULL), inputs, torch.float32)
 
@@ -238,17 +238,17 @@ def test_any_cut_into_programs_and_chunks(
     tile=st.sampled_from([1, 4, 8, 32]),
 )  # fmt: skip
 def test_programs_share_the_work(groups: int, b: int, channels: int, tile: int) -> None:
-    part, each = fused_scan._share(groups, b, channels, tile)
-    assert part % tile == 0 and tile <= part <= max(tile, fused_scan.SIZES.channels)
+    part, each = scan_kernels._share(groups, b, channels, tile)
+    assert part % tile == 0 and tile <= part <= max(tile, scan_kernels.SIZES.channels)
     assert 1 <= each <= b
     programs = groups * -(-channels // part) * -(-b // each)
     fewest = groups * -(-channels // part)  # with all sequences in one program
-    assert programs <= max(fused_scan.SIZES.programs, fewest)
+    assert programs <= max(scan_kernels.SIZES.programs, fewest)
 
 
 @on_cpu
 def test_results_are_bit_equal_from_call_to_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused_scan, "SIZES", replace(fused_scan.SIZES, programs=2))
+    monkeypatch.setattr(scan_kernels, "SIZES", replace(scan_kernels.SIZES, programs=2))
     inputs = {name: t.float() for name, t in scan_inputs(3, 3, 6, 3).items()}
     first, second = (gradients(partial(fused, **FULL), inputs) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first[0], second[0], strict=True))
@@ -273,7 +273,7 @@ def test_the_future_does_not_reach_the_past(kernels: None) -> None:
 def test_without_gradients_nothing_is_kept_for_them(length: int, kernels: None) -> None:
     inputs = {name: t.float() for name, t in scan_inputs(1, 3, 4, length).items()}
     kept: list[tuple[int, int]] = []
-    op = fused_scan.forward_op
+    op = scan_kernels.forward_op
 
     def watched(*arguments: Any) -> Any:
         out = op(*arguments)
@@ -281,7 +281,7 @@ def test_without_gradients_nothing_is_kept_for_them(length: int, kernels: None) 
         return out
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused_scan, "forward_op", watched)
+        patch.setattr(scan_kernels, "forward_op", watched)
         with torch.no_grad():
             without = fused(**inputs, **FULL)
         assert all(torch.equal(a, b) for a, b in zip(without, fused(**inputs, **FULL), strict=True))
@@ -296,14 +296,14 @@ def test_a_first_state_without_a_gradient_is_not_given_one(
 ) -> None:
     """One from a frozen encoder, which is as large as many steps of everything else."""
     written: list[int] = []
-    op = fused_scan._backward
+    op = scan_kernels._backward
 
     def watched(*arguments: Any) -> Any:
         out = op(*arguments)
         written.append(out[8].numel())
         return out
 
-    monkeypatch.setattr(fused_scan, "_backward", watched)
+    monkeypatch.setattr(scan_kernels, "_backward", watched)
     inputs = {name: t.float() for name, t in scan_inputs(2, 3, 4, 12).items()}
     found = []
     for frozen in ((), ("initial_state",)):
@@ -396,10 +396,10 @@ def test_the_ops_keep_the_rules_of_custom_ops(kernels: None) -> None:
     tensors = [t[k] for k in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")]
     tensors[3:5] = [x[:, :, None] for x in tensors[3:5]]
     tensors = [x.detach().requires_grad_() for x in tensors]
-    torch.library.opcheck(fused_scan.forward_op, (*tensors, True, True, True))
+    torch.library.opcheck(scan_kernels.forward_op, (*tensors, True, True, True))
     none: list[Any] = [*tensors[:5], None, None, None, None]
     torch.library.opcheck(
-        fused_scan.forward_op,
+        scan_kernels.forward_op,
         (*none, False, False, False),
         test_utils=("test_schema", "test_faketensor"),
     )

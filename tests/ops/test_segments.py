@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lib.ops import long_scan
 from lib.ops import segments as module
-from lib.ops.segments import segments
+from lib.ops.segments import how_many
 from tests.ops.compare import TOLERANCE, Inputs, assert_close
 from tests.ops.test_fused_scan import (
     DTYPES,
@@ -73,7 +73,7 @@ def same(inputs: Inputs, dtype: torch.dtype = torch.float32, **options: Any) -> 
     ],
 )  # fmt: skip
 def test_how_many(sequences: int, channels: int, length: int, count: int) -> None:
-    assert segments(sequences, channels, 16, length) == count
+    assert how_many(sequences, channels, 16, length) == count
 
 
 @on_cpu
@@ -173,7 +173,7 @@ def test_one_long_prompt_on_the_gpu(
     inputs = {
         name: t.to("cuda", dtype) for name, t in channels_last(scan_inputs(1, 256, n, 9001)).items()
     }
-    assert segments(1, 256, n, 9001) == 8
+    assert how_many(1, 256, n, 9001) == 8
     with torch.no_grad():
         found = fused(**inputs, **FULL)
         compiled = torch.compile(lambda t: fused(**t, **FULL), fullgraph=True)(inputs)

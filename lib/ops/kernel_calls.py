@@ -1,4 +1,5 @@
-"""Custom ops whose tensors have an axis of runs in front, under ``torch.vmap`` over runs."""
+"""What calls of Triton kernels share: sizes of grids, strides, and ``torch.vmap`` over custom ops
+whose tensors have an axis of runs in front."""
 
 from __future__ import annotations
 
@@ -6,6 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+def strided(*tensors: Tensor | None) -> list[Any]:
+    """Each tensor and its strides, as the kernels take them."""
+    return [x for t in tensors for x in (t, None if t is None else t.stride())]
 
 
 def fold_runs(tensor: Any, axis: int | None, size: int) -> Any:
