@@ -197,7 +197,8 @@ def _run_cell(
     from lib.ops import backends
     from lib.training.compiling import compile_layers, eagerly
     from lib.training.gradients import autocast
-    from lib.training.loop import Run, Trainer
+    from lib.training.loop import Trainer
+    from lib.training.runs import Run
 
     language = load(cell.language)
     if isinstance(language, Outcome):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from lib.analysis.noise_metrics import FormReader
     from lib.tasks.question_answers import Codes
-    from lib.training.loop import TrainingResult
+    from lib.training.runs import TrainingResult
 
 FITTED = 2000  # clean answers that the reader of forms is fitted on
 # kept with intervals over questions

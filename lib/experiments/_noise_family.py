@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
     from lib.tasks.question_answers import Rows
     from lib.training.batches import TensorBatches
-    from lib.training.loop import TrainingResult
     from lib.training.phases import PhaseFile, PhaseRun
+    from lib.training.runs import TrainingResult
 
 
 def text_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

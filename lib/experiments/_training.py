@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from lib.models.language_model import LanguageModel
     from lib.training.batches import TensorBatches
-    from lib.training.loop import TrainingResult
+    from lib.training.runs import TrainingResult
 
 Numbers = Mapping[str, "Tensor"]
 
@@ -163,7 +163,8 @@ def _train_group(
     from lib.training.compiling import compile_layers, eagerly, pays_to_compile
     from lib.training.ensemble import Ensemble
     from lib.training.gradients import autocast
-    from lib.training.loop import Run, Trainer
+    from lib.training.loop import Trainer
+    from lib.training.runs import Run
 
     started, clock = provenance.now(), time.perf_counter()
     device, training = torch.device(context.device), cells[0].training

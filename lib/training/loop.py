@@ -12,8 +12,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -23,46 +21,17 @@ from torch import Tensor, nn
 from lib import progress
 from lib.training.batches import TensorBatches
 from lib.training.checkpoints import load_checkpoint, save_checkpoint
+from lib.training.compiling import eagerly
 from lib.training.config import TrainingConfig
 from lib.training.ensemble import Ensemble, clip_by_run, join_runs, losses_of, split_runs
 from lib.training.gradients import autocast, backward
 from lib.training.optimizer import adamw
+from lib.training.runs import Run, TrainingResult
 from lib.training.schedules import warmup_cosine
 
 BatchLoss = Callable[..., tuple[Tensor, Tensor]]
 NEVER = 2**31 - 1
 WRITERS = 8  # checkpoints written at once: each waits for its disk
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What training left of one run.
-
-    Attributes:
-        status: "done", "failed" (a loss was not finite) or "stopped" (the budget was spent).
-        reason: why it failed, naming the step.
-        curves: one row an epoch: epoch, step, lr, train_loss, train_accuracy and what
-            `evaluate` returned.
-        step: optimiser steps taken; a failed run ends with the epoch of its failure.
-    """
-
-    status: str
-    reason: str | None
-    curves: pd.DataFrame
-    step: int
-
-
-@dataclass(frozen=True)
-class Run:
-    """Where one run is kept while it trains.
-
-    Attributes:
-        identity: of its cell; a checkpoint of another cell is refused.
-        checkpoint: path to resume from and to write to, None for no checkpoints.
-    """
-
-    identity: str = ""
-    checkpoint: Path | None = None
 
 
 class Trainer:
@@ -337,10 +306,13 @@ class Trainer:
                 self.save()
                 break
             position = self.step % steps
-            if self.graph is not None and (self.batches.even or position < steps - 1):
-                self.graph.replay()
-            else:  # on the processor, and for an epoch's smaller last batch
+            if self.graph is None:
                 self._advance(position)
+            elif self.batches.even or position < steps - 1:
+                self.graph.replay()
+            else:  # an epoch's smaller last batch, which is not worth compiling for
+                with eagerly():
+                    self._advance(position)
             self.step += 1
             bar.update(1)
             if self.step % steps == 0:

@@ -20,7 +20,8 @@ from lib.training.batches import StackedBatches, TensorBatches
 from lib.training.checkpoints import checkpoint_step, load_checkpoint, save_checkpoint
 from lib.training.config import TrainingConfig
 from lib.training.ensemble import Ensemble, together
-from lib.training.loop import BatchLoss, Run, Trainer, TrainingResult
+from lib.training.loop import BatchLoss, Trainer
+from lib.training.runs import Run, TrainingResult
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from lib.training.batches import StackedBatches, TensorBatches, draw_order, narr
 from lib.training.checkpoints import CheckpointError, load_checkpoint
 from lib.training.config import TrainingConfig
 from lib.training.ensemble import Ensemble, clip_by_run, losses_of, together
-from lib.training.loop import Run, Trainer, TrainingResult
+from lib.training.loop import Trainer
+from lib.training.runs import Run, TrainingResult
 
 CONFIG = TrainingConfig(epochs=3, warmup_epochs=1, batch_size=8, lr_peak=1e-2)
 WHICH = [0, 1, 0]  # runs 0 and 2 read the same data

@@ -16,7 +16,8 @@ from lib.training.batches import TensorBatches
 from lib.training.checkpoints import CheckpointError, load_checkpoint, save_checkpoint, serialise
 from lib.training.compiling import pays_to_compile
 from lib.training.config import TrainingConfig
-from lib.training.loop import Run, Trainer
+from lib.training.loop import Trainer
+from lib.training.runs import Run
 from lib.training.schedules import warmup_cosine
 
 CONFIG = TrainingConfig(epochs=3, warmup_epochs=1, batch_size=8, lr_peak=1e-2)

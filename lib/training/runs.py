@@ -1,0 +1,39 @@
+"""A run: where it is kept while it trains, and what it came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What training left of one run.
+
+    Attributes:
+        status: "done", "failed" (a loss was not finite) or "stopped" (the budget was spent).
+        reason: why it failed, naming the step.
+        curves: one row an epoch: epoch, step, lr, train_loss, train_accuracy and what
+            `evaluate` returned.
+        step: optimiser steps taken; a failed run ends with the epoch of its failure.
+    """
+
+    status: str
+    reason: str | None
+    curves: pd.DataFrame
+    step: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where one run is kept while it trains.
+
+    Attributes:
+        identity: of its cell; a checkpoint of another cell is refused.
+        checkpoint: path to resume from and to write to, None for no checkpoints.
+    """
+
+    identity: str = ""
+    checkpoint: Path | None = None
