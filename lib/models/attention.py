@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lib.models.config import AttentionConfig
 from lib.models.layers import Activation, CausalConv, Linear, watched
 from lib.ops.checks import compute_dtype
+from lib.ops.linear import linear
 
 # the library's kernel gains nothing up to here (measured with gradients on a processor of two
 # cores: 256 x 8 tokens 1.6 ms against 0.8 for S in the open, 64 x 29 3.3 against 2.0, 8 x 128
@@ -87,12 +88,14 @@ class AttentionMixer(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Heads before time, positions, then what was kept before what is new.
 
-        q, k, v (b, l, h, headdim) to q (b, h, l, headdim), k and v (b, h, c + l, headdim).
+        q, k, v (b, l, h, headdim) to q (b, h, l, headdim), k and v (b, h, c + l, headdim). Of q
+        there may be the last steps alone.
         """
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if self.config.rope_theta is not None:
             start = 0 if state is None else state.k.shape[2]
-            q, k = (rotate(part, start, self.config.rope_theta) for part in (q, k))
+            q = rotate(q, start + k.shape[2] - q.shape[2], self.config.rope_theta)
+            k = rotate(k, start, self.config.rope_theta)
         if state is not None:  # autocast may have kept it in another dtype
             k = torch.cat([state.k.to(k.dtype), k], dim=2)
             v = torch.cat([state.v.to(v.dtype), v], dim=2)
@@ -103,8 +106,9 @@ class AttentionMixer(nn.Module):
         length, kept = q.shape[2], k.shape[2] - q.shape[2]
         if watched(self.act_S) or k.shape[2] <= OPEN_LENGTH:
             return self._attend_openly(q, k, v)
-        # the library's own causal mask lets the first query see the first key alone
-        mask = _visible(length, kept, q.device) if kept else None
+        # the library's own causal mask lets the first query see the first key alone; a last one
+        # sees them all
+        mask = _visible(length, kept, q.device) if kept and length > 1 else None
         causal = self.config.causal and not kept
         y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
         return y.transpose(1, 2)
@@ -141,6 +145,21 @@ class AttentionMixer(nn.Module):
         q, k, v = self._extend(self.act_q(q), self.act_k(k), self.act_v(v), state)
         out = self.out_proj(self.act_y(self._attend(q, k, v)).flatten(-2))
         return (out, AttentionState(k, v, conv)) if return_state else out
+
+    def last(self, x: Tensor) -> Tensor:
+        """The block at the last position alone: (b, l, m) to (b, 1, m). One query, and without a
+        convolution one projection to it."""
+        c = self.config
+        if self.conv is None:
+            weight, bias, size = self.in_proj.weight, self.in_proj.bias, c.n_heads * c.headdim_qk
+            biases = (None, None) if bias is None else bias.tensor_split([size])
+            q = linear(x[:, -1:], weight[:size], biases[0]).unflatten(-1, (c.n_heads, -1))
+            kv = linear(x, weight[size:], biases[1]).split([size, weight.shape[0] - 2 * size], -1)
+            k, v = (part.unflatten(-1, (c.n_heads, -1)) for part in kv)
+        else:
+            q, k, v = self._split(self.conv(self.in_proj(x), None, False)[0].contiguous())
+            q = q[:, -1:]
+        return self.out_proj(self._attend(*self._extend(q, k, v, None)).flatten(-2))
 
     def step(self, x: Tensor, state: AttentionState) -> tuple[Tensor, AttentionState]:
         """One token: x (b, m) to y (b, m) and the next state.

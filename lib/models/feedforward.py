@@ -46,6 +46,10 @@ class FeedForwardMixer(nn.Module):
         out = self.out_proj(self.act_hidden(self._hidden(x)))
         return (out, FeedForwardState()) if return_state else out
 
+    def last(self, x: Tensor) -> Tensor:
+        """The block at the last position alone: (b, l, m) to (b, 1, m)."""
+        return self.out_proj(self._hidden(x[:, -1:]))
+
     def step(self, x: Tensor, state: FeedForwardState) -> tuple[Tensor, FeedForwardState]:
         """One token: x (b, m) to y (b, m) and the state as it was."""
         return self.out_proj(self._hidden(x)), state

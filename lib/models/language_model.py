@@ -22,7 +22,7 @@ from lib.models.config import (
 from lib.models.feedforward import FeedForwardMixer, FeedForwardState
 from lib.models.gru import GRUMixer, GRUState
 from lib.models.initialisation import initialise
-from lib.models.layers import Activation, Linear, PositionalEncoding, RMSNorm
+from lib.models.layers import Activation, Linear, PositionalEncoding, RMSNorm, watched
 from lib.models.mamba1 import Mamba1Mixer, MixerState
 from lib.models.mamba2 import Mamba2Mixer
 from lib.models.mamba3 import Mamba3Mixer
@@ -64,6 +64,10 @@ class Layer(nn.Module):
         if isinstance(self.mixer, Mamba2Mixer) and self.mixer.fuses(x, own, return_state):
             norm = self.norm if self.norm_first else None
             return self.act_resid(self._after(self.mixer.fused(x, norm, last_only))), None
+        alone = state is None and not return_state and hasattr(self.mixer, "last")
+        if last_only and alone:
+            y = self.mixer.last(self._before(x))
+            return self.act_resid(self._after(x[:, -1:] + y)), None
         out = self.mixer(self._before(x), state, return_state)
         y, state = out if return_state else (out, None)
         return self.act_resid(self._after(x + y)), state
@@ -131,9 +135,10 @@ class LanguageModel(nn.Module):
             x = self.positions(x, start)
         x = self.act_embed(x)
         kept: list[Any] = []
+        first = self._first_of_one_position() if last_only else len(self.layers)
         for index, layer in enumerate(self.layers):
-            last = last_only and index == len(self.layers) - 1
-            x, state = layer(x, states[index] if states else None, return_states, last)
+            only = index >= first
+            x, state = layer(x, states[index] if states else None, return_states, only)
             kept.append(state)
         return self.final_norm(x), kept
 
@@ -182,6 +187,15 @@ class LanguageModel(nn.Module):
             x, state = cast(Layer, layer).step(x, state)
             kept.append(state)
         return self.head(self.final_norm(x)), kept
+
+    def _first_of_one_position(self) -> int:
+        """From which layer on the last position is enough, if only that is read: the last one that
+        mixes positions, unless somebody watches what flows through it or those after it."""
+        first = len(self.layers) - 1
+        while first > 0 and isinstance(self.layers[first].mixer, FeedForwardMixer):
+            first -= 1
+        late = [module for layer in self.layers[first:] for module in layer.modules()]
+        return len(self.layers) if watched(*late) else first
 
     def _check_states(self, states: list[BlockState] | None) -> None:
         if states is not None and len(states) != len(self.layers):

@@ -11,7 +11,8 @@ from lib.models.mamba1 import MixerState
 from lib.ops import backends
 from lib.ops.block import OP, block_facts, mamba2_block
 from lib.ops.checks import compute_dtype
-from lib.ops.ssd import apply_ssd_matrix, finish, ssd, ssd_matrix, ssd_step
+from lib.ops.linear import linear
+from lib.ops.ssd import apply_ssd_matrix, finish, ssd, ssd_last, ssd_matrix, ssd_step
 
 
 class Mamba2Mixer(nn.Module):
@@ -133,6 +134,23 @@ class Mamba2Mixer(nn.Module):
         out = self.out_proj(self.norm(self.act_y(y).flatten(-2), z))
         # under autocast the op's last state may be in half precision, in which none can go on
         return (out, MixerState(conv, ssm.to(wide))) if return_state else out
+
+    def last(self, x: Tensor) -> Tensor:
+        """The block at the last position alone: (b, l, m) to (b, 1, m). Nothing but x, B and dt is
+        made of the others, if a backend is not asked for by name."""
+        if self.backend != "auto":
+            return self(x)[:, -1:]
+        c, weight, bias = self.config, self.in_proj.weight, self.in_proj.bias
+        biases = (None, None) if bias is None else bias.tensor_split([c.d_inner])
+        z = linear(x[:, -1:], weight[: c.d_inner], biases[0])
+        rest = linear(x, weight[c.d_inner :], biases[1])
+        xBC, dt = rest.split([c.conv_dim, c.n_heads], dim=-1)
+        u, B, C = self._split(self.conv(xBC, None, False)[0])
+        wide = compute_dtype(dt)
+        dt = nn.functional.softplus(dt.to(wide) + self.dt_bias.to(wide))
+        y = ssd_last(u, dt, -torch.exp(self.A_log.to(wide)), B, C[:, -1])[:, None]
+        y = finish(y, u[:, -1:].to(wide), self.D, None).to(u.dtype)
+        return self.out_proj(self.norm(y.flatten(-2), z))
 
     def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
         """One token: x (b, m) to y (b, m) and the next state."""

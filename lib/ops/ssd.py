@@ -172,6 +172,29 @@ def ssd_step(
     return finish(y, u, D, z).to(x.dtype), state
 
 
+def ssd_last(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """y (b, h, p) at the last step alone, without skip connection, in dt's dtype: the last row of
+    S, see :func:`ssd_matrix`, in one pass over the steps.
+
+    Args:
+        x: (b, l, h, p).
+        dt: (b, l, h), after bias and softplus.
+        A: (h,).
+        B: (b, l, g, n); C: (b, g, n), of the last step.
+
+    Raises:
+        ValueError: a shape or type that does not fit.
+    """
+    expect("dt", dt, "b l h")
+    _check(x, dt, A, B, C[:, None].expand_as(B), None, None, None, None, 1)
+    kind = dt.dtype
+    total = (dt * A).double().cumsum(1)  # in float64 as in decay_matrix
+    reach = torch.exp((total[:, -1:] - total).to(kind)) * dt
+    scores = (B.to(kind) * C.to(kind)[:, None]).sum(-1)  # (b, l, g)
+    reach = reach * scores.repeat_interleave(dt.shape[2] // scores.shape[2], dim=2)
+    return (reach[..., None] * x.to(kind)).sum(1)
+
+
 def decay_matrix(log: Tensor) -> Tensor:
     """exp(sum_{k=j+1..i} log_k), lower triangular: (b, l, h) to (b, h, l, l)."""
     length = log.shape[1]

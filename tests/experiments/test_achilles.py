@@ -91,7 +91,8 @@ def test_a_run_leaves_everything_a_record_needs(tmp_path: Path) -> None:
     assert outcome.curves["epoch"].tolist() == [1, 2, 3]
     assert {"train_loss", "train_accuracy", "composite", "symmetric", "seen"} <= set(outcome.curves)
     assert outcome.metrics["steps"] == 30
-    assert outcome.facts["backends"]["ssd"] == ["quadratic"]
+    # one layer, of which one position is read: no scan
+    assert list(outcome.facts["backends"]) == ["causal_conv1d"]
     assert outcome.facts["sessions"][0]["steps"] == 30
     store = Store(tmp_path, tmp_path / "published")
     record = store.save(
