@@ -106,6 +106,32 @@ class Mamba1Mixer(nn.Module):
         out = self.out_proj(y)
         return (out, MixerState(conv, ssm)) if return_state else out
 
+    def last(self, x: Tensor) -> Tensor:
+        """The block at the last position alone: (b, l, m) to (b, 1, m). Nothing but u, dt and B is
+        made of the others, and of the scan its last state, if no backend is asked for by name."""
+        if self.backend != "auto":
+            return self(x)[:, -1:]
+        c, weight, bias = self.config, self.in_proj.weight, self.in_proj.bias
+        biases = (None, None) if bias is None else bias.tensor_split([c.d_inner])
+        u = linear(x, weight[: c.d_inner], biases[0])
+        z = linear(x[:, -1:], weight[c.d_inner :], biases[1])
+        u, _ = self.conv(u, None, False)
+        u_last = u[:, -1:]
+        to_dt, to_B, to_C = self.x_proj.weight.split([c.rank, c.d_state, c.d_state])
+        dt, B = linear(linear(u, to_dt), self.dt_proj.weight), linear(u, to_B)
+        C, wide = linear(u_last, to_C), compute_dtype(dt)
+        joined = absorbs(u.transpose(1, 2), c.d_state)
+        if not joined:
+            dt = nn.functional.softplus(dt.to(wide) + self.dt_proj.bias.to(wide))
+        with torch.autocast(x.device.type, enabled=False):
+            B = B.transpose(1, 2)  # stands for C too: nobody reads what comes of that
+            _, state = selective_scan(
+                u.transpose(1, 2), dt.transpose(1, 2), -torch.exp(self.A_log.to(wide)), B, B, None,
+                None, self.dt_proj.bias if joined else None, joined, True,
+            )  # fmt: skip
+            y = (state.to(wide) * C.to(wide)).sum(-1)[:, None] + self.D.to(wide) * u_last.to(wide)
+        return self.out_proj(y.to(u.dtype) * nn.functional.silu(z))
+
     def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
         """One token: x (b, m) to y (b, m) and the next state."""
         u, z = self.in_proj(x).chunk(2, dim=-1)

@@ -130,3 +130,25 @@ def test_short_sequences_and_other_backends_get_them_done(backend: str) -> None:
     assert not fused_scan.absorbs(long, 256, backend)  # more than a warp's registers hold
     if backend == "auto":
         assert not fused_scan.absorbs(long.double(), 8)  # kernels have no float64
+
+
+@needs_kernels
+@pytest.mark.parametrize("length", [SHORT, LONG])
+def test_the_last_position_alone_through_the_kernels(
+    length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the last layer's scan nothing is read but its last state."""
+    kernels = replace(backends._OPS[scan.OP]["fused"], prefers=lambda facts: True)
+    monkeypatch.setitem(backends._OPS[scan.OP], "fused", kernels)
+    mine, found = model("auto"), []
+    for logits in (
+        lambda text: mine(text, last_token_only=True),
+        lambda text: mine(text)[:, -1],
+    ):
+        mine.zero_grad()
+        out = logits(tokens(length))
+        out.square().sum().backward()
+        found.append((out.detach(), {name: p.grad for name, p in mine.named_parameters()}))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=1e-6)
+    for name, grad in found[0][1].items():
+        torch.testing.assert_close(grad, found[1][1][name], rtol=1e-4, atol=1e-5, msg=name)

@@ -88,7 +88,7 @@ def test_the_same_as_the_last_of_all_positions(name: str, stack: str) -> None:
     ("name", "lengths"),
     [
         ("mamba2", [9, 1]), ("transformer", [9, 9, 9, 1, 1, 1]), ("feed-forward alone", [1] * 4),
-        ("mamba1", [9, 9, 9, 1]), ("mixture of experts", [9] * 4),
+        ("mamba1", [9, 9, 1, 1]), ("mixture of experts", [9] * 4),
         ("mamba2 before feed-forward", [9, 9, 1, 1]),
     ],
 )  # fmt: skip
@@ -109,7 +109,6 @@ def test_no_other_position_is_made(name: str, lengths: list[int]) -> None:
     for index, layer in enumerate(model.layers):
         layer.forward = through(index)
     assert model(tokens(9), last_token_only=True).shape == (3, VOCAB)
-    # layers of feed-forward blocks that follow a Mamba-1, which makes all, make one
     assert found == lengths
     model(tokens(9), last_token_only=True, return_states=True)  # states are of all positions
     assert found == [9] * len(lengths)
