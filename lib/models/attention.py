@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from lib.models.config import AttentionConfig
 from lib.models.layers import Activation, CausalConv, Linear, watched
+from lib.ops import backends
 from lib.ops.checks import compute_dtype
 from lib.ops.linear import linear
+from lib.ops.short_attention import OP, attention_facts, short_attention
 
 # the library's kernel gains nothing up to here (measured with gradients on a processor of two
 # cores: 256 x 8 tokens 1.6 ms against 0.8 for S in the open, 64 x 29 3.3 against 2.0, 8 x 128
@@ -104,6 +106,9 @@ class AttentionMixer(nn.Module):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q (b, h, l, headdim), k and v (b, h, c + l, headdim) to y (b, l, h, headdim_v)."""
         length, kept = q.shape[2], k.shape[2] - q.shape[2]
+        facts = attention_facts(q, k, v)
+        if not watched(self.act_S) and backends.suits(OP, "fused", device=q.device, **facts):
+            return short_attention(q, k, v, self.config.causal)
         if watched(self.act_S) or k.shape[2] <= OPEN_LENGTH:
             return self._attend_openly(q, k, v)
         # the library's own causal mask lets the first query see the first key alone; a last one

@@ -1,7 +1,7 @@
 """Scans and convolutions as functions of tensors, each with a plain reference beside the fast one.
 
-``scan`` (Mamba-1), ``ssd`` (Mamba-2), ``mamba3`` and ``conv`` hold the functions, ``backends`` says
-which implementation serves a call. All modules here are imported, so that each can register
+``scan`` (Mamba-1), ``ssd`` (Mamba-2), ``mamba3``, ``conv`` and ``short_attention`` hold the
+functions, ``backends`` says which implementation serves a call. All modules here are imported, so that each can register
 backends.
 """
 

@@ -25,6 +25,7 @@ from lib.ops import backends, long_scan, segments
 from lib.ops.block import mamba2_block
 from lib.ops.conv import causal_conv1d
 from lib.ops.scan import selective_scan
+from lib.ops.short_attention import short_attention
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 found: dict[str, dict[str, Any]] = {}
@@ -98,6 +99,9 @@ if __name__ == "__main__":
     for case in ("l512-n16-bfloat16", "l257-n16-float32", "l64-n128-float32"):
         length, n, dtype = case.split("-")
         scan(int(length[1:]), int(n[1:]), getattr(torch, dtype))
+    case = "l8-e32-p64"
+    q, k, v = (torch.ones(64, 1, 8, size) for size in (32, 32, 64))
+    both_ways(short_attention, q, k, v)
     case = "ends"
     over_time = [torch.ones(4, 1, 512, size, dtype=torch.bfloat16).mT for size in (64, 64, 16)]
     u, delta, B = over_time

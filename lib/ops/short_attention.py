@@ -1,0 +1,163 @@
+"""Softmax attention over a few tokens, of very many sequences: Triton kernels.
+
+Custom ops with a leading axis of runs, mapped by ``torch.vmap`` and kept as they are by
+``torch.compile``, as in :mod:`lib.ops.scan_kernels`. Everything is in float32 without tensor cores;
+gradients are bit-equal from call to call, and there are no second derivatives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib.ops import backends
+from lib.ops.checks import expect, expect_real
+from lib.ops.kernel_calls import ceil_div, over_runs, strided
+
+OP = "attention"
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+LENGTHS, WIDTHS = range(1, 9), range(1, 129)  # beyond which registers do not hold a sequence
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the kernels' work.
+
+    Attributes:
+        numbers: of queries, or of values, in a program: as many sequences as that makes.
+        warps: of a program. One needs no other's sums: at 8 tokens of 32 and 64 channels it is 756
+            instructions a sequence forward and 1,456 backward, by count of an H100's.
+    """
+
+    numbers: int = 1024
+    warps: int = 1
+
+
+SIZES = Sizes()
+
+
+def short_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor:
+    """softmax(q k^T / sqrt(e)) v (arXiv 1706.03762, eq. 1), of each query over the keys up to its
+    own, or over all.
+
+    Args:
+        q, k: (b, h, l, e). v: (b, h, l, p). l at most 8, e and p at most 128.
+
+    Returns:
+        (b, l, h, p) in v's dtype.
+
+    Raises:
+        ValueError: a shape or type that does not fit.
+        BackendError: sizes, types or a device that the kernels do not serve.
+    """
+    expect("q", q, "b h l e")
+    b, h, length, e = q.shape
+    expect("k", k, "b h l e", b=b, h=h, l=length, e=e)
+    expect("v", v, "b h l p", b=b, h=h, l=length)
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        expect_real(name, tensor)
+    backends.resolve(OP, "fused", device=q.device, **attention_facts(q, k, v))
+    return _attend(*(_channels_last(t[None]) for t in (q, k, v)), e**-0.5, causal)[0]
+
+
+def attention_facts(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Any]:
+    """Facts of a call by which the backend says whether it can serve it."""
+    return {
+        "length": q.shape[2], "kept": k.shape[2] - q.shape[2], "dtype": v.dtype,
+        "widths": (q.shape[3], v.shape[3]),
+    }  # fmt: skip
+
+
+def _channels_last(t: Tensor) -> Tensor:
+    return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
+
+
+def _power(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
+def _sizes(q: Tensor, v: Tensor, causal: bool) -> tuple[int, dict[str, Any]]:
+    """Programs, and the kernels' constants."""
+    r, b, h, length, e = q.shape
+    p = v.shape[4]
+    wide = {"LB": _power(length), "EB": _power(e), "PB": _power(p)}
+    seq = max(1, SIZES.numbers // (wide["LB"] * max(wide["EB"], wide["PB"])))
+    constants = {"L": length, "E": e, "P": p, **wide, "SEQ": seq, "CAUSAL": causal}
+    return ceil_div(b * h, seq) * r, {**constants, "num_warps": SIZES.warps}
+
+
+def _empty(like: Tensor) -> Tensor:
+    """For (r, b, h, l, e): heads next to each other, as the projections around have them."""
+    r, b, h, length, e = like.shape
+    return like.new_empty(r, b, length, h, e).transpose(2, 3)
+
+
+@torch.library.custom_op("mamba_book::short_attention", mutates_args=())
+def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Tensor:
+    """y (r, b, l, h, p) of q, k (r, b, h, l, e) and v (r, b, h, l, p)."""
+    from lib.ops.triton.short_attention import attend
+
+    y = _empty(v)
+    programs, constants = _sizes(q, v, causal)
+    attend[(programs,)](*strided(q, k, v, y), *q.shape[1:3], scale, **constants)
+    return y.transpose(2, 3)
+
+
+@torch.library.custom_op("mamba_book::short_attention_backward", mutates_args=())
+def _backward(
+    dy: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool
+) -> list[Tensor]:
+    """Gradients of q, k and v; dy (r, b, l, h, p)."""
+    from lib.ops.triton.short_attention import attend_backward
+
+    grads = [_empty(t) for t in (q, k, v)]
+    programs, constants = _sizes(q, v, causal)
+    dy = _channels_last(dy).transpose(2, 3)
+    attend_backward[(programs,)](
+        *strided(dy, q, k, v, *grads), *q.shape[1:3], scale, **constants
+    )  # fmt: skip
+    return grads
+
+
+@_attend.register_fake
+def _(q, k, v, scale, causal):  # type: ignore[no-untyped-def]
+    return _empty(v).transpose(2, 3)
+
+
+@_backward.register_fake
+def _(dy, q, k, v, scale, causal):  # type: ignore[no-untyped-def]
+    return [_empty(t) for t in (q, k, v)]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.scale, ctx.causal = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _gradients(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+    return (*_backward(dy, *ctx.saved_tensors, ctx.scale, ctx.causal), None, None)
+
+
+_attend.register_autograd(_gradients, setup_context=_save)
+_attend.register_vmap(over_runs(_attend))
+_backward.register_vmap(over_runs(_backward))
+
+
+def _refuses(facts: dict[str, Any]) -> str | None:
+    if facts["dtype"] not in DTYPES:
+        return f"dtype is {facts['dtype']}, allowed: float32, bfloat16, float16"
+    if facts["length"] not in LENGTHS or facts["kept"]:
+        return f"length is {facts['length']}, {facts['kept']} kept, allowed: 1..8, none kept"
+    if not set(facts["widths"]) <= set(WIDTHS):
+        return f"widths of a head are {facts['widths']}, allowed: 1..128"
+    return None
+
+
+backends.register(
+    OP, "fused", short_attention, refuses=_refuses,
+    missing=lambda device: backends.triton_missing(device.type, "auto"),
+    prefers=lambda facts: facts["device"].type == "cuda",
+)  # fmt: skip

@@ -1,0 +1,211 @@
+"""Attention over a few tokens by Triton kernels, against the formula in float64: in the
+interpreter, and on a GPU where there is one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lib.models.attention import AttentionMixer
+from lib.models.config import AttentionConfig
+from lib.ops import backends
+from lib.ops import short_attention as module
+from lib.ops.short_attention import OP, short_attention
+from tests.ops.compare import TOLERANCE, Inputs, assert_close, assert_same, draw, gradients
+
+MISSING = backends.triton_missing("cpu")
+on_cpu = pytest.mark.skipif(MISSING is not None, reason="needs Triton and its interpreter")
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+DTYPES = [dtype for dtype in TOLERANCE if dtype != torch.float64]
+
+
+def formula(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor:
+    scores = q @ k.mT * q.shape[-1] ** -0.5
+    if causal:
+        later = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
+    return (scores.softmax(-1) @ v).transpose(1, 2)
+
+
+def inputs(b: int, h: int, length: int, e: int, p: int, seed: int = 0) -> Inputs:
+    sizes = {"q": (b, h, length, e), "k": (b, h, length, e), "v": (b, h, length, p)}
+    return draw(sizes, seed)
+
+
+def as_a_model(given: Inputs) -> Inputs:
+    """Cut out of one projection (b, l, channels), heads next to each other."""
+    b, h, length, _ = given["q"].shape
+    flat = [t.transpose(1, 2).reshape(b, length, -1) for t in given.values()]
+    parts = torch.cat(flat, -1).split([t.shape[-1] for t in flat], -1)
+    cut = {
+        name: part.unflatten(-1, (h, -1)).transpose(1, 2)
+        for name, part in zip(given, parts, strict=True)
+    }
+    return cut
+
+
+@on_cpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("length", [1, 3, 5, 8])
+def test_equals_the_formula(length: int, dtype: torch.dtype) -> None:
+    for causal in (True, False):
+        assert_same(
+            lambda c=causal, **t: short_attention(**t, causal=c),
+            lambda c=causal, **t: formula(**t, causal=c),
+            as_a_model(inputs(3, 2, length, 8, 6)), dtype,
+        )  # fmt: skip
+
+
+@on_cpu
+@given(
+    b=st.integers(1, 5), h=st.integers(1, 3), length=st.integers(1, 8), e=st.integers(1, 20),
+    p=st.integers(1, 20), causal=st.booleans(), numbers=st.sampled_from([1, 256, 2048]),
+    cut=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=8, phases=[Phase.generate])
+def test_any_shape(
+    b: int, h: int, length: int, e: int, p: int, causal: bool, numbers: int, cut: bool
+) -> None:
+    drawn = inputs(b, h, length, e, p)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SIZES", replace(module.SIZES, numbers=numbers))
+        assert_same(
+            lambda **t: short_attention(**t, causal=causal),
+            lambda **t: formula(**t, causal=causal),
+            as_a_model(drawn) if cut else drawn, torch.float32,
+        )  # fmt: skip
+
+
+@on_cpu
+def test_large_scores_and_equal_results_from_call_to_call() -> None:
+    drawn = {name: 4 * t for name, t in inputs(2, 1, 8, 8, 8).items()}
+    assert_same(short_attention, formula, drawn, torch.float32)
+    cast = {name: t.float() for name, t in drawn.items()}
+    first, second = (gradients(short_attention, cast) for _ in range(2))
+    assert torch.equal(first[0][0], second[0][0])
+    assert all(torch.equal(first[1][name], second[1][name]) for name in cast)
+
+
+@on_cpu
+def test_vmap_over_runs_is_a_loop_over_runs() -> None:
+    runs = [
+        {name: t.float() for name, t in as_a_model(inputs(2, 2, 5, 4, 6, seed)).items()}
+        for seed in range(3)
+    ]
+    stacked = {name: torch.stack([run[name] for run in runs]) for name in runs[0]}
+    leaves = {name: t.clone().requires_grad_() for name, t in stacked.items()}
+    out = torch.vmap(lambda t: short_attention(**t))(leaves)
+    out.square().sum().backward()
+    for index, run in enumerate(runs):
+        own_leaves = {name: t.clone().requires_grad_() for name, t in run.items()}
+        alone = short_attention(**own_leaves)
+        assert_close(out[index], alone, 1e-6)
+        alone.square().sum().backward()
+        for name, leaf in own_leaves.items():
+            assert_close(leaves[name].grad[index], leaf.grad, 1e-6, name)  # type: ignore[index,arg-type]
+
+
+@on_cpu
+def test_the_ops_keep_the_rules_of_custom_ops() -> None:
+    q, k, v = (t.float()[None] for t in inputs(2, 2, 5, 4, 6).values())
+    torch.library.opcheck(module._attend, (q, k, v, 0.5, True))
+    leaves = [t.requires_grad_() for t in (q, k, v)]
+    torch.library.opcheck(module._attend, (*leaves, 0.5, True))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"length": 9}, r"length is 9, 0 kept, allowed: 1\.\.8, none kept"),
+        ({"e": 129}, r"widths of a head are \(129, 6\), allowed: 1\.\.128"),
+        ({"dtype": torch.float64}, "dtype is torch.float64, allowed: float32"),
+    ],
+)
+def test_what_it_cannot_do_it_says(
+    change: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = replace(backends._OPS[OP]["fused"], missing=backends.never)
+    monkeypatch.setitem(backends._OPS[OP], "fused", there)
+    sizes = {"b": 1, "h": 1, "length": 4, "e": 6, "p": 6, **change}
+    dtype = sizes.pop("dtype", torch.float32)
+    with pytest.raises(backends.BackendError, match=message):
+        short_attention(*(t.to(dtype) for t in inputs(**sizes).values()))
+
+
+def test_shapes_that_do_not_fit() -> None:
+    q, k, v = inputs(1, 2, 4, 6, 6).values()
+    with pytest.raises(ValueError, match="k has shape"):
+        short_attention(q, k[:, :1], v)
+    with pytest.raises(ValueError, match="v has shape"):
+        short_attention(q, k, v[:, :, :3])
+
+
+def preferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = replace(backends._OPS[OP]["fused"], prefers=lambda facts: True)
+    monkeypatch.setitem(backends._OPS[OP], "fused", kernels)
+
+
+@on_cpu
+@pytest.mark.parametrize(
+    "config",
+    [
+        AttentionConfig(8, n_heads=2, d_v=12, rope_theta=100.0),
+        AttentionConfig(8, conv_kind="standard"), AttentionConfig(8, causal=False),
+    ],
+)  # fmt: skip
+def test_a_block_takes_it_where_a_gpu_would(
+    config: AttentionConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixer = AttentionMixer(config)
+    x = torch.randn(3, 7, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    found = []
+    for there in (False, True):
+        if there:
+            preferred(monkeypatch)
+        with backends.recording() as used:
+            y = mixer(x)
+        assert (used.get(OP) == ["fused"]) == there
+        grads = torch.autograd.grad(y.square().sum(), [x, *mixer.parameters()])
+        found.append((y.detach(), grads))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=1e-6)
+    for a, b in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    torch.compiler.reset()
+    compiled = torch.compile(mixer, backend="aot_eager", fullgraph=True)(x)
+    torch.testing.assert_close(compiled, found[1][0], rtol=1e-5, atol=1e-6)
+
+
+@on_cpu
+def test_longer_texts_states_and_watchers_get_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    preferred(monkeypatch)
+    mixer = AttentionMixer(AttentionConfig(8))
+    short, long = torch.zeros(2, 5, 8), torch.zeros(2, 9, 8)
+    with backends.recording() as used, torch.no_grad():
+        _, state = mixer(long, return_state=True)
+        mixer(short, state)
+        mixer.last(short)
+        handle = mixer.act_S.register_forward_hook(lambda *_: None)
+        mixer(short)
+        handle.remove()
+        assert OP not in used
+        mixer(short)
+        assert used[OP] == ["fused"]
+
+
+@pytest.mark.gpu
+@on_gpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("length", "e", "p"), [(8, 32, 64), (5, 24, 100), (8, 128, 128)])
+def test_on_the_gpu(length: int, e: int, p: int, dtype: torch.dtype) -> None:
+    for causal in (True, False):
+        assert_same(
+            lambda c=causal, **t: short_attention(**t, causal=c),
+            lambda c=causal, **t: formula(**t, causal=c),
+            as_a_model(inputs(700, 2, length, e, p)), dtype, "cuda",
+        )  # fmt: skip
