@@ -108,7 +108,7 @@ class AttentionMixer(nn.Module):
         length, kept = q.shape[2], k.shape[2] - q.shape[2]
         facts = attention_facts(q, k, v)
         if not watched(self.act_S) and backends.suits(OP, "fused", device=q.device, **facts):
-            return short_attention(q, k, v, self.config.causal)
+            return short_attention(q, k, v, self.config.causal, backend="fused")
         if watched(self.act_S) or k.shape[2] <= OPEN_LENGTH:
             return self._attend_openly(q, k, v)
         # the library's own causal mask lets the first query see the first key alone; a last one

@@ -1,6 +1,6 @@
-"""Softmax attention over a few tokens, of very many sequences: Triton kernels.
+"""Softmax attention over a few tokens, of very many sequences: a reference, and Triton kernels.
 
-Custom ops with a leading axis of runs, mapped by ``torch.vmap`` and kept as they are by
+These are custom ops with a leading axis of runs, mapped by ``torch.vmap`` and kept as they are by
 ``torch.compile``, as in :mod:`lib.ops.scan_kernels`. Everything is in float32 without tensor cores;
 gradients are bit-equal from call to call, and there are no second derivatives.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lib.ops import backends
-from lib.ops.checks import expect, expect_real
+from lib.ops.checks import compute_dtype, expect, expect_real
 from lib.ops.kernel_calls import ceil_div, over_runs, strided
 
 OP = "attention"
@@ -39,19 +39,22 @@ class Sizes:
 SIZES = Sizes()
 
 
-def short_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor:
+def short_attention(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool = True, *, backend: str = "auto"
+) -> Tensor:
     """softmax(q k^T / sqrt(e)) v (arXiv 1706.03762, eq. 1), of each query over the keys up to its
     own, or over all.
 
     Args:
-        q, k: (b, h, l, e). v: (b, h, l, p). l at most 8, e and p at most 128.
+        q, k: (b, h, l, e). v: (b, h, l, p).
+        backend: "auto", "reference", or "fused": l at most 8, e and p at most 128.
 
     Returns:
         (b, l, h, p) in v's dtype.
 
     Raises:
         ValueError: a shape or type that does not fit.
-        BackendError: sizes, types or a device that the kernels do not serve.
+        BackendError: a named backend that is missing or cannot serve the call.
     """
     expect("q", q, "b h l e")
     b, h, length, e = q.shape
@@ -59,12 +62,28 @@ def short_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Ten
     expect("v", v, "b h l p", b=b, h=h, l=length)
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         expect_real(name, tensor)
-    backends.resolve(OP, "fused", device=q.device, **attention_facts(q, k, v))
-    return _attend(*(_channels_last(t[None]) for t in (q, k, v)), e**-0.5, causal)[0]
+    name = backends.resolve(OP, backend, device=q.device, **attention_facts(q, k, v))
+    out: Tensor = backends.call(OP, name)(q, k, v, causal)
+    return out
+
+
+def _reference(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    """The formula, in float32 or wider."""
+    kind, length = compute_dtype(v), q.shape[2]
+    scores = q.to(kind) @ k.to(kind).mT * q.shape[3] ** -0.5
+    if causal:
+        later = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
+    return (scores.softmax(-1) @ v.to(kind)).transpose(1, 2).to(v.dtype)
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    one_run = (_channels_last(t[None]) for t in (q, k, v))
+    return _attend(*one_run, q.shape[3] ** -0.5, causal)[0]
 
 
 def attention_facts(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Any]:
-    """Facts of a call by which the backend says whether it can serve it."""
+    """Facts of a call by which a backend says whether it can serve it."""
     return {
         "length": q.shape[2], "kept": k.shape[2] - q.shape[2], "dtype": v.dtype,
         "widths": (q.shape[3], v.shape[3]),
@@ -148,16 +167,17 @@ _backward.register_vmap(over_runs(_backward))
 
 def _refuses(facts: dict[str, Any]) -> str | None:
     if facts["dtype"] not in DTYPES:
-        return f"dtype is {facts['dtype']}, allowed: float32, bfloat16, float16"
+        return f"dtype is {facts['dtype']}, allowed: float32, bfloat16, float16; use reference"
     if facts["length"] not in LENGTHS or facts["kept"]:
-        return f"length is {facts['length']}, {facts['kept']} kept, allowed: 1..8, none kept"
+        return f"length is {facts['length']}, {facts['kept']} kept, allowed: 1..8, 0; use reference"
     if not set(facts["widths"]) <= set(WIDTHS):
-        return f"widths of a head are {facts['widths']}, allowed: 1..128"
+        return f"widths of a head are {facts['widths']}, allowed: 1..128; use reference"
     return None
 
 
+backends.register(OP, "reference", _reference, prefers=lambda facts: True)
 backends.register(
-    OP, "fused", short_attention, refuses=_refuses,
-    missing=lambda device: backends.triton_missing(device.type, "auto"),
+    OP, "fused", _fused, refuses=_refuses, first=True,
+    missing=lambda device: backends.triton_missing(device.type, "reference"),
     prefers=lambda facts: facts["device"].type == "cuda",
 )  # fmt: skip

@@ -101,7 +101,7 @@ if __name__ == "__main__":
         scan(int(length[1:]), int(n[1:]), getattr(torch, dtype))
     case = "l8-e32-p64"
     q, k, v = (torch.ones(64, 1, 8, size) for size in (32, 32, 64))
-    both_ways(short_attention, q, k, v)
+    both_ways(short_attention, q, k, v, backend="fused")
     case = "ends"
     over_time = [torch.ones(4, 1, 512, size, dtype=torch.bfloat16).mT for size in (64, 64, 16)]
     u, delta, B = over_time

@@ -4,6 +4,7 @@ interpreter, and on a GPU where there is one."""
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,15 +23,15 @@ from tests.ops.compare import TOLERANCE, Inputs, assert_close, assert_same, draw
 MISSING = backends.triton_missing("cpu")
 on_cpu = pytest.mark.skipif(MISSING is not None, reason="needs Triton and its interpreter")
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+fused = partial(short_attention, backend="fused")
+reference = partial(short_attention, backend="reference")
 DTYPES = [dtype for dtype in TOLERANCE if dtype != torch.float64]
 
 
 def formula(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor:
-    scores = q @ k.mT * q.shape[-1] ** -0.5
-    if causal:
-        later = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).triu(1)
-        scores = scores.masked_fill(later, -torch.inf)
-    return (scores.softmax(-1) @ v).transpose(1, 2)
+    """By the library."""
+    y = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    return y.transpose(1, 2)
 
 
 def inputs(b: int, h: int, length: int, e: int, p: int, seed: int = 0) -> Inputs:
@@ -56,10 +57,20 @@ def as_a_model(given: Inputs) -> Inputs:
 def test_equals_the_formula(length: int, dtype: torch.dtype) -> None:
     for causal in (True, False):
         assert_same(
-            lambda c=causal, **t: short_attention(**t, causal=c),
+            lambda c=causal, **t: fused(**t, causal=c),
             lambda c=causal, **t: formula(**t, causal=c),
             as_a_model(inputs(3, 2, length, 8, 6)), dtype,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("length", [1, 8, 19])
+def test_the_reference_is_the_formula(length: int) -> None:
+    for causal in (True, False):
+        assert_same(
+            partial(reference, causal=causal), partial(formula, causal=causal),
+            as_a_model(inputs(3, 2, length, 8, 6)), torch.float64,
+        )  # fmt: skip
+    assert backends.resolve(OP, "auto", device=torch.device("cpu"), length=8) == "reference"
 
 
 @on_cpu
@@ -76,7 +87,7 @@ def test_any_shape(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "SIZES", replace(module.SIZES, numbers=numbers))
         assert_same(
-            lambda **t: short_attention(**t, causal=causal),
+            lambda **t: fused(**t, causal=causal),
             lambda **t: formula(**t, causal=causal),
             as_a_model(drawn) if cut else drawn, torch.float32,
         )  # fmt: skip
@@ -85,9 +96,9 @@ def test_any_shape(
 @on_cpu
 def test_large_scores_and_equal_results_from_call_to_call() -> None:
     drawn = {name: 4 * t for name, t in inputs(2, 1, 8, 8, 8).items()}
-    assert_same(short_attention, formula, drawn, torch.float32)
+    assert_same(fused, formula, drawn, torch.float32)
     cast = {name: t.float() for name, t in drawn.items()}
-    first, second = (gradients(short_attention, cast) for _ in range(2))
+    first, second = (gradients(fused, cast) for _ in range(2))
     assert torch.equal(first[0][0], second[0][0])
     assert all(torch.equal(first[1][name], second[1][name]) for name in cast)
 
@@ -100,11 +111,11 @@ def test_vmap_over_runs_is_a_loop_over_runs() -> None:
     ]
     stacked = {name: torch.stack([run[name] for run in runs]) for name in runs[0]}
     leaves = {name: t.clone().requires_grad_() for name, t in stacked.items()}
-    out = torch.vmap(lambda t: short_attention(**t))(leaves)
+    out = torch.vmap(lambda t: fused(**t))(leaves)
     out.square().sum().backward()
     for index, run in enumerate(runs):
         own_leaves = {name: t.clone().requires_grad_() for name, t in run.items()}
-        alone = short_attention(**own_leaves)
+        alone = fused(**own_leaves)
         assert_close(out[index], alone, 1e-6)
         alone.square().sum().backward()
         for name, leaf in own_leaves.items():
@@ -122,7 +133,7 @@ def test_the_ops_keep_the_rules_of_custom_ops() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"length": 9}, r"length is 9, 0 kept, allowed: 1\.\.8, none kept"),
+        ({"length": 9}, r"length is 9, 0 kept, allowed: 1\.\.8, 0; use reference"),
         ({"e": 129}, r"widths of a head are \(129, 6\), allowed: 1\.\.128"),
         ({"dtype": torch.float64}, "dtype is torch.float64, allowed: float32"),
     ],
@@ -135,15 +146,15 @@ def test_what_it_cannot_do_it_says(
     sizes = {"b": 1, "h": 1, "length": 4, "e": 6, "p": 6, **change}
     dtype = sizes.pop("dtype", torch.float32)
     with pytest.raises(backends.BackendError, match=message):
-        short_attention(*(t.to(dtype) for t in inputs(**sizes).values()))
+        fused(*(t.to(dtype) for t in inputs(**sizes).values()))
 
 
 def test_shapes_that_do_not_fit() -> None:
     q, k, v = inputs(1, 2, 4, 6, 6).values()
     with pytest.raises(ValueError, match="k has shape"):
-        short_attention(q, k[:, :1], v)
+        fused(q, k[:, :1], v)
     with pytest.raises(ValueError, match="v has shape"):
-        short_attention(q, k, v[:, :, :3])
+        fused(q, k, v[:, :, :3])
 
 
 def preferred(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +216,7 @@ def test_longer_texts_states_and_watchers_get_another(monkeypatch: pytest.Monkey
 def test_on_the_gpu(length: int, e: int, p: int, dtype: torch.dtype) -> None:
     for causal in (True, False):
         assert_same(
-            lambda c=causal, **t: short_attention(**t, causal=c),
+            lambda c=causal, **t: fused(**t, causal=c),
             lambda c=causal, **t: formula(**t, causal=c),
             as_a_model(inputs(700, 2, length, e, p)), dtype, "cuda",
         )  # fmt: skip
