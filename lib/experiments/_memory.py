@@ -162,7 +162,8 @@ def _decoders(
         if beside > 1:
             outcome.facts["abreast"] = beside
         yield counting.submit(finish)
-        stopped.extend([outcome] if outcome.status == "stopped" else [])
+        if outcome.status == "stopped":
+            stopped.append(outcome)
 
 
 def open_text(task: LanguageTask) -> LanguageData:

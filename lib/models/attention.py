@@ -16,8 +16,13 @@ from lib.models.config import AttentionConfig
 from lib.models.layers import Activation, CausalConv, Linear, watched
 from lib.ops import backends
 from lib.ops.checks import compute_dtype
-from lib.ops.linear import linear
-from lib.ops.short_attention import OP, attention_facts, short_attention
+from lib.ops.short_attention import (
+    OP,
+    attention_facts,
+    attention_matrix,
+    short_attention,
+    visible,
+)
 
 # the library's kernel gains nothing up to here (measured with gradients on a processor of two
 # cores: 256 x 8 tokens 1.6 ms against 0.8 for S in the open, 64 x 29 3.3 against 2.0, 8 x 128
@@ -113,21 +118,16 @@ class AttentionMixer(nn.Module):
             return self._attend_openly(q, k, v)
         # the library's own causal mask lets the first query see the first key alone; a last one
         # sees them all
-        mask = _visible(length, kept, q.device) if kept and length > 1 else None
+        mask = visible(length, kept, q.device) if kept and length > 1 else None
         causal = self.config.causal and not kept
         y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal)
         return y.transpose(1, 2)
 
     def _attend_openly(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The same with S in the open, for whoever wants to see or edit it."""
-        wide = compute_dtype(q)
-        hidden = ~_visible(q.shape[2], k.shape[2] - q.shape[2], q.device)
-        if not self.config.causal:
-            hidden = torch.zeros_like(hidden)
         with torch.autocast(q.device.type, enabled=False):
-            scores = q.to(wide) @ k.to(wide).transpose(2, 3) * self.config.headdim_qk**-0.5
-            S = self.act_S(scores.masked_fill(hidden, -torch.inf).softmax(-1))
-            return (S @ v.to(wide)).transpose(1, 2).to(v.dtype)
+            S = self.act_S(attention_matrix(q, k, self.config.causal))
+            return (S @ v.to(S.dtype)).transpose(1, 2).to(v.dtype)
 
     def forward(
         self, x: Tensor, state: AttentionState | None = None, return_state: bool = False
@@ -156,11 +156,12 @@ class AttentionMixer(nn.Module):
         convolution one projection to it."""
         c = self.config
         if self.conv is None:
-            weight, bias, size = self.in_proj.weight, self.in_proj.bias, c.n_heads * c.headdim_qk
-            biases = (None, None) if bias is None else bias.tensor_split([size])
-            q = linear(x[:, -1:], weight[:size], biases[0]).unflatten(-1, (c.n_heads, -1))
-            kv = linear(x, weight[size:], biases[1]).split([size, weight.shape[0] - 2 * size], -1)
-            k, v = (part.unflatten(-1, (c.n_heads, -1)) for part in kv)
+            size = c.n_heads * c.headdim_qk
+            q = self.in_proj.part(x[:, -1:], slice(size))
+            k, v = self.in_proj.part(x, slice(size, None)).split(
+                [size, c.n_heads * c.headdim_v], dim=-1
+            )
+            q, k, v = (part.unflatten(-1, (c.n_heads, -1)) for part in (q, k, v))
         else:
             q, k, v = self._split(self.conv(self.in_proj(x), None, False)[0].contiguous())
             q = q[:, -1:]
@@ -195,11 +196,6 @@ class AttentionMixer(nn.Module):
             torch.zeros(batch, c.n_heads, 0, c.headdim_v, device=device, dtype=dtype),
             torch.zeros(batch, c.conv_dim, taps - 1, device=device, dtype=dtype),
         )
-
-
-def _visible(length: int, kept: int, device: torch.device) -> Tensor:
-    """(l, c + l) bool: the last l of c + l tokens see themselves and all before."""
-    return torch.ones(length, kept + length, dtype=torch.bool, device=device).tril(kept)
 
 
 def rotate(x: Tensor, start: int, theta: float) -> Tensor:

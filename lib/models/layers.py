@@ -29,6 +29,11 @@ class Linear(nn.Linear):
         """(..., in_features) to (..., out_features)."""
         return linear(x, self.weight, self.bias)
 
+    def part(self, x: Tensor, outputs: slice) -> Tensor:
+        """Some of the outputs alone: (..., in_features) to (..., outputs)."""
+        bias = None if self.bias is None else self.bias[outputs]
+        return linear(x, self.weight[outputs], bias)
+
 
 class RMSNorm(nn.Module):
     """x / rms(x) * weight over the last axis, computed in float32 or wider."""

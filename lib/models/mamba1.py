@@ -111,10 +111,9 @@ class Mamba1Mixer(nn.Module):
         made of the others, and of the scan its last state, if no backend is asked for by name."""
         if self.backend != "auto":
             return self(x)[:, -1:]
-        c, weight, bias = self.config, self.in_proj.weight, self.in_proj.bias
-        biases = (None, None) if bias is None else bias.tensor_split([c.d_inner])
-        u = linear(x, weight[: c.d_inner], biases[0])
-        z = linear(x[:, -1:], weight[c.d_inner :], biases[1])
+        c = self.config
+        u = self.in_proj.part(x, slice(c.d_inner))
+        z = self.in_proj.part(x[:, -1:], slice(c.d_inner, None))
         u, _ = self.conv(u, None, False)
         u_last = u[:, -1:]
         to_dt, to_B, to_C = self.x_proj.weight.split([c.rank, c.d_state, c.d_state])

@@ -11,7 +11,6 @@ from lib.models.mamba1 import MixerState
 from lib.ops import backends
 from lib.ops.block import OP, block_facts, mamba2_block
 from lib.ops.checks import compute_dtype
-from lib.ops.linear import linear
 from lib.ops.ssd import apply_ssd_matrix, finish, ssd, ssd_last, ssd_matrix, ssd_step
 
 
@@ -140,10 +139,9 @@ class Mamba2Mixer(nn.Module):
         made of the others, if a backend is not asked for by name."""
         if self.backend != "auto":
             return self(x)[:, -1:]
-        c, weight, bias = self.config, self.in_proj.weight, self.in_proj.bias
-        biases = (None, None) if bias is None else bias.tensor_split([c.d_inner])
-        z = linear(x[:, -1:], weight[: c.d_inner], biases[0])
-        rest = linear(x, weight[c.d_inner :], biases[1])
+        c = self.config
+        z = self.in_proj.part(x[:, -1:], slice(c.d_inner))
+        rest = self.in_proj.part(x, slice(c.d_inner, None))
         xBC, dt = rest.split([c.conv_dim, c.n_heads], dim=-1)
         u, B, C = self._split(self.conv(xBC, None, False)[0])
         wide = compute_dtype(dt)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lib.ops import backends
 from lib.ops.conv import OP
-from lib.ops.kernel_calls import ceil_div, over_runs, strided
+from lib.ops.kernel_calls import ceil_div, over_runs, power_of_two, strided
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TAPS = range(2, 9)
@@ -42,7 +42,7 @@ SIZES = Sizes()
 
 def _tile(weight: Tensor, silu: bool) -> dict[str, Any]:
     d, taps = weight.shape[1:]
-    columns = min(SIZES.columns, max(16, 1 << (d - 1).bit_length()))
+    columns = min(SIZES.columns, max(16, power_of_two(d)))
     rows = SIZES.rows * SIZES.columns // columns
     return {
         "CHANNELS": d, "TAPS": taps, "SILU": silu, "COLUMNS": columns,

@@ -14,6 +14,11 @@ def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
+def power_of_two(n: int) -> int:
+    """The smallest one that is at least n."""
+    return 1 << (n - 1).bit_length()
+
+
 def strided(*tensors: Tensor | None) -> list[Any]:
     """Each tensor and its strides, as the kernels take them."""
     return [x for t in tensors for x in (t, None if t is None else t.stride())]

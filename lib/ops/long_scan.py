@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lib.ops.kernel_calls import power_of_two
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -57,7 +59,7 @@ def serves(length: int, n: int, short: int, backward: bool = False) -> bool:
 
 def cut(n: int, warps: int) -> dict[str, int]:
     """A program's tile: DB channels, NB entries, J lanes along these."""
-    wide = max(SIZES.entries, 1 << (n - 1).bit_length())
+    wide = max(SIZES.entries, power_of_two(n))
     lanes = wide // SIZES.entries
     return {"DB": WARP * warps // lanes, "NB": wide, "J": lanes, "num_warps": warps}
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lib.ops import long_scan
-from lib.ops.kernel_calls import ceil_div, over_runs, strided
+from lib.ops.kernel_calls import ceil_div, over_runs, power_of_two, strided
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,6 @@ def is_long(length: int, n: int, backward: bool = False) -> bool:
     return long_scan.serves(length, n, SIZES.steps, backward)
 
 
-def _power(n: int) -> int:
-    """The smallest power of two that is at least n."""
-    return 1 << (n - 1).bit_length()
-
-
 def _chunks(length: int, n: int) -> tuple[int, int]:
     """Chunks of a sequence and steps of a chunk, as even as they can be where all are computed by
     the kernels for short sequences."""
@@ -82,7 +77,7 @@ def _chunks(length: int, n: int) -> tuple[int, int]:
 
 def _tile(n: int, tile: int, entries: int, warps: int) -> dict[str, int]:
     """Channels and entries of a program's tile."""
-    wide = min(entries, max(4, _power(n)))
+    wide = min(entries, max(4, power_of_two(n)))
     return {"DB": tile * warps // wide, "NB": wide, "num_warps": warps}
 
 
@@ -234,12 +229,12 @@ def _backward(
         # a program's own: dt, x and dy, sums over entries (once more if these are taken in several
         # blocks), the gradient of the state between chunks, B and C; in whole lines of the cache
         sums = 2 if n <= shape["NB"] else 4
-        own = part * (_power(steps) * (3 + sums) + (n if chunks > 1 else 0))
+        own = part * (power_of_two(steps) * (3 + sums) + (n if chunks > 1 else 0))
         own = ceil_div(own + (0 if SIZES.hold else 2 * steps * shape["NB"]), 32) * 32
         _launch(
             backward, programs, *given, wide(programs, own), b, groups, length, chunks, each,
-            **shape, PART=part, STEPS=_power(steps), THREADS=32 * SIZES.backward_warps,
-            SCRATCH=own, HOLD=SIZES.hold, WIDE=min(64, _power(part)), maxnreg=SIZES.registers,
+            **shape, PART=part, STEPS=power_of_two(steps), THREADS=32 * SIZES.backward_warps,
+            SCRATCH=own, HOLD=SIZES.hold, WIDE=min(64, power_of_two(part)), maxnreg=SIZES.registers,
             ZERO=chunks == 1 and start is None,
         )  # fmt: skip
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lib.ops import backends
 from lib.ops.checks import compute_dtype, expect, expect_real
-from lib.ops.kernel_calls import ceil_div, over_runs, strided
+from lib.ops.kernel_calls import ceil_div, over_runs, power_of_two, strided
 
 OP = "attention"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -69,17 +69,31 @@ def short_attention(
 
 def _reference(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
     """The formula, in float32 or wider."""
-    kind, length = compute_dtype(v), q.shape[2]
-    scores = q.to(kind) @ k.to(kind).mT * q.shape[3] ** -0.5
-    if causal:
-        later = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
-        scores = scores.masked_fill(later, -torch.inf)
-    return (scores.softmax(-1) @ v.to(kind)).transpose(1, 2).to(v.dtype)
+    S = attention_matrix(q, k, causal)
+    return (S @ v.to(S.dtype)).transpose(1, 2).to(v.dtype)
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
     one_run = (_channels_last(t[None]) for t in (q, k, v))
     return _attend(*one_run, q.shape[3] ** -0.5, causal)[0]
+
+
+def attention_matrix(q: Tensor, k: Tensor, causal: bool = True) -> Tensor:
+    """softmax(q k^T / sqrt(e)), in float32 or wider: how much of each key a query takes.
+
+    q (b, h, l, e), the last l of the c + l keys (b, h, c + l, e), to (b, h, l, c + l).
+    """
+    wide, length = compute_dtype(q), q.shape[2]
+    scores = q.to(wide) @ k.to(wide).transpose(2, 3) * q.shape[3] ** -0.5
+    if causal:
+        hidden = ~visible(length, k.shape[2] - length, q.device)
+        scores = scores.masked_fill(hidden, -torch.inf)
+    return scores.softmax(-1)
+
+
+def visible(length: int, kept: int, device: torch.device) -> Tensor:
+    """(l, c + l) bool: the last l of c + l tokens see themselves and all before."""
+    return torch.ones(length, kept + length, dtype=torch.bool, device=device).tril(kept)
 
 
 def attention_facts(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Any]:
@@ -94,15 +108,11 @@ def _channels_last(t: Tensor) -> Tensor:
     return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
 
 
-def _power(n: int) -> int:
-    return 1 << (n - 1).bit_length()
-
-
 def _sizes(q: Tensor, v: Tensor, causal: bool) -> tuple[int, dict[str, Any]]:
     """Programs, and the kernels' constants."""
     r, b, h, length, e = q.shape
     p = v.shape[4]
-    wide = {"LB": _power(length), "EB": _power(e), "PB": _power(p)}
+    wide = {"LB": power_of_two(length), "EB": power_of_two(e), "PB": power_of_two(p)}
     seq = max(1, SIZES.numbers // (wide["LB"] * max(wide["EB"], wide["PB"])))
     constants = {"L": length, "E": e, "P": p, **wide, "SEQ": seq, "CAUSAL": causal}
     return ceil_div(b * h, seq) * r, {**constants, "num_warps": SIZES.warps}
