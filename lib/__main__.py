@@ -196,7 +196,7 @@ def parser() -> argparse.ArgumentParser:
                      help="train at most N runs at once (default: as many as fit)")  # fmt: skip
     sub.add_argument("--abreast", type=int, metavar="N",
                      help="train groups of different models beside each other, up to N runs in all "
-                     "(default: 18 on a GPU)")  # fmt: skip
+                     "(default: on a GPU as many as the experiment says)")  # fmt: skip
 
     sub = command("notebook", _notebook, "run a notebook with papermill, guarded")
     sub.add_argument("notebook", type=Path)

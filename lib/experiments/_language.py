@@ -12,7 +12,7 @@ import pandas as pd
 
 from lib import provenance
 from lib.experiments import Context, Outcome
-from lib.experiments._training import Study, check_seed, train_cells
+from lib.experiments._training import Study, check_seed, train_cells, train_group
 from lib.experiments.achilles import model_parts
 from lib.models.config import LanguageModelConfig
 from lib.store import Record, Store
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lib.models.language_model import LanguageModel
     from lib.tasks.language import LanguageData
     from lib.tasks.packing import PackedBatches
+    from lib.training.abreast import Turns
 
 # names of corpora on pages
 TEXT_NAMES = {"stories": "made-up stories", "kinds": "made-up text", "local": "real text"}
@@ -148,13 +149,24 @@ def train_language(
         ValueError: a model with fewer tokens than the tokenizer.
     """
     for cell in cells:  # before any work
-        tokens = open_data(cell.task).tokenizer.vocab_size
-        if tokens > cell.model.vocab_size:
-            raise ValueError(
-                f"model.vocab_size is {cell.model.vocab_size}, allowed: {tokens} or more, the "
-                "tokens of the tokenizer"
-            )
+        _check_tokens(cell)
     yield from train_cells(cells, context, language_study(remarks))
+
+
+def language_in_turns(cell: LanguageCell, context: Context) -> Turns[Outcome]:
+    """:func:`train_language` for one cell, in turns; see :mod:`lib.training.abreast`."""
+    _check_tokens(cell)
+    (outcome,) = yield from train_group([cell], context, language_study(None))
+    return outcome
+
+
+def _check_tokens(cell: LanguageCell) -> None:
+    tokens = open_data(cell.task).tokenizer.vocab_size
+    if tokens > cell.model.vocab_size:
+        raise ValueError(
+            f"model.vocab_size is {cell.model.vocab_size}, allowed: {tokens} or more, the tokens "
+            "of the tokenizer"
+        )
 
 
 def write_samples(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -38,10 +38,11 @@ if TYPE_CHECKING:
 
     from lib.models.autoencoder import StateAutoencoder
     from lib.tasks.language import LanguageData
+    from lib.training.abreast import Turns
 
 # decoders that train at once: half of the two thousand kernels of a small one's step are too short
 # to fill a GPU
-ABREAST = {"cpu": 0, "cuda": 3}
+ABREAST = {"cpu": 0, "cuda": 4}
 PILE_FILE = "data/pile-10k.jsonl"  # Pile-10k as lines of JSON, where no hub is in reach
 
 
@@ -144,18 +145,11 @@ def _decoders(
 
     from lib.training.abreast import abreast
 
-    known: dict[Any, Loaded | Outcome] = {}
-
-    def load(language: LanguageCell | Published) -> Loaded | Outcome:
-        if language not in known:
-            known.clear()  # a large model leaves before the next one comes
-            known[language] = language_model(language, context)
-        return known[language]
-
+    opened = _Opened(context)
     device, stopped = torch.device(context.device), list[Outcome]()
     most = ABREAST[device.type] if context.abreast is None else context.abreast
     trainings = (
-        (most + 1 if isinstance(cell.language, Published) else 1, _run_cell(cell, load, context))
+        (most + 1 if isinstance(cell.language, Published) else 1, _run_cell(cell, opened, context))
         for cell in cells
     )
     for (outcome, finish), beside in abreast(trainings, most, device, lambda: bool(stopped)):
@@ -185,9 +179,40 @@ def open_text(task: LanguageTask) -> LanguageData:
     return open_data(dataclasses.replace(task, corpus=corpus))
 
 
+@dataclass
+class _Opening:
+    """A language model that is being opened; the decoders that need it wait for it."""
+
+    model: Loaded | Outcome | None = None
+
+    def query(self) -> bool:
+        """Whether it is there."""
+        return self.model is not None
+
+
+class _Opened:
+    """Language models in use: each is opened once, by the first decoder that asks for it."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.known: dict[Any, _Opening] = {}
+
+    def take(self, language: LanguageCell | Published) -> Turns[Loaded | Outcome]:
+        """The language model, or the outcome that stands in its way; in turns."""
+        opening = self.known.get(language)
+        if opening is None:
+            # a large model leaves before the next one comes
+            self.known = {key: one for key, one in self.known.items() if one.model is None}
+            opening = self.known[language] = _Opening()
+            opening.model = yield from language_model(language, self.context)
+        while opening.model is None:
+            yield opening
+        return opening.model
+
+
 def _run_cell(
-    cell: MemoryCell, load: Callable[[Any], Loaded | Outcome], context: Context
-) -> Generator[None, None, tuple[Outcome, Callable[[], Outcome]]]:
+    cell: MemoryCell, opened: _Opened, context: Context
+) -> Turns[tuple[Outcome, Callable[[], Outcome]]]:
     """In turns, see :mod:`lib.training.abreast`: an outcome, all but what is counted of its
     decoder, and what counts that."""
     import numpy as np
@@ -201,7 +226,7 @@ def _run_cell(
     from lib.training.loop import Trainer
     from lib.training.runs import Run
 
-    language = load(cell.language)
+    language = yield from opened.take(cell.language)
     if isinstance(language, Outcome):
         failed = Outcome(cell, language.status, language.reason)
         return failed, lambda: failed

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lib import provenance
 from lib.config import digest, require, to_dict
 from lib.experiments import Context, Outcome
-from lib.experiments._language import LanguageCell, language_readable, train_language
+from lib.experiments._language import LanguageCell, language_in_turns, language_readable
 from lib.models.config import LanguageModelConfig
 from lib.store import Store, write_atomic
 from lib.tasks.language import LanguageTask
 
 if TYPE_CHECKING:
     from lib.models.language_model import LanguageModel
+    from lib.training.abreast import Turns
 
 FOLDER, PRETRAINED = "language_models", "pretrained"
 KEPT = ("final_valid_loss", "final_valid_bits_per_byte")
@@ -82,9 +83,9 @@ def identity(cell: LanguageCell) -> str:
     return digest(to_dict(cell))[:16]
 
 
-def language_model(language: LanguageCell | Published, context: Context) -> Loaded | Outcome:
-    """The language model, trained first if nobody has; an outcome that is not done if that failed
-    or the budget ran out.
+def language_model(language: LanguageCell | Published, context: Context) -> Turns[Loaded | Outcome]:
+    """The language model, trained first if nobody has, in turns (:mod:`lib.training.abreast`); an
+    outcome that is not done if that failed or the budget ran out.
 
     Raises:
         HubError: published weights that are neither here nor in reach, or are others.
@@ -93,8 +94,10 @@ def language_model(language: LanguageCell | Published, context: Context) -> Load
     if isinstance(language, Published):
         return _published(language, context)
     path = model_path(language)
-    if not path.exists() and (outcome := _train(language, context, path)) is not None:
-        return outcome
+    if not path.exists():
+        outcome = yield from _train(language, context, path)
+        if outcome is not None:
+            return outcome
     return _load(language, path, context)
 
 
@@ -122,7 +125,7 @@ def _shape(config: LanguageModelConfig) -> str:
     )
 
 
-def _train(cell: LanguageCell, context: Context, path: Path) -> Outcome | None:
+def _train(cell: LanguageCell, context: Context, path: Path) -> Turns[Outcome | None]:
     """Train and keep the weights; None if that is done."""
     from lib.training.checkpoints import load_checkpoint, serialise
 
@@ -139,7 +142,7 @@ def _train(cell: LanguageCell, context: Context, path: Path) -> Outcome | None:
     own = dataclasses.replace(
         context, compile=bool(context.compile), checkpoints=folder, identify=identity
     )
-    (outcome,) = train_language([cell], own)
+    outcome = yield from language_in_turns(cell, own)
     if outcome.status != "done":
         return outcome
     checkpoint = own.checkpoint(language_readable(cell), cell)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +24,15 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from lib.models.language_model import LanguageModel
+    from lib.training.abreast import Turns
     from lib.training.batches import TensorBatches
     from lib.training.runs import TrainingResult
 
 Numbers = Mapping[str, "Tensor"]
 
 # runs of different architectures that train at once: of the phase diagram's models 3 runs of 5
-# layers took an H100 55 s, 36 of 7 layers 77 s
-ABREAST = {"cpu": 0, "cuda": 18}
+# layers took an H100 55 s, 36 of 7 layers 77 s; groups of 3 are as many as a device has queues, 8
+ABREAST = {"cpu": 0, "cuda": 24}
 
 
 def _none(*_: Any) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def train_cells(cells: Sequence[Any], context: Context, study: Study) -> Iterato
     device, stopped = torch.device(context.device), list[Outcome]()
     most = ABREAST[device.type] if context.abreast is None else context.abreast
     trainings = (
-        (most + 1 if alone else len(group), _train_group(group, context, study)) for group in groups
+        (most + 1 if alone else len(group), train_group(group, context, study)) for group in groups
     )
     for outcomes, beside in abreast(trainings, most, device, lambda: bool(stopped)):
         for outcome in outcomes:
@@ -151,10 +152,9 @@ def train_cells(cells: Sequence[Any], context: Context, study: Study) -> Iterato
         stopped.extend(outcome for outcome in outcomes if outcome.status == "stopped")
 
 
-def _train_group(
-    cells: Sequence[Any], context: Context, study: Study
-) -> Generator[None, None, list[Outcome]]:
-    """The outcomes of a group, in turns; see :mod:`lib.training.abreast`."""
+def train_group(cells: Sequence[Any], context: Context, study: Study) -> Turns[list[Outcome]]:
+    """The outcomes of cells that differ in seed and initialisation alone, in turns; see
+    :mod:`lib.training.abreast`."""
     import torch
 
     from lib.models.language_model import build_language_model

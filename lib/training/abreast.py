@@ -3,21 +3,40 @@
 A few small runs leave most of a GPU idle: their kernels do not fill it, and each waits for the one
 before. Runs of one architecture train as an ensemble (:mod:`lib.training.ensemble`), in kernels
 that are larger. Those of different architectures share no kernels, but the device can take several
-of their graphs at once: a training hands over when it has given the device an epoch's work, and the
-next one adds its own.
+of their graphs at once.
+
+Turns are short, a step each. What a device has been told lies in a queue, and a host that tells it
+more than the queue holds has to wait: a training that gave away a whole epoch at once would keep
+the host until the epoch is nearly over, and no other's work would ever lie beside its own. (So it
+was: an H100 took exactly as long for groups beside each other as for one after the other.) Each
+has a few steps in the queue, and says what it waits for before it has its next turn.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 
 Result = TypeVar("Result")
+PAUSE = 5e-5  # seconds between two looks at what all wait for
+
+
+class Awaited(Protocol):
+    """What a training waits for, such as a ``torch.cuda.Event``."""
+
+    def query(self) -> bool:
+        """Whether it has come."""
+
+
+# a training: hands over between its turns, with what must have come before its next one, and
+# returns what it came to
+Turns: TypeAlias = Generator[Awaited | None, None, Result]
 
 
 @dataclass
@@ -26,19 +45,26 @@ class _Flight:
 
     Attributes:
         size: how much of the device it counts for.
-        turns: hands over between its turns, and returns its result.
+        turns: the training.
         on: the context of its turns.
         beside: the most trainings that were under way at once with it, itself included.
+        awaited: what it waits for.
     """
 
     size: int
-    turns: Generator[None, None, Any]
+    turns: Turns[Any]
     on: Callable[[], AbstractContextManager[Any]] = field(default=nullcontext)
     beside: int = 1
+    awaited: Awaited | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can have its turn without waiting."""
+        return self.awaited is None or self.awaited.query()
 
 
 def abreast(
-    trainings: Iterable[tuple[int, Generator[None, None, Result]]],
+    trainings: Iterable[tuple[int, Turns[Result]]],
     most: int,
     device: torch.device,
     over: Callable[[], bool] = lambda: False,
@@ -72,16 +98,38 @@ def abreast(
             following = next(waiting, None)
         if not flights:
             return
-        flight = flights.popleft()
+        flight = _ready(flights)
         if (yield from _goes_on(flight)):
             flights.append(flight)
+
+
+def outcome(turns: Turns[Result]) -> Result:
+    """What a training by itself comes to: it has its turns one after the other, and nothing but the
+    training waits."""
+    while True:
+        try:
+            next(turns)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+
+
+def _ready(flights: deque[_Flight]) -> _Flight:
+    """Take out the first flight that waits for nothing; those that do go behind it, in order."""
+    while True:
+        for _ in range(len(flights)):
+            flight = flights.popleft()
+            if flight.ready:
+                return flight
+            flights.append(flight)
+        time.sleep(PAUSE)
 
 
 def _goes_on(flight: _Flight) -> Generator[tuple[Any, int], None, bool]:
     """One turn of a flight; if that was its last, yields what it came to."""
     try:
         with flight.on():
-            next(flight.turns)
+            flight.awaited = next(flight.turns)
         return True
     except StopIteration as end:
         yield end.value, flight.beside

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lib import progress
+from lib.training.abreast import Awaited
 from lib.training.batches import TensorBatches
 from lib.training.checkpoints import load_checkpoint, save_checkpoint
 from lib.training.compiling import eagerly
@@ -31,6 +33,7 @@ from lib.training.schedules import warmup_cosine
 
 BatchLoss = Callable[..., tuple[Tensor, Tensor]]
 NEVER = 2**31 - 1
+AHEAD = 3  # steps that lie in a device's queue: enough for it to have work, while others add theirs
 WRITERS = 8  # checkpoints written at once: each waits for its disk
 
 
@@ -289,8 +292,9 @@ class Trainer:
             pass
         return self.results()
 
-    def turns(self) -> Iterator[None]:
-        """:meth:`train`, handing over after each epoch before anything waits for the device."""
+    def turns(self) -> Iterator[Awaited | None]:
+        """:meth:`train`, handing over after each step with what it will wait for before its next
+        turn, if that has not come by then; see :mod:`lib.training.abreast`."""
         self.resume()
         self.first_step = self.step
         steps = self.batches.steps
@@ -300,6 +304,7 @@ class Trainer:
         if self.cuda:
             self._capture()
         bar = progress.bar(self.total, self.name, self.step)
+        queued: deque[torch.cuda.Event] = deque()
         begun = time.perf_counter() if self.step % steps == 0 else None
         while self.step < self.total and len(self.failed) < len(self.runs):
             if self.deadline is not None and time.monotonic() >= self.deadline:
@@ -316,8 +321,10 @@ class Trainer:
             self.step += 1
             bar.update(1)
             if self.step % steps == 0:
-                table = self._measured()
-                yield
+                table, read = self._measured()
+                yield read
+                if read is not None:
+                    read.synchronize()
                 self._end_epoch(table)
                 now = time.perf_counter()  # the device has just been waited for
                 if begun is not None:
@@ -328,6 +335,9 @@ class Trainer:
             if time.monotonic() - saved >= self.checkpoint_every and self.step < self.total:
                 self.save()
                 saved = time.monotonic()
+            if self.cuda:
+                queued.append(torch.cuda.current_stream().record_event())
+            yield queued.popleft() if len(queued) > AHEAD else None
         bar.close()
 
     def results(self) -> list[TrainingResult]:
@@ -343,16 +353,19 @@ class Trainer:
         status = "done" if self.step == self.total else "stopped"
         return TrainingResult(status, None, curves, self.step)
 
-    def _measured(self) -> Tensor:
-        """:meth:`_measure`, or the device told to do it."""
+    def _measured(self) -> tuple[Tensor, torch.cuda.Event | None]:
+        """:meth:`_measure` on the host, and on a GPU what must have come before it is read."""
         if self.measured is None:
-            return self._measure()
-        self.measured[0].replay()
-        return self.measured[1]
+            return self._measure(), None
+        graph, table = self.measured
+        graph.replay()
+        host = torch.empty(table.shape, dtype=table.dtype, pin_memory=True)
+        host.copy_(table, non_blocking=True)
+        return host, torch.cuda.current_stream().record_event()
 
     def _end_epoch(self, table: Tensor) -> None:
         """One row of the curves for each run that has not failed; counters start again."""
-        columns = dict(zip(self.names, table.tolist(), strict=True))  # the epoch's one wait
+        columns = dict(zip(self.names, table.tolist(), strict=True))
         for name in ("position", "loss_sum", "right", "seen"):
             self.counters[name].zero_()
         steps = self.batches.steps

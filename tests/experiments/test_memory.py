@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from lib.store import Record, Store
 from lib.tasks.memory_text import TagsUnavailable
 from lib.tasks.reconstruction import CATEGORIES, LENGTHS
 from lib.training import compiling
+from lib.training.abreast import outcome as outcome_of
 from tests.conftest import ROOT
 
 
@@ -45,6 +47,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MAMBA_BOOK_RUNS", str(folder))
         yield folder
+
+
+def loaded_model(language: Any, context: Context) -> _pretraining.Loaded | Outcome:
+    return outcome_of(_pretraining.language_model(language, context))
 
 
 def short(cell: _memory.MemoryCell, steps: int = 4, **change: Any) -> _memory.MemoryCell:
@@ -243,6 +249,42 @@ def test_decoders_beside_each_other_are_the_decoders_by_themselves(tmp_path: Pat
     assert all("abreast" not in outcome.facts for outcome in alone.values())
 
 
+def test_language_models_train_beside_each_other_and_decoders_wait_for_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each language model once, and decoders as of models that were there already."""
+    four, eight = (short(cell, tags=None) for cell in memory.cells("quick"))
+    first, second = (dataclasses.replace(four.language, seed=seed) for seed in (21, 22))  # type: ignore[arg-type]
+    cells = [
+        dataclasses.replace(cell, language=language)
+        for language in (first, second)
+        for cell in (four, eight)
+    ]
+    alone = {o.cell: o for o in _memory.train_decoders(cells, Context())}
+    for language in (first, second):
+        _pretraining.model_path(language).unlink()
+    log: list[int] = []
+    training = _pretraining.language_in_turns
+
+    def logged(cell: Any, context: Context) -> Any:
+        turns = training(cell, context)
+        while True:
+            log.append(cell.seed)
+            try:
+                awaited = next(turns)
+            except StopIteration as end:
+                return end.value
+            yield awaited
+
+    monkeypatch.setattr(_pretraining, "language_in_turns", logged)
+    found = list(_memory.train_decoders(cells, Context(abreast=4)))
+    switches = sum(one != other for one, other in itertools.pairwise(log))
+    assert set(log) == {21, 22} and switches > 2  # neither waits for the other's end
+    assert {o.cell for o in found} == set(cells)
+    for outcome in found:
+        assert outcome.metrics == alone[outcome.cell].metrics
+
+
 # -- language models ------------------------------------------------------------------------
 
 
@@ -266,32 +308,32 @@ def test_compiled_layers_train_the_same_decoder(monkeypatch: pytest.MonkeyPatch)
 
 def test_language_models_are_trained_once(monkeypatch: pytest.MonkeyPatch) -> None:
     language = dataclasses.replace(short(memory.cells("quick")[0]).language, seed=5)  # type: ignore[arg-type]
-    first = _pretraining.language_model(language, Context())
+    first = loaded_model(language, Context())
     assert isinstance(first, _pretraining.Loaded)
 
     def never(*_: Any) -> Any:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(_pretraining, "train_language", never)
-    again = _pretraining.language_model(language, Context())
+    monkeypatch.setattr(_pretraining, "language_in_turns", never)
+    again = loaded_model(language, Context())
     assert isinstance(again, _pretraining.Loaded) and again.metrics == first.metrics
     for name, value in first.model.state_dict().items():
         assert torch.equal(value, again.model.state_dict()[name]), name
     with pytest.raises(AssertionError, match="trained again"):  # another seed is another model
-        _pretraining.language_model(dataclasses.replace(language, seed=6), Context())
+        loaded_model(dataclasses.replace(language, seed=6), Context())
 
 
 def test_pretraining_goes_on_where_it_was_stopped(tmp_path: Path, runs: Path) -> None:
     language = dataclasses.replace(short(memory.cells("quick")[0]).language, seed=11)  # type: ignore[arg-type]
-    whole = _pretraining.language_model(language, Context())
+    whole = loaded_model(language, Context())
     path = _pretraining.model_path(language)
     path.unlink()
     context = Context(checkpoints=tmp_path)
-    stopped = _pretraining.language_model(language, dataclasses.replace(context, deadline=0.0))
+    stopped = loaded_model(language, dataclasses.replace(context, deadline=0.0))
     assert isinstance(stopped, Outcome) and stopped.status == "stopped" and not path.exists()
     checkpoints = list((path.parent / "checkpoints").glob("*.safetensors"))
     assert len(checkpoints) == 1
-    rest = _pretraining.language_model(language, context)
+    rest = loaded_model(language, context)
     assert isinstance(rest, _pretraining.Loaded) and isinstance(whole, _pretraining.Loaded)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, rest.model.state_dict()[name]), name
@@ -307,8 +349,8 @@ def test_a_model_of_the_stories_is_taken_from_its_record(
     found = {name: value for name, value in outcome.metrics.items() if value is not None}
     record = Record(*_pretraining.STORIES, to_dict(language), "x", "done", found, outcome.facts)
     store.save(record, outcome.curves, outcome.weights)
-    monkeypatch.setattr(_pretraining, "train_language", None)
-    loaded = _pretraining.language_model(language, Context())
+    monkeypatch.setattr(_pretraining, "language_in_turns", None)
+    loaded = loaded_model(language, Context())
     assert isinstance(loaded, _pretraining.Loaded)
     assert loaded.facts["pretraining"] == [record.name]
     assert loaded.metrics["final_valid_loss"] == found["final_valid_loss"]
@@ -321,7 +363,7 @@ def test_a_language_model_out_of_budget_stops_its_cells() -> None:
     cells = [dataclasses.replace(cell, language=language, seed=seed) for seed in (7, 8)]
     outcomes = list(_memory.train_decoders(cells, Context(deadline=0.0)))
     assert [outcome.status for outcome in outcomes] == ["stopped"]
-    assert isinstance(_pretraining.language_model(language, Context(deadline=0.0)), Outcome)
+    assert isinstance(loaded_model(language, Context(deadline=0.0)), Outcome)
 
 
 def test_published_weights_come_from_a_folder(runs: Path) -> None:
@@ -329,10 +371,10 @@ def test_published_weights_come_from_a_folder(runs: Path) -> None:
     model = LanguageModelConfig(320, 2, (Mamba1Config(32),), tie_embeddings=True)
     language = _pretraining.Published("nobody/tiny-hf", model, own.language.task)
     with pytest.raises(HubError, match=r"tiny-hf.*or put it into .*pretrained/tiny-hf"):
-        _pretraining.language_model(language, Context())
+        loaded_model(language, Context())
     drawn = build_language_model(model, seed=3)
     save_pretrained(drawn, runs / "pretrained" / "tiny-hf")
-    loaded = _pretraining.language_model(language, Context())
+    loaded = loaded_model(language, Context())
     assert isinstance(loaded, _pretraining.Loaded)
     for name, value in drawn.state_dict().items():
         assert torch.equal(value, loaded.model.state_dict()[name]), name
@@ -342,7 +384,7 @@ def test_published_weights_come_from_a_folder(runs: Path) -> None:
     assert outcome.status == "done" and outcome.facts["pretrained"] == "nobody/tiny-hf"
     wrong = dataclasses.replace(language, model=dataclasses.replace(model, n_layers=3))
     with pytest.raises(HubError, match=r"has 2 layers of mamba1.*the cell wants 3 layers"):
-        _pretraining.language_model(wrong, Context())
+        loaded_model(wrong, Context())
 
 
 def test_what_is_missing_is_named_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 
 import pytest
 import torch
 
-from lib.training.abreast import abreast
+from lib.training.abreast import Turns, abreast, outcome
 
 CPU = torch.device("cpu")
-Turns = Generator[None, None, str]
 
 
-def training(name: str, turns: int, log: list[str]) -> Turns:
+def training(name: str, turns: int, log: list[str]) -> Turns[str]:
     for _ in range(turns):
         log.append(name)
         yield
@@ -55,7 +54,7 @@ def test_nothing_to_train_and_trainings_that_end_at_once() -> None:
 def test_the_next_is_asked_for_when_its_turn_to_begin_has_come() -> None:
     log: list[str] = []
 
-    def jobs() -> Iterator[tuple[int, Turns]]:
+    def jobs() -> Iterator[tuple[int, Turns[str]]]:
         for name in "abc":
             log.append(f"ask {name}")
             yield 1, training(name, 2, log)
@@ -76,7 +75,7 @@ def test_no_more_begin_when_it_is_over_and_the_others_end() -> None:
 
 
 def test_what_one_raises_is_raised() -> None:
-    def broken() -> Turns:
+    def broken() -> Turns[str]:
         yield
         raise RuntimeError("out of memory")
 
@@ -84,3 +83,56 @@ def test_what_one_raises_is_raised() -> None:
     with pytest.raises(RuntimeError, match="out of memory"):
         list(abreast([(1, training("a", 5, log)), (1, broken())], 2, CPU))
     assert log == ["a", "a"]
+
+
+class Counted:
+    """Comes when it has been asked for so many times."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    def query(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def waiting(name: str, times: list[int], log: list[str]) -> Turns[str]:
+    """A training that waits, after each turn, until it has been asked so many times."""
+    for count in times:
+        log.append(name)
+        yield Counted(count)
+    return name
+
+
+def test_one_that_waits_is_passed_over_until_what_it_waits_for_has_come() -> None:
+    log: list[str] = []
+    jobs = [(1, waiting("a", [2, 0], log)), (1, training("b", 4, log))]
+    assert list(abreast(jobs, 2, CPU)) == [("a", 2), ("b", 2)]
+    # a is asked for, twice in vain, between the turns of b
+    assert "".join(log) == "ab" + "b" + "b" + "a" + "b"
+
+
+def test_if_all_wait_the_first_whose_time_has_come_goes_on() -> None:
+    log: list[str] = []
+    jobs = [(1, waiting(name, [times], log)) for name, times in (("a", 9), ("b", 4), ("c", 6))]
+    assert list(abreast(jobs, 3, CPU)) == [("b", 3), ("c", 3), ("a", 3)]
+
+
+def test_one_that_waits_by_itself_ends() -> None:
+    log: list[str] = []
+    assert list(abreast([(1, waiting("a", [3, 1, 0], log))], 4, CPU)) == [("a", 1)]
+    assert log == ["a"] * 3
+
+
+def test_a_training_by_itself_does_not_ask_what_it_waits_for() -> None:
+    log: list[str] = []
+    forever = Counted(10**9)
+
+    def long() -> Turns[str]:
+        log.append("begun")
+        yield forever
+        log.append("ended")
+        return "done"
+
+    assert outcome(long()) == "done" and log == ["begun", "ended"]
+    assert forever.left == 10**9
