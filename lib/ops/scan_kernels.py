@@ -141,7 +141,7 @@ def forward_op(
     if long:
         from lib.ops.triton.long_scan import long_forward
 
-        shape |= long_scan.cut(A.shape[2], long_scan.SIZES.warps)
+        shape |= long_scan.cut(A.shape[2], length)
         shape |= long_scan.placing(UL=u, DL=delta, ZL=z, YL=y)
         programs = ceil_div(shape["CHANNELS"], shape["DB"]) * groups * b * r
         _launch(long_forward, programs, *given, None, *where, d, **shape)
@@ -193,7 +193,7 @@ def _backward(
     long, channels = is_long(length, n, backward=True), d // groups
     shape = scan_constants(u, A, B, C, softplus)
     if long:
-        shape |= long_scan.cut(n, long_scan.SIZES.backward_warps)
+        shape |= long_scan.cut(n, length, backward=True)
         part = shape["DB"]
         each = long_scan.share(r * groups, b, ceil_div(channels, part))
     else:

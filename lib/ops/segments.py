@@ -25,7 +25,7 @@ def how_many(sequences: int, channels: int, n: int, length: int) -> int:
     """Into how many segments sequences of so many channels should be cut, groups counted as
     sequences: as many as keep a GPU busy; 1 if they do so whole, or if there would be too few."""
     sizes = long_scan.SIZES
-    tile = long_scan.cut(n, sizes.warps)
+    tile = long_scan.cut(n, length)
     warps = sequences * ceil_div(channels, tile["DB"]) * sizes.warps
     count = min(sizes.filled // warps, length // sizes.segment)
     return count if count >= sizes.fewest_segments else 1
@@ -43,7 +43,7 @@ def _ends(
     r, b, d, length = u.shape
     groups = B.shape[2]
     shape = scan_kernels.scan_constants(u, A, B, B, softplus)
-    shape |= long_scan.cut(A.shape[2], long_scan.SIZES.warps)
+    shape |= long_scan.cut(A.shape[2], length)
     shape |= long_scan.placing(UL=u, DL=delta, ZL=None, YL=None)
     programs = ceil_div(shape["CHANNELS"], shape["DB"]) * groups * b * r
     given = strided(u, delta, A, B, None, None, None, delta_bias, None, None)

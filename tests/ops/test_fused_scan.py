@@ -47,7 +47,7 @@ def scan_inputs(
 
 def use_long(monkeypatch: pytest.MonkeyPatch, **sizes: Any) -> None:
     """Sequences of several chunks by the kernels made for those, whatever the state's size."""
-    whole = {"most": 128, "backward_most": 128, **sizes}
+    whole = {"most": 128, "backward_most": 128, "several": 12, **sizes}
     monkeypatch.setattr(long_scan, "SIZES", replace(long_scan.SIZES, **whole))
 
 
@@ -148,9 +148,12 @@ def test_which_kernels_serve(length: int, n: int, most: int, backward_most: int)
         forward, backward = (long_scan.serves(length, n, 8, backward=b) for b in (False, True))
         assert forward >= backward  # the backward kernels for long ones need their chunks
         assert forward == (length > 8 and n <= most)
-        tile = long_scan.cut(n, 1)
-        if n <= 128:
-            assert tile["NB"] >= n and tile["J"] * 4 == tile["NB"] and tile["DB"] * tile["J"] == 32
+        for back in (False, True):
+            tile = long_scan.cut(n, length, back)
+            entries = 2 if length >= 12 and n <= 64 and not back else 4
+            if n <= 128:
+                assert tile["NB"] >= n and tile["J"] * entries == tile["NB"]
+                assert tile["DB"] * tile["J"] == 32 * tile["num_warps"]
 
 
 @on_cpu
