@@ -311,6 +311,26 @@ def sensitivity_frame(records: Sequence[Record]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
+def sides(frame: pd.DataFrame, questions: Mapping[str, str]) -> pd.DataFrame:
+    """In how many runs the composite answer leads over the symmetric one after the last epoch: a
+    row for each choice of :func:`sensitivity_frame`, the base first, a column for each of
+    `questions` (question to what it is called); empty where nothing has run."""
+    rows = frame.dropna(subset=["final_composite", "final_symmetric"]) if len(frame) else frame
+    if not len(rows):
+        return pd.DataFrame(columns=["choice", *questions.values()])
+    rows = rows.assign(composes=rows["final_composite"] > rows["final_symmetric"])
+    counts = rows.groupby(["choice", "question"])["composes"].agg(["sum", "size"])
+    order = sorted(set(rows["choice"]), key=lambda choice: (choice != BASE, choice))
+    found = []
+    for choice in order:
+        row: dict[str, str | None] = {"choice": choice}
+        for question, title in questions.items():
+            known = (choice, question) in counts.index
+            row[title] = "{} of {}".format(*counts.loc[(choice, question)]) if known else None
+        found.append(row)
+    return pd.DataFrame(found)
+
+
 def _without_seed(cell: CompositeCell) -> CompositeCell:
     return dataclasses.replace(cell, seed=0)
 

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from lib.config import flatten, from_dict, to_dict
@@ -235,3 +236,19 @@ def test_choices_stand_beside_the_models_that_they_change(tmp_path: Path) -> Non
         ["all-one kernel", "no final norm", 1],
     ]
     assert study.sensitivity_frame([]).empty
+
+
+def test_sides_counts_the_runs_that_compose_at_the_end() -> None:
+    rows = [
+        (1, study.BASE, 0.9, 0.1), (1, study.BASE, 0.2, 0.7), (1, "no final norm", 0.5, 0.5),
+        (2, "no final norm", 0.6, 0.1), (2, "another", None, None), (1, "another", 0.1, 0.0),
+    ]  # fmt: skip
+    columns = ["question", "choice", "final_composite", "final_symmetric"]
+    frame = pd.DataFrame(rows, columns=columns)
+    table = study.sides(frame, {1: "one", 2: "two"})  # type: ignore[dict-item]
+    assert table.astype(object).fillna("none").to_numpy().tolist() == [
+        [study.BASE, "1 of 2", "none"], ["another", "1 of 1", "none"],
+        ["no final norm", "0 of 1", "1 of 1"],
+    ]  # fmt: skip
+    empty = study.sides(study.sensitivity_frame([]), {"one": "One", "two": "Two"})
+    assert empty.columns.tolist() == ["choice", "One", "Two"] and not len(empty)
