@@ -44,7 +44,9 @@ KINDS = CorpusConfig(KindsText(KindsConfig(characters=2400), 30_000), validation
 CORPORA = {"kinds": (KINDS, 2048, "built-in"), "local": (*TEXTS["debian"], "ud")}
 READ_TOKENS, MEASUREMENTS = 32_768_000, 20  # of pretraining
 BATCH_TOKENS = 16_384  # of a decoder's training
-DECODER_STEPS, DECODER_RATE, DECODER_MEASUREMENTS = 2000, 3e-3, 10
+DECODER_STEPS, DECODER_MEASUREMENTS = 2000, 10
+# the best of the rates that memory.decoder_training tried for this width
+DECODER_RATE, RATE_WIDTH = 1e-2, 128
 KEPT_LENGTHS = (8, 16, 32, 64)  # of a model small enough to be published with the book
 
 
@@ -58,7 +60,12 @@ def asked_for(length: int) -> int:
     return min(800, 25_600 // length)
 
 
-def decoder_training(length: int, rate: float = DECODER_RATE) -> TrainingConfig:
+def decoder_rate(model: LanguageModelConfig) -> float:
+    """Largest learning rate of a matched decoder, lower for wider models in proportion."""
+    return DECODER_RATE * RATE_WIDTH / model.pattern[0].d_model
+
+
+def decoder_training(length: int, rate: float) -> TrainingConfig:
     """Of matched decoders: as many tokens a step at each length. Rates far above the paper's, which
     starts from models that have read thousands of times as much."""
     return TrainingConfig(
@@ -126,10 +133,11 @@ def quick_decoder(language: LanguageCell, length: int, steps: int = 120, **more:
 
 def decoder_cell(
     language: LanguageCell, length: int, tags: str | None, *, steps: int = DECODER_STEPS,
-    rate: float = DECODER_RATE, **more: Any,
+    rate: float | None = None, **more: Any,
 ) -> MemoryCell:  # fmt: skip
-    """A decoder of a matched language model, trained for so many steps."""
-    training = decoder_training(length, rate)
+    """A decoder of a matched language model, trained for so many steps, at :func:`decoder_rate` if
+    not at another rate."""
+    training = decoder_training(length, decoder_rate(language.model) if rate is None else rate)
     return MemoryCell(
         language, chunk_task(length), training, epoch_chunks(training, steps),
         asked_for(length), tags, language.seed, **more,

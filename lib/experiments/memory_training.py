@@ -29,8 +29,8 @@ from lib.tasks.tokenizers import BPEConfig
 NAME = "memory.decoder_training"
 # length, steps, rate; first the rates, which decide those of the whole chapter
 GRID = (
-    (32, 1000, 1e-3), (32, 1000, 3e-3), (32, 1000, 1e-2), (32, 4000, 3e-3), (32, 4000, 1e-3),
-    (128, 4000, 3e-3),
+    (32, 1000, 1e-3), (32, 1000, 3e-3), (32, 1000, 1e-2), (32, 1000, 2e-2), (32, 4000, 1e-2),
+    (128, 1000, 1e-2), (128, 4000, 1e-2),
 )  # fmt: skip
 
 

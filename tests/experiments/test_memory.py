@@ -93,6 +93,8 @@ def test_matched_cells_begin_with_a_whole_comparison() -> None:
         assert cell.epoch_chunks is not None
         steps = cell.training.epochs * (cell.epoch_chunks // cell.training.batch_size)
         assert steps == memory.DECODER_STEPS
+        width = cell.model.pattern[0].d_model
+        assert cell.training.lr_peak == pytest.approx(1.28 / width)  # 0.01 at 128
     kept = [cell for cell in cells if cell.keep_weights]
     assert len({cell.language for cell in kept}) == 1
     size = non_embedding(kept[0].model) + kept[0].model.vocab_size * kept[0].model.d_model
