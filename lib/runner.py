@@ -204,9 +204,7 @@ def run(
             wall = time.perf_counter() - clock
         began = outcome.started or started
         save_outcome(experiment, store, outcome, profile, chosen, began, wall)
-        checkpoint = context.checkpoint(readable, outcome.cell)
-        if checkpoint is not None:
-            checkpoint.unlink(missing_ok=True)
+        context.forget(outcome.cell)
         (summary.done if outcome.status == "done" else summary.failed).append(readable)
         say(f"  {readable}: {outcome.reason or 'done'} ({wall:.1f} s)")
         started, clock = provenance.now(), time.perf_counter()

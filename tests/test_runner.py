@@ -89,6 +89,32 @@ def test_cells_that_train_together_stop_together(
     assert len(Store.at(tmp_path).all()) == 2
 
 
+def test_a_checkpoint_goes_when_its_cell_is_over_and_others_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a cell that had another name while it trained."""
+
+    def trained(todo: Sequence[FakeCell], context: Context) -> Iterator[Outcome]:
+        assert context.checkpoints is not None
+        context.checkpoints.mkdir(parents=True)
+        paths: list[Path] = []
+        for cell in todo:
+            path = context.checkpoint("other-name", cell)
+            assert path is not None
+            path.write_bytes(b"state")
+            paths.append(path)
+        for cell, path in zip(todo, list(paths), strict=True):
+            yield Outcome(cell, "failed" if cell.seed == 3 else "done", "no")
+            assert not path.exists()
+            rest = paths[paths.index(path) + 1 :]
+            assert all(later.exists() for later in rest)
+
+    monkeypatch.setitem(vars(EXPERIMENT), "run", trained)
+    summary = run(tmp_path, select=["n_layers=7"])
+    assert len(summary.done) == 2 and len(summary.failed) == 1
+    assert not list(Store.at(tmp_path).local.rglob("*.safetensors"))
+
+
 def test_the_ensemble_size_reaches_the_experiment_and_shares_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
