@@ -315,20 +315,46 @@ def sides(frame: pd.DataFrame, questions: Mapping[str, str]) -> pd.DataFrame:
     """In how many runs the composite answer leads over the symmetric one after the last epoch: a
     row for each choice of :func:`sensitivity_frame`, the base first, a column for each of
     `questions` (question to what it is called); empty where nothing has run."""
-    rows = frame.dropna(subset=["final_composite", "final_symmetric"]) if len(frame) else frame
-    if not len(rows):
-        return pd.DataFrame(columns=["choice", *questions.values()])
-    rows = rows.assign(composes=rows["final_composite"] > rows["final_symmetric"])
-    counts = rows.groupby(["choice", "question"])["composes"].agg(["sum", "size"])
-    order = sorted(set(rows["choice"]), key=lambda choice: (choice != BASE, choice))
+    counts = _composing(frame)
+    choices = {choice for choice, _ in counts.index}
     found = []
-    for choice in order:
+    for choice in sorted(choices, key=lambda choice: (choice != BASE, choice)):
         row: dict[str, str | None] = {"choice": choice}
         for question, title in questions.items():
             known = (choice, question) in counts.index
             row[title] = "{} of {}".format(*counts.loc[(choice, question)]) if known else None
         found.append(row)
-    return pd.DataFrame(found)
+    return pd.DataFrame(found, columns=["choice", *questions.values()])
+
+
+def turned(frame: pd.DataFrame, questions: Mapping[str, str]) -> list[str]:
+    """A sentence for each of `questions` that has been asked: by which choices most runs end on the
+    other side than most of the base's."""
+    counts = _composing(frame)
+    most = counts["sum"] > counts["size"] / 2
+    said = []
+    for question, title in questions.items():
+        own = {choice: side for (choice, asked), side in most.items() if asked == question}
+        if BASE not in own or len(own) == 1:
+            continue
+        base = own.pop(BASE)
+        others = sorted(choice for choice, side in own.items() if side != base)
+        side = "compose" if base else "do not compose"
+        said.append(
+            f"{title}: most runs {side}; of {len(own)} other choices that have run, "
+            f"{len(others)} turn this{': ' + ', '.join(others) if others else ''}"
+        )
+    return said
+
+
+def _composing(frame: pd.DataFrame) -> pd.DataFrame:
+    """By choice and question: runs (``size``), and those that compose at the end (``sum``)."""
+    if not len(frame):
+        index = pd.MultiIndex.from_arrays([[], []], names=["choice", "question"])
+        return pd.DataFrame({"sum": [], "size": []}, index=index)
+    rows = frame.dropna(subset=["final_composite", "final_symmetric"])
+    rows = rows.assign(composes=rows["final_composite"] > rows["final_symmetric"])
+    return rows.groupby(["choice", "question"])["composes"].agg(["sum", "size"])
 
 
 def _without_seed(cell: CompositeCell) -> CompositeCell:

@@ -252,3 +252,22 @@ def test_sides_counts_the_runs_that_compose_at_the_end() -> None:
     ]  # fmt: skip
     empty = study.sides(study.sensitivity_frame([]), {"one": "One", "two": "Two"})
     assert empty.columns.tolist() == ["choice", "One", "Two"] and not len(empty)
+
+
+def test_turned_names_the_choices_that_change_the_side_of_most_runs() -> None:
+    rows = [
+        *[("one", study.BASE, 0.9, 0.1)] * 2, ("one", study.BASE, 0.1, 0.9),
+        *[("one", "no final norm", 0.1, 0.9)] * 2, ("one", "no final norm", 0.9, 0.1),
+        ("one", "length 9", 0.8, 0.1), ("one", "own output weights", 0.5, 0.5),
+        ("two", study.BASE, 0.1, 0.4), ("two", "length 9", 0.1, 0.4), ("three", "length 9", 1, 0),
+    ]  # fmt: skip
+    columns = ["question", "choice", "final_composite", "final_symmetric"]
+    frame = pd.DataFrame(rows, columns=columns)
+    said = study.turned(frame, {"one": "First", "two": "Second", "three": "No base"})
+    assert said == [
+        "First: most runs compose; of 3 other choices that have run, 2 turn this: no final norm, "
+        "own output weights",
+        "Second: most runs do not compose; of 1 other choices that have run, 0 turn this",
+    ]
+    assert study.turned(frame[frame["choice"] == study.BASE], {"one": "First"}) == []
+    assert study.turned(study.sensitivity_frame([]), {"one": "First"}) == []
