@@ -165,6 +165,31 @@ class SweepBench:
 
 
 @dataclass(frozen=True)
+class BesideBench:
+    """Groups of runs whose models differ, beside each other and one after the other.
+
+    Attributes:
+        models: one for each group, whose `runs` train at once.
+        steps: of an epoch, after which a group is measured.
+        batch, length, runs, device, repeats, seed: as in :class:`StepBench`.
+    """
+
+    kind: ClassVar[str] = "beside"
+    models: tuple[LanguageModelConfig, ...]
+    batch: int
+    length: int
+    runs: int
+    steps: int = 64
+    device: Literal["cpu", "cuda"] = "cuda"
+    repeats: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self, "batch", "length", "runs", "steps")
+        require(self, "models", len(self.models) > 1, "at least two")
+
+
+@dataclass(frozen=True)
 class CpuBench:
     """A Mamba-1 language model on the processor, against transformers' slow path and mambapy.
 
@@ -198,7 +223,7 @@ class CpuBench:
         require(self, "direction", self.direction in DIRECTIONS, ", ".join(DIRECTIONS))
 
 
-Bench = ScanBench | BlockBench | StepBench | LanguageBench | SweepBench | CpuBench
+Bench = ScanBench | BlockBench | StepBench | LanguageBench | SweepBench | BesideBench | CpuBench
 
 
 def readable(bench: Bench) -> str:
@@ -216,7 +241,7 @@ def readable(bench: Bench) -> str:
     elif isinstance(bench, LanguageBench):
         parts += ["lm", bench.model.pattern[0].kind, f"L{bench.model.n_layers}"]
         parts += [f"m{bench.model.d_model}", f"b{bench.batch}", f"l{bench.length}", bench.dtype]
-    elif isinstance(bench, SweepBench):
+    elif isinstance(bench, (SweepBench, BesideBench)):
         layers = [model.n_layers for model in bench.models]
         parts += [bench.models[0].pattern[0].kind, f"L{min(layers)}to{max(layers)}"]
         parts += [f"b{bench.batch}", f"r{bench.runs}", f"steps{bench.steps}"]
@@ -248,6 +273,13 @@ def in_words(bench: Bench) -> str:
             f"{bench.n_layers} layers", f"{bench.d_model} wide", f"batch {bench.batch:,}",
             f"length {bench.length}", f"{bench.threads} thread{'s'[: bench.threads - 1]}",
             _WAYS[bench.direction],
+        ]  # fmt: skip
+    elif isinstance(bench, BesideBench):
+        layers = [model.n_layers for model in bench.models]
+        parts = [
+            f"{len(layers)} groups of {_BLOCKS[bench.models[0].pattern[0].kind]}",
+            f"{min(layers)} to {max(layers)} layers", f"{bench.runs} runs each",
+            f"batch {bench.batch:,}", f"an epoch of {bench.steps} steps",
         ]  # fmt: skip
     elif isinstance(bench, SweepBench):
         layers = [model.n_layers for model in bench.models]

@@ -97,8 +97,11 @@ def contestant(bench: StepBench, name: str, backend: str, compile: bool) -> Cont
     return Contestant(name, (step,), losses, reset=first_batch, note=note, most_laps=EPOCH)
 
 
-def trainer_of(bench: StepBench, backend: str, compile: bool) -> Trainer:
-    """The trainer of the benchmark's runs on random sequences, the same for every backend.
+def trainer_of(
+    bench: StepBench, backend: str, compile: bool, epochs: int = 2, steps: int = EPOCH
+) -> Trainer:
+    """The trainer of the benchmark's runs on random sequences, the same for every backend, for so
+    many epochs of so many steps.
 
     Several runs are one ensemble: each has its own weights, and they share three sets of data, as
     the seeds of the phase diagram do.
@@ -111,18 +114,18 @@ def trainer_of(bench: StepBench, backend: str, compile: bool) -> Trainer:
     model: nn.Module
     batches: TensorBatches
     if bench.runs == 1:
-        model, batches = models[0], _data(bench, 0, device)
+        model, batches = models[0], _data(bench, 0, steps, device)
     else:
-        sets = [_data(bench, index, device) for index in range(min(bench.runs, DATA_SETS))]
+        sets = [_data(bench, index, steps, device) for index in range(min(bench.runs, DATA_SETS))]
         model = Ensemble(models)
         batches = StackedBatches(sets, [run % len(sets) for run in range(bench.runs)])
-    training = TrainingConfig(epochs=2, warmup_epochs=1, batch_size=bench.batch)
+    training = TrainingConfig(epochs=epochs, warmup_epochs=1, batch_size=bench.batch)
     return Trainer(model, last_token_loss, batches, training, compile=compile, name="bench")
 
 
-def _data(bench: StepBench, index: int, device: torch.device) -> TensorBatches:
+def _data(bench: StepBench, index: int, steps: int, device: torch.device) -> TensorBatches:
     generator = torch.Generator().manual_seed(1000 * bench.seed + index)
-    rows, top = EPOCH * bench.batch, bench.model.vocab_size
+    rows, top = steps * bench.batch, bench.model.vocab_size
     tokens = torch.randint(top, (rows, bench.length), generator=generator).to(device)
     labels = torch.randint(top, (rows,), generator=generator).to(device)
     return TensorBatches((tokens, labels), bench.batch, seed=index)

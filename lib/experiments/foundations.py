@@ -15,6 +15,7 @@ import pandas as pd
 
 from lib.bench.config import (
     Bench,
+    BesideBench,
     BlockBench,
     CpuBench,
     LanguageBench,
@@ -30,7 +31,7 @@ from lib.store import Record
 
 NOTEBOOK = "notebooks/foundations/speed.ipynb"
 PREFIX = "foundations.bench_"
-KINDS = ("scan", "block", "step", "language", "sweep", "cpu")
+KINDS = ("scan", "block", "step", "language", "sweep", "beside", "cpu")
 
 # the phase diagram: batches of 2,048 sequences, 36 runs a depth, 210 epochs of 123 steps
 BATCH, LENGTH, RUNS, STEPS = 2048, 8, 36, 25_830
@@ -105,6 +106,16 @@ def sweep_cells(profile: str) -> list[SweepBench]:
     return [SweepBench(models, BATCH, LENGTH, RUNS, STEPS)]
 
 
+def beside_cells(profile: str) -> list[BesideBench]:
+    """Three seeds at each depth of the phase diagram: as few runs share a model in an ablation."""
+    if profile == "quick":
+        models = tuple(mamba2_model(n, 1.0, d_state=16) for n in (1, 2))
+        return [BesideBench(models, 16, LENGTH, 2, 4, device="cpu", repeats=3)]
+    if profile != "paper":
+        return []
+    return [BesideBench(tuple(mamba2_model(n, 1.0, tied=True) for n in LAYERS), BATCH, LENGTH, 3)]
+
+
 def cpu_cells(profile: str) -> list[CpuBench]:
     """A model of 4 layers on 8 sequences of 128 tokens, one and two threads."""
     if profile == "quick":
@@ -167,5 +178,6 @@ EXPERIMENTS = (
     _experiment("step", "Speed: a training step", step_cells),
     _experiment("language", "Speed: training a language model", language_cells),
     _experiment("sweep", "Speed: the whole phase diagram", sweep_cells),
+    _experiment("beside", "Speed: small groups of runs beside each other", beside_cells),
     _experiment("cpu", "Speed: on a processor", cpu_cells),
 )

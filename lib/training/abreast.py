@@ -103,7 +103,7 @@ def abreast(
             flights.append(flight)
 
 
-def outcome(turns: Turns[Result]) -> Result:
+def by_itself(turns: Turns[Result]) -> Result:
     """What a training by itself comes to: it has its turns one after the other, and nothing but the
     training waits."""
     while True:

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from lib.bench.config import (
+    BesideBench,
     BlockBench,
     CpuBench,
     ScanBench,
@@ -39,6 +40,8 @@ STEP = StepBench(mamba2_model(7, 1.0), 2048, 8, runs=36)
         (CpuBench(8, 128, 128, 4), {"device": "cuda"}, r"CpuBench.device is 'cuda', allowed: cpu"),
         (SweepBench((STEP.model,), 1, 8, 1, 10), {"models": ()}, r"SweepBench.models is \(\)"),
         (SweepBench((STEP.model,), 1, 8, 1, 10), {"steps": 0}, r"SweepBench.steps is 0"),
+        (BesideBench((STEP.model,) * 2, 1, 8, 1), {"models": (STEP.model,)}, r"at least two"),
+        (BesideBench((STEP.model,) * 2, 1, 8, 1), {"steps": 0}, r"BesideBench.steps is 0"),
     ],
 )
 def test_mistakes_are_named(bench: object, changes: dict, message: str) -> None:
@@ -55,7 +58,9 @@ def test_names_tell_benchmarks_apart() -> None:
 
 def test_benchmarks_survive_their_records() -> None:
     sweep = SweepBench((STEP.model, mamba2_model(2, 1.0)), 2048, 8, 36, 25_830)
-    for bench in (SCAN, STEP, sweep, CpuBench(8, 128, 128, 4), BlockBench(1, 1, 4, 4, 8)):
+    beside = BesideBench(sweep.models, 2048, 8, 3)
+    assert readable(beside) == "cuda-mamba2-L2to7-b2048-r3-steps64-x10-s0"
+    for bench in (SCAN, STEP, sweep, beside, CpuBench(8, 128, 128, 4), BlockBench(1, 1, 4, 4, 8)):
         assert from_dict(type(bench), to_dict(bench)) == bench
 
 

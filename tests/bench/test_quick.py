@@ -17,10 +17,10 @@ from lib.experiments.foundations import PREFIX
 from lib.store import Store
 
 OURS = {"scan": "chunked", "block": "eager", "step": "eager", "language": "chunked",
-        "cpu": "chunked"}  # fmt: skip
+        "beside": "beside", "cpu": "chunked"}  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["scan", "block", "step", "language", "sweep", "cpu"])
+@pytest.mark.parametrize("kind", ["scan", "block", "step", "language", "sweep", "beside", "cpu"])
 def test_a_quick_benchmark_leaves_a_whole_record(kind: str, tmp_path: Path) -> None:
     store = Store(tmp_path, tmp_path / "published")
     summary = runner.run(PREFIX + kind, "quick", store=store, device="cpu", say=lambda line: None)

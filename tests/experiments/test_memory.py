@@ -36,7 +36,7 @@ from lib.store import Record, Store
 from lib.tasks.memory_text import TagsUnavailable
 from lib.tasks.reconstruction import CATEGORIES, LENGTHS
 from lib.training import compiling
-from lib.training.abreast import outcome as outcome_of
+from lib.training.abreast import by_itself
 from tests.conftest import ROOT
 
 
@@ -50,7 +50,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def loaded_model(language: Any, context: Context) -> _pretraining.Loaded | Outcome:
-    return outcome_of(_pretraining.language_model(language, context))
+    return by_itself(_pretraining.language_model(language, context))
 
 
 def short(cell: _memory.MemoryCell, steps: int = 4, **change: Any) -> _memory.MemoryCell:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from lib.training.abreast import Turns, abreast, outcome
+from lib.training.abreast import Turns, abreast, by_itself
 
 CPU = torch.device("cpu")
 
@@ -134,5 +134,5 @@ def test_a_training_by_itself_does_not_ask_what_it_waits_for() -> None:
         log.append("ended")
         return "done"
 
-    assert outcome(long()) == "done" and log == ["begun", "ended"]
+    assert by_itself(long()) == "done" and log == ["begun", "ended"]
     assert forever.left == 10**9

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from lib.analysis.answers import answer_loss, respond
+from lib.bench.config import StepBench
+from lib.bench.step import trainer_of
 from lib.experiments import Context, Outcome
 from lib.experiments.achilles import (
     CompositeCell,
@@ -24,6 +26,7 @@ from lib.tasks.question_answers import on_device, pack
 from lib.tasks.tokenizers import ByteTokenizer
 from lib.training.batches import TensorBatches
 from lib.training.config import TrainingConfig
+from lib.training.loop import AHEAD
 from lib.training.phases import PhaseFile, PhaseRun, to_precision, train_phase
 
 pytestmark = [
@@ -107,6 +110,22 @@ def test_groups_beside_each_other_are_the_groups_by_themselves(drop_last: bool) 
         assert max(o.facts["ensemble"]["abreast"] for o in beside) == 4
         for outcome in beside:
             assert losses(outcome) == losses(alone[outcome.cell])
+
+
+def test_a_turn_is_a_step_and_says_what_must_come_before_the_next() -> None:
+    bench = StepBench(mamba2_model(2, 1.0), 256, 8, runs=3)
+    trainer = trainer_of(bench, "fused", False, epochs=2, steps=6)
+    turns = trainer.turns()
+    found = [next(turns) for _ in range(5)]
+    assert found[:AHEAD] == [None] * AHEAD
+    assert all(isinstance(awaited, torch.cuda.Event) for awaited in found[AHEAD:])
+    # the sixth step ends the epoch: what was measured must be there before the next turn
+    measured = next(turns)
+    assert isinstance(measured, torch.cuda.Event) and not trainer.rows[0]
+    next(turns)
+    assert measured.query() and len(trainer.rows[0]) == 1 and trainer.step == 6
+    assert not [awaited for awaited in turns if awaited is measured]
+    assert len(trainer.rows[2]) == 2 and trainer.step == trainer.total
 
 
 def test_they_follow_the_processor_with_a_smaller_last_batch() -> None:

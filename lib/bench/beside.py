@@ -1,0 +1,108 @@
+"""Groups of a few runs beside each other on a device, and the same groups one after the other.
+
+Both train: an epoch of every group is one call, with the measuring at its end, in the turns that
+:mod:`lib.training.abreast` and the trainer take for real runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from lib.bench.compare import compare
+from lib.bench.config import BesideBench, StepBench
+from lib.bench.floor import Work
+from lib.bench.measure import Contestant
+from lib.bench.step import trainer_of
+from lib.bench.works import step_work
+from lib.experiments import Outcome
+from lib.ops.block import OP
+from lib.training.abreast import Awaited, Turns, abreast, by_itself
+from lib.training.loop import Trainer
+
+TOLERANCE = 1e-5
+SPARE = 8  # epochs beyond the timed ones: the check, warm-up, the choice of laps
+
+
+def run(bench: BesideBench) -> Outcome:
+    """Time an epoch of all groups, beside each other and in turn."""
+    torch._dynamo.reset()
+    builders: dict[str, Callable[[], Contestant]] = {
+        "beside": lambda: contestant(bench, "beside"),
+        "in_turn": lambda: contestant(bench, "in_turn"),
+    }
+    work = Work()
+    for one in _steps(bench):
+        work += bench.runs * bench.steps * step_work(one.model, bench.batch, bench.length)
+    return compare(
+        bench, builders, ours="beside", work=work, tolerance=TOLERANCE, op=OP, capture=False,
+        clock=HostClock(torch.device(bench.device)),
+    )  # fmt: skip
+
+
+def _steps(bench: BesideBench) -> list[StepBench]:
+    return [
+        StepBench(
+            model, bench.batch, bench.length, bench.runs, bench.device, bench.repeats, bench.seed
+        )
+        for model in bench.models
+    ]
+
+
+@dataclass(frozen=True)
+class HostClock:
+    """The host's clock, from an idle device to an idle device: work lies on several streams."""
+
+    device: torch.device
+
+    def time(self, work: Callable[[], object]) -> float:
+        """Seconds that `work` took, all of it finished."""
+        self._wait()
+        started = time.perf_counter()
+        work()
+        self._wait()
+        return time.perf_counter() - started
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def contestant(bench: BesideBench, name: str) -> Contestant:
+    """An epoch of every group, "beside" each other or "in_turn", ready to be timed."""
+    device = torch.device(bench.device)
+    epochs = bench.repeats + SPARE
+    backend = "fused" if device.type == "cuda" else "quadratic"
+    trainers = [
+        trainer_of(one, backend, False, epochs=epochs, steps=bench.steps) for one in _steps(bench)
+    ]
+    trainings = [trainer.turns() for trainer in trainers]
+    most = bench.runs * len(trainings) if name == "beside" else 0
+
+    def epoch() -> None:
+        # each step is a turn, and so is what waits for the epoch's measuring
+        parts = [_some(islice(turns, bench.steps + 1)) for turns in trainings]
+        if name == "beside":
+            list(abreast(((bench.runs, part) for part in parts), most, device))
+        else:
+            for part in parts:
+                by_itself(part)
+
+    def losses() -> Sequence[Tensor]:
+        epoch()
+        return [torch.tensor([_first_loss(t, run) for run in range(bench.runs)]) for t in trainers]
+
+    return Contestant(name, (epoch,), losses, most_laps=1)
+
+
+def _some(turns: islice[Awaited | None]) -> Turns[None]:
+    yield from turns
+
+
+def _first_loss(trainer: Trainer, run: int) -> float:
+    return trainer.rows[run][0]["train_loss"]
