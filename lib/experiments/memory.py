@@ -65,11 +65,11 @@ def decoder_rate(model: LanguageModelConfig) -> float:
     return DECODER_RATE * RATE_WIDTH / model.pattern[0].d_model
 
 
-def decoder_training(length: int, rate: float) -> TrainingConfig:
+def decoder_training(length: int, rate: float, tokens: int = BATCH_TOKENS) -> TrainingConfig:
     """Of matched decoders: as many tokens a step at each length. Rates far above the paper's, which
     starts from models that have read thousands of times as much."""
     return TrainingConfig(
-        epochs=DECODER_MEASUREMENTS, warmup_epochs=1, batch_size=BATCH_TOKENS // length,
+        epochs=DECODER_MEASUREMENTS, warmup_epochs=1, batch_size=tokens // length,
         lr_start=1e-5, lr_peak=rate, lr_end=1e-5, beta2=0.95, weight_decay=0.0,
         precision="bfloat16",
     )  # fmt: skip
@@ -133,11 +133,12 @@ def quick_decoder(language: LanguageCell, length: int, steps: int = 120, **more:
 
 def decoder_cell(
     language: LanguageCell, length: int, tags: str | None, *, steps: int = DECODER_STEPS,
-    rate: float | None = None, **more: Any,
+    rate: float | None = None, tokens: int = BATCH_TOKENS, **more: Any,
 ) -> MemoryCell:  # fmt: skip
-    """A decoder of a matched language model, trained for so many steps, at :func:`decoder_rate` if
-    not at another rate."""
-    training = decoder_training(length, decoder_rate(language.model) if rate is None else rate)
+    """A decoder of a matched language model, trained for so many steps of so many tokens, at
+    :func:`decoder_rate` if not at another rate."""
+    rate = decoder_rate(language.model) if rate is None else rate
+    training = decoder_training(length, rate, tokens)
     return MemoryCell(
         language, chunk_task(length), training, epoch_chunks(training, steps),
         asked_for(length), tags, language.seed, **more,

@@ -16,6 +16,7 @@ from lib.config import from_dict
 from lib.experiments import Experiment
 from lib.experiments._memory import MemoryCell, readable, train_decoders
 from lib.experiments.memory import (
+    BATCH_TOKENS,
     CORPORA,
     decoder_cell,
     language_cell,
@@ -27,10 +28,13 @@ from lib.store import Record
 from lib.tasks.tokenizers import BPEConfig
 
 NAME = "memory.decoder_training"
-# length, steps, rate; first the rates, which decide those of the whole chapter
+# length, tokens a step, steps, rate: rates and batches, which decide those of the whole chapter,
+# then how far more steps lead
 GRID = (
-    (32, 1000, 1e-3), (32, 1000, 3e-3), (32, 1000, 1e-2), (32, 1000, 2e-2), (32, 4000, 1e-2),
-    (128, 1000, 1e-2), (128, 4000, 1e-2),
+    (32, 16_384, 1000, 1e-3), (32, 16_384, 1000, 3e-3), (32, 16_384, 1000, 1e-2),
+    (32, 16_384, 1000, 2e-2), (32, 8192, 1000, 1e-2), (32, 4096, 1000, 1e-2),
+    (32, 8192, 2000, 1e-2), (32, 8192, 4000, 1e-2), (128, 8192, 1000, 1e-2),
+    (128, 8192, 4000, 1e-2),
 )  # fmt: skip
 
 
@@ -44,8 +48,8 @@ def cells(profile: str) -> list[MemoryCell]:
     corpus, vocab, _ = CORPORA["kinds"]
     language = language_cell(preset("mamba1", "2M", vocab), corpus, BPEConfig(vocab), seed=1)
     return [
-        decoder_cell(language, length, None, steps=steps, rate=rate)
-        for length, steps, rate in GRID
+        decoder_cell(language, length, None, steps=steps, rate=rate, tokens=tokens)
+        for length, tokens, steps, rate in GRID
     ]  # fmt: skip
 
 
@@ -55,19 +59,27 @@ def total_steps(cell: MemoryCell) -> int:
     return cell.training.epochs * (cell.epoch_chunks // cell.training.batch_size)
 
 
+def tokens_of(cell: MemoryCell) -> int:
+    """Tokens of chunks that a step of a decoder sees."""
+    return cell.training.batch_size * cell.task.length
+
+
 def name_of(cell: MemoryCell) -> str:
-    """For example ``mamba1-17x128-kinds-L32-s1-4000-0.003``."""
-    return f"{readable(cell)}-{total_steps(cell)}-{cell.training.lr_peak:g}"
+    """For example ``mamba1-17x128-kinds-L32-s1-4000-0.003``, of batches of BATCH_TOKENS."""
+    name = f"{readable(cell)}-{total_steps(cell)}-{cell.training.lr_peak:g}"
+    tokens = tokens_of(cell)
+    return name if tokens == BATCH_TOKENS else f"{name}-b{tokens}"
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
-    """One row a finished record: length, steps, rate, seed and every metric."""
+    """One row a finished record: length, tokens (a step), steps, rate, seed and every metric."""
     rows: list[dict[str, Any]] = []
     for record in records:
         cell = from_dict(MemoryCell, record.config)
         rows.append(
             {
                 "length": cell.task.length,
+                "tokens": tokens_of(cell),
                 "steps": total_steps(cell),
                 "rate": cell.training.lr_peak,
                 "seed": cell.seed,
@@ -79,13 +91,13 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def learning(records: Sequence[Record]) -> pd.DataFrame:
-    """Learning curves on held-out chunks: columns length, rate, steps (of the whole run), step,
-    test_loss, test_accuracy."""
+    """Learning curves on held-out chunks: columns length, tokens (a step), rate, steps (of the
+    whole run), step, test_loss, test_accuracy."""
     parts = []
     for record in records:
         table = record.read_curves()
         own = table[table["table"] == "training"][["step", "test_loss", "test_accuracy"]]
-        (facts,) = frame([record])[["length", "rate", "steps"]].to_dict("records")
+        (facts,) = frame([record])[["length", "tokens", "rate", "steps"]].to_dict("records")
         parts.append(own.assign(**facts))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 

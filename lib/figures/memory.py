@@ -67,13 +67,17 @@ def published_curves(table: pd.DataFrame, title: str) -> go.Figure:
     if table["group"].any():  # of one model, which the title names
         names = table["group"]
     for index, (name, rows) in enumerate(table.groupby(names, sort=False)):
-        colour = COLOURS[index % len(COLOURS)]
-        dash = DASHES[(index + index // len(COLOURS)) % len(DASHES)]
         figure.add_scatter(
             x=rows["length"], y=rows["value"], mode="lines+markers", name=str(name),
-            line={"color": colour, "dash": dash},
+            line=_line(index),
         )  # fmt: skip
     return by_length(figure, "ROUGE F1", title)
+
+
+def _line(index: int) -> dict[str, str]:
+    """Colour and dashes of the index-th line of a figure with many."""
+    dash = DASHES[(index + index // len(COLOURS)) % len(DASHES)]
+    return {"color": COLOURS[index % len(COLOURS)], "dash": dash}
 
 
 def early_to_late(table: pd.DataFrame, title: str) -> go.Figure:
@@ -146,12 +150,12 @@ def learning(table: pd.DataFrame, title: str) -> go.Figure:
     if not len(table):
         return no_run()
     figure = go.Figure()
-    groups = table.groupby(["length", "rate", "steps"], sort=False)
-    for index, ((length, rate, steps), rows) in enumerate(groups):
+    groups = table.groupby(["length", "rate", "steps", "tokens"], sort=False)
+    for index, ((length, rate, steps, tokens), rows) in enumerate(groups):
         figure.add_scatter(
             x=rows["step"], y=rows["test_accuracy"], mode="lines+markers",
-            name=f"{length} tokens, rate {rate:g}, {steps} steps",
-            line={"color": COLOURS[index % 7], "dash": DASHES[index % 7]},
+            name=f"{length} tokens, rate {rate:g}, {steps:,} steps of {tokens:,}",
+            line=_line(index),
         )  # fmt: skip
     figure.update_xaxes(title="optimiser steps")
     figure.update_yaxes(title="tokens predicted right (share)", rangemode="tozero")

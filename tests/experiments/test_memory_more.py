@@ -151,8 +151,14 @@ def test_longer_training_of_the_same_state(runs: Path) -> None:
     assert curves["step"].max() == 60 and len(curves) == 8
     assert len(figures.learning(curves, "t").data) == 2
     assert [training.total_steps(c) for c in training.cells("matched")] == [
-        steps for _, steps, _ in training.GRID
+        steps for *_, steps, _ in training.GRID
     ]
+    assert [training.tokens_of(c) for c in training.cells("matched")] == [
+        tokens for _, tokens, *_ in training.GRID
+    ]
+    names = [training.name_of(c) for c in training.cells("matched")]
+    assert len(set(names)) == len(names) and names[2].endswith("L32-s1-1000-0.01")
+    assert names[4].endswith("-1000-0.01-b8192")
     assert len({c.language for c in training.cells("matched")}) == 1
 
 
