@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lib.ops.kernel_calls import power_of_two
+from lib.ops.kernel_calls import ceil_div, power_of_two
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Sizes:
             partial sums of dB and dC: backward, 64 entries took 2.4 times as long as by the kernels
             for short sequences, 16 entries half as long. 0: those serve all.
         warps, backward_warps: of a program.
-        programs: backward programs that should be there: more sequences are shared among so many.
+        programs: backward programs that an H100 holds at once: six of two warps on each of its 132
+            processors.
         registers: most registers of a backward thread; 168 leave room for 12 warps a processor.
         segment, fewest_segments: see :mod:`lib.ops.segments`. A segment has that many steps and
             more; fewer segments would not make up for the pass that finds their first states.
@@ -43,7 +44,7 @@ class Sizes:
     backward_most: int = 16
     warps: int = 1
     backward_warps: int = 2
-    programs: int = 1056
+    programs: int = 792
     registers: int | None = 168
     segment: int = 1024
     fewest_segments: int = 4
@@ -51,7 +52,7 @@ class Sizes:
 
 
 SIZES = Sizes()
-WARP = 32
+WARP, WAVES = 32, 4
 
 
 def serves(length: int, n: int, short: int, backward: bool = False) -> bool:
@@ -85,6 +86,18 @@ def placing(**tensors: Tensor | None) -> dict[str, int | bool]:
 
 
 def share(groups: int, b: int, parts: int) -> int:
-    """Sequences of a backward program: more than one only where there are plenty. `groups` are
-    those of all runs, `parts` the programs of a group's channels."""
-    return max(1, b * groups * parts // SIZES.programs)
+    """Sequences of a backward program. `groups` are those of all runs, `parts` the programs of a
+    group's channels.
+
+    Programs of one length run in waves, as many at once as a GPU holds, and the last wave takes as
+    long as a full one. So a program has as many sequences as take least time, in up to WAVES waves:
+    each program has sums of its own for A.
+    """
+    least, best = None, b
+    for waves in range(1, WAVES + 1):
+        blocks = waves * SIZES.programs // (groups * parts)
+        each = ceil_div(b, max(1, blocks))
+        count = ceil_div(ceil_div(b, each) * groups * parts, SIZES.programs)
+        if least is None or count * each < least:
+            least, best = count * each, each
+    return best

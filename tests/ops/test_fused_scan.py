@@ -249,6 +249,31 @@ def test_programs_share_the_work(groups: int, b: int, channels: int, tile: int) 
     assert programs <= max(scan_kernels.SIZES.programs, fewest)
 
 
+@given(groups=st.integers(1, 100), b=st.integers(1, 5000), parts=st.integers(1, 200))
+def test_long_programs_fill_the_waves_in_which_they_run(groups: int, b: int, parts: int) -> None:
+    at_once = long_scan.SIZES.programs
+
+    def waves(each: int) -> int:
+        return -(-(-(-b // each) * groups * parts) // at_once)
+
+    each = long_scan.share(groups, b, parts)
+    assert 1 <= each <= b
+    assert waves(each) <= max(long_scan.WAVES, waves(b))
+    # no number of sequences that needs as few waves would take less time
+    others = [k for k in range(1, b + 1) if waves(k) <= long_scan.WAVES] or [b]
+    assert waves(each) * each == min(waves(k) * k for k in others)
+
+
+@pytest.mark.parametrize(
+    ("b", "parts", "each"), [(1024, 24, 32), (512, 16, 11), (256, 24, 8), (8, 96, 1), (32, 96, 4)]
+)
+def test_long_programs_of_known_shapes(b: int, parts: int, each: int) -> None:
+    """Each fits one wave of 792; with one sequence less a program there would be a second."""
+    assert long_scan.share(1, b, parts) == each
+    assert -(-b // each) * parts <= 792
+    assert each == 1 or -(-b // (each - 1)) * parts > 792
+
+
 @on_cpu
 def test_results_are_bit_equal_from_call_to_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan_kernels, "SIZES", replace(scan_kernels.SIZES, programs=2))
