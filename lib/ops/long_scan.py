@@ -17,7 +17,9 @@ class Sizes:
     """Sizes of the kernels' work.
 
     Attributes:
-        steps: of a chunk, a power of two. States of a chunk are recomputed from the one before it.
+        steps: of a chunk, a power of two.
+        backward_steps: of a chunk of the backward pass, of which `steps` is a multiple. States of a
+            chunk are recomputed from the one before it, which the forward pass has kept.
         entries: of a state, neighbours, in a lane. Fewer mean more warps, which make the step
             sizes of their channels once each: a forward pass of 64 steps and more gained by 2
             (from 4: 3 to 47 %), of 16 steps it lost 8 %.
@@ -37,6 +39,7 @@ class Sizes:
     """
 
     steps: int = 8
+    backward_steps: int = 8
     entries: int = 4
     forward_entries: int = 2
     several: int = 64

@@ -66,11 +66,13 @@ def is_long(length: int, n: int, backward: bool = False) -> bool:
     return long_scan.serves(length, n, SIZES.steps, backward)
 
 
-def _chunks(length: int, n: int) -> tuple[int, int]:
+def _chunks(length: int, n: int, backward: bool = False) -> tuple[int, int]:
     """Chunks of a sequence and steps of a chunk, as even as they can be where all are computed by
-    the kernels for short sequences."""
+    the kernels for short sequences. The states between those of a backward pass are kept."""
     if is_long(length, n):
-        return ceil_div(length, long_scan.SIZES.steps), long_scan.SIZES.steps
+        own = backward and is_long(length, n, backward=True)
+        steps = long_scan.SIZES.backward_steps if own else long_scan.SIZES.steps
+        return ceil_div(length, steps), steps
     chunks = ceil_div(length, SIZES.steps)
     return chunks, ceil_div(length, chunks)
 
@@ -98,10 +100,12 @@ def _alignment(*tensors: Tensor) -> int:
     return math.gcd(16, *begins)
 
 
-def scan_constants(u: Tensor, A: Tensor, B: Tensor, C: Tensor, softplus: bool) -> dict[str, Any]:
+def scan_constants(
+    u: Tensor, A: Tensor, B: Tensor, C: Tensor, softplus: bool, backward: bool = False
+) -> dict[str, Any]:
     """The constants of all kernels. Time strides of B and C are among them: their addresses then
     cost nothing."""
-    chunks, steps = _chunks(u.shape[3], A.shape[2])
+    chunks, steps = _chunks(u.shape[3], A.shape[2], backward)
     more = u.shape[3] > 1  # the stride along an axis of one may be anything
     return {
         "CHANNELS": u.shape[2] // B.shape[2],
@@ -143,6 +147,7 @@ def forward_op(
 
         shape |= long_scan.cut(A.shape[2], length)
         shape |= long_scan.placing(UL=u, DL=delta, ZL=z, YL=y)
+        shape["SAVE"] = _chunks(length, A.shape[2], backward=True)[1]
         programs = ceil_div(shape["CHANNELS"], shape["DB"]) * groups * b * r
         _launch(long_forward, programs, *given, None, *where, d, **shape)
         return out
@@ -161,7 +166,7 @@ def _empty_outputs(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     r, b, d, length = u.shape
     n = A.shape[2]
-    between = _chunks(length, n)[0] - 1
+    between = _chunks(length, n, backward=True)[0] - 1
     if not keep and is_long(length, n):
         between = 0  # kernels for short sequences pass the state on there
 
@@ -189,9 +194,9 @@ def _backward(
 
     r, b, d, length = u.shape
     groups, n = B.shape[2], A.shape[2]
-    chunks, steps = _chunks(length, n)
+    chunks, steps = _chunks(length, n, backward=True)
     long, channels = is_long(length, n, backward=True), d // groups
-    shape = scan_constants(u, A, B, C, softplus)
+    shape = scan_constants(u, A, B, C, softplus, backward=True)
     if long:
         shape |= long_scan.cut(n, length, backward=True)
         part = shape["DB"]

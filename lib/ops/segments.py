@@ -45,6 +45,7 @@ def _ends(
     shape = scan_kernels.scan_constants(u, A, B, B, softplus)
     shape |= long_scan.cut(A.shape[2], length)
     shape |= long_scan.placing(UL=u, DL=delta, ZL=None, YL=None)
+    shape["SAVE"] = shape["T"]
     programs = ceil_div(shape["CHANNELS"], shape["DB"]) * groups * b * r
     given = strided(u, delta, A, B, None, None, None, delta_bias, None, None)
     chunks = ceil_div(length, shape["T"])

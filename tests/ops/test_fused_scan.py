@@ -107,7 +107,8 @@ def test_long_sequences_with_any_options(**drawn: Any) -> None:
     "sizes",
     [
         {"warps": 2, "backward_warps": 1}, {"backward_warps": 2, "programs": 1},
-        {"backward_most": 0}, {"steps": 4},
+        {"backward_most": 0}, {"steps": 4, "backward_steps": 4}, {"backward_steps": 4},
+        {"backward_steps": 2, "backward_warps": 1},
     ],
 )  # fmt: skip
 def test_any_cut_of_long_sequences(sizes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,16 +6,17 @@ Lanes of a warp lie along state entries, E neighbours a lane, and along channels
 each makes that of K of a chunk's T steps, and hands it to the others when its step comes. Sums over
 entries end with each lane holding those of its own steps.
 
-Counts of the compiled code (an H100's, bfloat16, softplus, gate and D, 16 entries): a chunk of 8
-steps of 8 channels, a warp's, is 419 instructions forward, of them 36 exponentials and 22 exchanges
-between lanes, and 1,217 backward, with 38 and 108. At 1.755 GHz, if no scheduler waits, batch 8
-with 1,536 channels and 512 steps takes 50 and 140 microseconds; an H200 took 146 and 402, memory
-and sums of dB and dC included, where the kernels for short sequences took 333 and 670 (there each
-lane makes every step size itself, and few warps wait for each other's sums at every chunk).
+Counts of the compiled code (an H100's, bfloat16, softplus, gate and D, 16 entries): a warp's chunk
+of 8 steps is 259 instructions forward, of 4 channels, and 1,178 backward, of 8 channels, with 104
+exchanges between lanes. At 1.755 GHz, if no scheduler waits, batch 8 with 1,536 channels and 512
+steps takes 55 and 125 microseconds; an H100 took 78 forward, and 477 backward with the sums of dB
+and dC, where an H200's kernels for short sequences took 333 and 670 (there each lane makes every
+step size itself, and few warps wait for each other's sums at every chunk).
 """
 
 # mypy: ignore-errors
-# ruff: noqa: RUF005  (Triton knows no starred expressions)
+# ruff: noqa: RUF005, SIM102  (Triton knows no starred expressions, and asks of an `and` that both
+# sides are known while it compiles, or neither)
 from __future__ import annotations
 
 import triton
@@ -41,12 +42,12 @@ def long_forward(
     CHANNELS: tl.constexpr, N: tl.constexpr, T: tl.constexpr, DB: tl.constexpr, NB: tl.constexpr,
     J: tl.constexpr, UL: tl.constexpr, DL: tl.constexpr, ZL: tl.constexpr, YL: tl.constexpr,
     BL: tl.constexpr, CL: tl.constexpr, WHOLE: tl.constexpr, ALIGNED: tl.constexpr,
-    SOFTPLUS: tl.constexpr, FAR: tl.constexpr, FAST: tl.constexpr,
+    SOFTPLUS: tl.constexpr, FAR: tl.constexpr, FAST: tl.constexpr, SAVE: tl.constexpr,
 ):  # fmt: skip
     """As ``forward``, for N <= NB: DB channels of a sequence a program, all of its chunks. FAR: a
     channel may lie 2^31 numbers and more from the first. states, pre: None if nothing follows that
-    needs them. Without y (and C, D, z) only the last state is made; total (r, b, d): the sum of
-    step sizes."""
+    needs them; a state is kept after every SAVE steps, of which T is a multiple. Without y (and C,
+    D, z) only the last state is made; total (r, b, d): the sum of step sizes."""
     BLOCKS: tl.constexpr = (CHANNELS + DB - 1) // DB
     E: tl.constexpr = NB // J
     K: tl.constexpr = (T + J - 1) // J
@@ -87,7 +88,7 @@ def long_forward(
         z += run * z_s[0] + b * z_s[1]
         z_d = d * z_s[2]
     if states is not None:
-        states += seq * (chunks - 1) * d_inner * N
+        states += seq * ((length + SAVE - 1) // SAVE - 1) * d_inner * N
     if pre is not None:
         pre += seq * length * d_inner
     a = read(A + run * A_s[0] + d * A_s[1] + n * A_s[2], ok_dn) * LOG2E
@@ -131,11 +132,12 @@ def long_forward(
             if y is not None:
                 c_t = read(C + n + t * CL, ok_t)
                 parts = parts + (over_entries(h * c_t, J, E),)
-        if chunk + 1 < chunks:
-            if states is not None:
-                write(states + entry, h, ok_dn)
-        elif last is not None:
-            write(last + seq * d_inner * N + entry, h, ok_dn)
+            if states is not None and (t + 1) % SAVE == 0:
+                if first + t + 1 < length:
+                    write(states + t // SAVE * d_inner * N + entry, h, ok_dn)
+        if last is not None:
+            if chunk + 1 == chunks:
+                write(last + seq * d_inner * N + entry, h, ok_dn)
         if y is not None:
             sums = sum_over(parts, j, J)
             for k in tl.static_range(K):
@@ -160,7 +162,7 @@ def long_forward(
         if pre is not None:
             pre += T * d_inner
         if states is not None:
-            states += d_inner * N
+            states += T // SAVE * d_inner * N
         chunk += 1
     if total is not None:
         # where there are more lanes than steps several have the same ones: the first of them counts
