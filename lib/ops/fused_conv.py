@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lib.ops import backends
 from lib.ops.conv import OP
-from lib.ops.kernel_calls import ceil_div, over_runs, power_of_two, strided
+from lib.ops.kernel_calls import ceil_div, launch, over_runs, power_of_two, strided
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TAPS = range(2, 9)
@@ -50,10 +50,6 @@ def _tile(weight: Tensor, silu: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:
-    kernel[(programs,)](*arguments, **constants)
-
-
 @torch.library.custom_op("mamba_book::causal_conv1d", mutates_args=())
 def _forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, start: Tensor | None, silu: bool
@@ -65,7 +61,7 @@ def _forward(
     y = torch.empty_like(x)
     tile = _tile(weight, silu)
     programs = ceil_div(d, tile["COLUMNS"]) * ceil_div(b * length, tile["ROWS"]) * r
-    _launch(forward, programs, *strided(x, weight, bias, start, y), b, length, **tile)
+    launch(forward, programs, *strided(x, weight, bias, start, y), b, length, **tile)
     return y
 
 
@@ -87,7 +83,7 @@ def _backward(
     dstart = None if start is None else start.new_empty(start.shape)
     dweight = torch.empty(lots, r, taps, d, dtype=torch.float32, device=x.device)
     dbias = None if bias is None else dweight.new_empty(lots, r, d)
-    _launch(
+    launch(
         backward, blocks * lots * r, *strided(dy, x, weight, bias, start, dx), dstart, dweight,
         dbias, b, length, lots, each, **tile,
     )  # fmt: skip

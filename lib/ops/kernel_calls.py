@@ -24,6 +24,11 @@ def strided(*tensors: Tensor | None) -> list[Any]:
     return [x for t in tensors for x in (t, None if t is None else t.stride())]
 
 
+def launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:
+    """Start a kernel on a flat grid."""
+    kernel[(programs,)](*arguments, **constants)
+
+
 def fold_runs(tensor: Any, axis: int | None, size: int) -> Any:
     """A vmapped argument's axis put in front of its axis of runs, and both made one; a view if it
     can be, else a copy with the same neighbours in memory."""

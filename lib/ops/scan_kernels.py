@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lib.ops import long_scan
-from lib.ops.kernel_calls import ceil_div, over_runs, power_of_two, strided
+from lib.ops.kernel_calls import ceil_div, launch, over_runs, power_of_two, strided
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,6 @@ def _tile(n: int, tile: int, entries: int, warps: int) -> dict[str, int]:
     return {"DB": tile * warps // wide, "NB": wide, "num_warps": warps}
 
 
-def _launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:
-    kernel[(programs,)](*arguments, **constants)
-
-
 def _alignment(*tensors: Tensor) -> int:
     """The most of 16, 8 and 4 bytes at multiples of which each step of each sequence begins: so
     many can be read at once. Triton itself asks for 16 or nothing, which slices of a wider tensor,
@@ -149,7 +145,7 @@ def forward_op(
         shape |= long_scan.placing(UL=u, DL=delta, ZL=z, YL=y)
         shape["SAVE"] = _chunks(length, A.shape[2], backward=True)[1]
         programs = ceil_div(shape["CHANNELS"], shape["DB"]) * groups * b * r
-        _launch(long_forward, programs, *given, None, *where, d, **shape)
+        launch(long_forward, programs, *given, None, *where, d, **shape)
         return out
     tile = _tile(A.shape[2], SIZES.tile, SIZES.forward_entries, SIZES.forward_warps)
     programs = ceil_div(shape["CHANNELS"], tile["DB"]) * groups * b * r
@@ -157,7 +153,7 @@ def forward_op(
         tile = _tile(A.shape[2], SIZES.small_tile, SIZES.small_entries, 1)
         programs = ceil_div(shape["CHANNELS"], tile["DB"]) * groups * b * r
     zero = chunks == 1 and start is None
-    _launch(forward, programs, *given, *where, **shape, **tile, ZERO=zero)
+    launch(forward, programs, *given, *where, **shape, **tile, ZERO=zero)
     return out
 
 
@@ -225,7 +221,7 @@ def _backward(
     if long:
         from lib.ops.triton.long_scan import long_backward
 
-        _launch(
+        launch(
             long_backward, programs, *given, b, groups, length, chunks, d, each, **shape,
             **long_scan.placing(UL=u, DL=delta, ZL=z, YL=dy, DUL=du, DDL=ddelta, DZL=dz),
             W=long_scan.SIZES.backward_warps, maxnreg=long_scan.SIZES.registers,
@@ -236,7 +232,7 @@ def _backward(
         sums = 2 if n <= shape["NB"] else 4
         own = part * (power_of_two(steps) * (3 + sums) + (n if chunks > 1 else 0))
         own = ceil_div(own + (0 if SIZES.hold else 2 * steps * shape["NB"]), 32) * 32
-        _launch(
+        launch(
             backward, programs, *given, wide(programs, own), b, groups, length, chunks, each,
             **shape, PART=part, STEPS=power_of_two(steps), THREADS=32 * SIZES.backward_warps,
             SCRATCH=own, HOLD=SIZES.hold, WIDE=min(64, power_of_two(part)), maxnreg=SIZES.registers,

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lib.ops import long_scan, scan_kernels
-from lib.ops.kernel_calls import ceil_div, over_runs, strided
+from lib.ops.kernel_calls import ceil_div, launch, over_runs, strided
 
 
 def how_many(sequences: int, channels: int, n: int, length: int) -> int:
@@ -49,9 +49,8 @@ def _ends(
     programs = ceil_div(shape["CHANNELS"], shape["DB"]) * groups * b * r
     given = strided(u, delta, A, B, None, None, None, delta_bias, None, None)
     chunks = ceil_div(length, shape["T"])
-    long_forward[(programs,)](
-        *given, None, last, None, total, b, groups, length, chunks, d, **shape
-    )
+    outputs = (None, last, None, total)
+    launch(long_forward, programs, *given, *outputs, b, groups, length, chunks, d, **shape)
     return last, total
 
 

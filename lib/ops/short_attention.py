@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lib.ops import backends
 from lib.ops.checks import compute_dtype, expect, expect_real
-from lib.ops.kernel_calls import ceil_div, over_runs, power_of_two, strided
+from lib.ops.kernel_calls import ceil_div, launch, over_runs, power_of_two, strided
 
 OP = "attention"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -131,7 +131,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Tens
 
     y = _empty(v)
     programs, constants = _sizes(q, v, causal)
-    attend[(programs,)](*strided(q, k, v, y), *q.shape[1:3], scale, **constants)
+    launch(attend, programs, *strided(q, k, v, y), *q.shape[1:3], scale, **constants)
     return y.transpose(2, 3)
 
 
@@ -145,9 +145,8 @@ def _backward(
     grads = [_empty(t) for t in (q, k, v)]
     programs, constants = _sizes(q, v, causal)
     dy = _channels_last(dy).transpose(2, 3)
-    attend_backward[(programs,)](
-        *strided(dy, q, k, v, *grads), *q.shape[1:3], scale, **constants
-    )  # fmt: skip
+    given = strided(dy, q, k, v, *grads)
+    launch(attend_backward, programs, *given, *q.shape[1:3], scale, **constants)
     return grads
 
 
