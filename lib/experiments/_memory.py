@@ -23,7 +23,7 @@ from lib.config import require
 from lib.experiments import Context, Outcome
 from lib.experiments._language import LanguageCell, open_data
 from lib.experiments._pretraining import Loaded, Published, language_model
-from lib.experiments._training import check_seed
+from lib.experiments._training import beside, check_seed
 from lib.models.config import LanguageModelConfig
 from lib.store import Record
 from lib.tasks.corpus import PILE_10K, CorpusConfig, LocalText, TextUnavailable
@@ -141,23 +141,15 @@ def _decoders(
     cells: Sequence[MemoryCell], context: Context, counting: Executor
 ) -> Iterator[Future[Outcome]]:  # fmt: skip
     """Each cell's outcome, which may still be counted up."""
-    import torch
-
-    from lib.training.abreast import abreast
-
     opened = _Opened(context)
-    device, stopped = torch.device(context.device), list[Outcome]()
-    most = ABREAST[device.type] if context.abreast is None else context.abreast
     trainings = (
-        (most + 1 if isinstance(cell.language, Published) else 1, _run_cell(cell, opened, context))
+        (None if isinstance(cell.language, Published) else 1, _run_cell(cell, opened, context))
         for cell in cells
     )
-    for (outcome, finish), beside in abreast(trainings, most, device, lambda: bool(stopped)):
-        if beside > 1:
-            outcome.facts["abreast"] = beside
+    for (outcome, finish), others in beside(trainings, context, ABREAST, lambda both: both[:1]):
+        if others > 1:
+            outcome.facts["abreast"] = others
         yield counting.submit(finish)
-        if outcome.status == "stopped":
-            stopped.append(outcome)
 
 
 def open_text(task: LanguageTask) -> LanguageData:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lib.training.runs import TrainingResult
 
 Numbers = Mapping[str, "Tensor"]
+Result = TypeVar("Result")
 
 # runs of different architectures that train at once: of the phase diagram's models 3 runs of 5
 # layers took an H100 55 s, 36 of 7 layers 77 s; groups of 3 are as many as a device has queues, 8
@@ -119,7 +120,6 @@ def train_cells(cells: Sequence[Any], context: Context, study: Study) -> Iterato
 
     from lib.models.language_model import build_language_model
     from lib.training import ensemble
-    from lib.training.abreast import abreast
     from lib.training.checkpoints import checkpoint_step
 
     def room(cell: Any) -> int:
@@ -138,18 +138,42 @@ def train_cells(cells: Sequence[Any], context: Context, study: Study) -> Iterato
 
     alone = study.stacked is None
     groups = ([cell] for cell in cells) if alone else ensemble.together(cells, key, room)
-    device, stopped = torch.device(context.device), list[Outcome]()
-    most = ABREAST[device.type] if context.abreast is None else context.abreast
     trainings = (
-        (most + 1 if alone else len(group), train_group(group, context, study)) for group in groups
+        (None if alone else len(group), train_group(group, context, study)) for group in groups
     )
-    for outcomes, beside in abreast(trainings, most, device, lambda: bool(stopped)):
+    for outcomes, others in beside(trainings, context, ABREAST, lambda outcomes: outcomes):
         for outcome in outcomes:
-            if beside > 1 and outcome.status != "stopped":
-                outcome.facts["ensemble"]["abreast"] = beside
+            if others > 1 and outcome.status != "stopped":
+                outcome.facts["ensemble"]["abreast"] = others
                 outcome.facts["fastest_epoch_seconds"] = None  # others shared the device
             yield outcome
-        stopped.extend(outcome for outcome in outcomes if outcome.status == "stopped")
+
+
+def beside(
+    trainings: Iterable[tuple[int | None, Turns[Result]]],
+    context: Context,
+    limits: Mapping[str, int],
+    outcomes: Callable[[Result], Sequence[Outcome]],
+) -> Iterator[tuple[Result, int]]:
+    """What trainings come to, beside each other on the context's device, each with how many there
+    were at once; none begins after one in which the budget ran out.
+
+    Args:
+        trainings: size of each, None for one that has the device to itself, and its turns.
+        limits: kind of device to the most that may be under way, if ``context.abreast`` says none.
+        outcomes: those of a result.
+    """
+    import torch
+
+    from lib.training.abreast import abreast
+
+    device = torch.device(context.device)
+    most = limits[device.type] if context.abreast is None else context.abreast
+    stopped: list[Outcome] = []
+    sized = ((most + 1 if size is None else size, turns) for size, turns in trainings)
+    for result, others in abreast(sized, most, device, lambda: bool(stopped)):
+        yield result, others
+        stopped.extend(outcome for outcome in outcomes(result) if outcome.status == "stopped")
 
 
 def train_group(cells: Sequence[Any], context: Context, study: Study) -> Turns[list[Outcome]]:
