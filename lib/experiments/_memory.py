@@ -191,12 +191,18 @@ class _Opened:
 
     def take(self, language: LanguageCell | Published) -> Turns[Loaded | Outcome]:
         """The language model, or the outcome that stands in its way; in turns."""
+        import torch
+
         opening = self.known.get(language)
         if opening is None:
             # a large model leaves before the next one comes
             self.known = {key: one for key, one in self.known.items() if one.model is None}
             opening = self.known[language] = _Opening()
-            opening.model = yield from language_model(language, self.context)
+            model = yield from language_model(language, self.context)
+            if self.context.device == "cuda":
+                # others read it on streams of their own, which do not wait for this one's
+                torch.cuda.current_stream().synchronize()
+            opening.model = model
         while opening.model is None:
             yield opening
         return opening.model

@@ -341,8 +341,8 @@ def turned(frame: pd.DataFrame, questions: Mapping[str, str]) -> list[str]:
         others = sorted(choice for choice, side in own.items() if side != base)
         side = "compose" if base else "do not compose"
         said.append(
-            f"{title}: most runs {side}; of {len(own)} other choices that have run, "
-            f"{len(others)} turn this{': ' + ', '.join(others) if others else ''}"
+            f"{title}: most runs {side}; {len(others)} of {len(own)} other choices turn this"
+            f"{': ' + ', '.join(others) if others else ''}"
         )
     return said
 

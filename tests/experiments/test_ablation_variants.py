@@ -265,9 +265,9 @@ def test_turned_names_the_choices_that_change_the_side_of_most_runs() -> None:
     frame = pd.DataFrame(rows, columns=columns)
     said = study.turned(frame, {"one": "First", "two": "Second", "three": "No base"})
     assert said == [
-        "First: most runs compose; of 3 other choices that have run, 2 turn this: no final norm, "
+        "First: most runs compose; 2 of 3 other choices turn this: no final norm, "
         "own output weights",
-        "Second: most runs do not compose; of 1 other choices that have run, 0 turn this",
+        "Second: most runs do not compose; 0 of 1 other choices turn this",
     ]
     assert study.turned(frame[frame["choice"] == study.BASE], {"one": "First"}) == []
     assert study.turned(study.sensitivity_frame([]), {"one": "First"}) == []
