@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,9 @@ from lib.experiments import PROFILES, Context, Experiment, Outcome, cells_of, fi
 from lib.store import Record, Store, identity
 
 DEVICES = ("auto", "cpu", "cuda")
+# queues of a GPU, the most there are: streams that share one wait for each other. The driver reads
+# this when it starts
+QUEUES = ("CUDA_DEVICE_MAX_CONNECTIONS", "32")
 
 
 class RunError(RuntimeError):
@@ -109,6 +113,7 @@ def choose_device(asked: str) -> str:
 
     if asked not in DEVICES:
         raise ValueError(f"device is {asked!r}, allowed: {', '.join(DEVICES)}")
+    os.environ.setdefault(*QUEUES)
     present = torch.cuda.is_available()
     if asked == "cuda" and not present:
         raise RunError(

@@ -185,6 +185,17 @@ def test_wrong_experiment_device_and_absent_gpu(
         runner.run("demo.one", "paper", root=tmp_path, device="cpu", backend="mamba_ssm")
 
 
+@pytest.mark.parametrize("own", [None, "1"])
+def test_a_gpu_has_as_many_queues_as_it_can_unless_someone_chose(
+    own: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(runner.QUEUES[0], own or "")
+    if own is None:
+        monkeypatch.delenv(runner.QUEUES[0])
+    assert runner.choose_device("cpu") == "cpu"
+    assert os.environ[runner.QUEUES[0]] == (own or "32")
+
+
 def test_unwritable_results_stop_the_run_before_work(tmp_path: Path) -> None:
     (tmp_path / ".runs").write_text("a file where the folder should be")
     with pytest.raises(StoreError, match="cannot write records to"):

@@ -32,7 +32,7 @@ Numbers = Mapping[str, "Tensor"]
 Result = TypeVar("Result")
 
 # runs of different architectures that train at once: of the phase diagram's models 3 runs of 5
-# layers took an H100 55 s, 36 of 7 layers 77 s; groups of 3 are as many as a device has queues, 8
+# layers took an H100 55 s, 36 of 7 layers 77 s
 ABREAST = {"cpu": 0, "cuda": 24}
 
 

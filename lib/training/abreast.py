@@ -7,9 +7,10 @@ of their graphs at once.
 
 Turns are short, a step each. What a device has been told lies in a queue, and a host that tells it
 more than the queue holds has to wait: a training that gave away a whole epoch at once would keep
-the host until the epoch is nearly over, and no other's work would ever lie beside its own. (So it
-was: an H100 took exactly as long for groups beside each other as for one after the other.) Each
-has a few steps in the queue, and says what it waits for before it has its next turn.
+the host until the epoch is nearly over, and no other's work would lie beside its own. (With turns
+of an epoch an H100 took no less time for groups beside each other than for one after the other,
+which this would explain.) Each has a few steps in the queue, and says what it waits for before its
+next turn.
 """
 
 from __future__ import annotations
