@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 import pytest
 import torch
+from plotly.subplots import make_subplots
 
 from lib import figures, page
 from lib.figures import achilles, foundations
@@ -32,6 +33,21 @@ def test_renderer_shows_html_without_plotly_js_and_mimetype_for_jupyterlab() -> 
         "text/html"
     ]
     assert "Plotly.newPlot" in html and len(html) < 20_000 and "cdn" not in html
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "width"), [(1, 1, None), (3, 1, None), (1, 2, 26), (2, 3, 39), (1, 5, 40)]
+)
+def test_panels_beside_each_other_need_room(rows: int, columns: int, width: int | None) -> None:
+    figure = make_subplots(rows, columns)
+    for column in range(columns):
+        figure.add_bar(y=[1], row=rows, col=column + 1)
+    html = pio.renderers["book"].to_mimebundle(figure.to_plotly_json())["text/html"]
+    assert figures.panels(figure.to_plotly_json()["layout"]) == columns
+    if width is None:
+        assert "min-width" not in html
+    else:
+        assert html.startswith(f'<div style="min-width: {width}rem">')
 
 
 def test_spread_is_mean_and_interval_over_seeds() -> None:

@@ -18,6 +18,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid")
 SEQUENTIAL = "Cividis"
 DIVERGING = "RdBu"
+PANEL, WIDEST = 13, 40  # rem: width that a panel needs beside others, and that a page's column has
 
 
 class BookRenderer(MimetypeRenderer):
@@ -30,7 +31,19 @@ class BookRenderer(MimetypeRenderer):
             validate=False, config={"displaylogo": False, "responsive": True},
             auto_play=False,  # a slider waits for its reader
         )  # fmt: skip
+        columns = panels(fig_dict.get("layout", {}))
+        if (
+            columns > 1
+        ):  # on a narrow screen such a figure scrolls, or its panels' titles would meet
+            width = min(PANEL * columns, WIDEST)
+            html = f'<div style="min-width: {width}rem">{html}</div>'
         return {"text/html": html}
+
+
+def panels(layout: Mapping[str, Any]) -> int:
+    """How many panels of a figure stand side by side."""
+    axes = (axis for name, axis in layout.items() if name.startswith("xaxis"))
+    return max(1, len({round(axis["domain"][0], 3) for axis in axes if axis.get("domain")}))
 
 
 def set_up() -> None:
