@@ -6,8 +6,7 @@ Both train: an epoch of every group is one call, with the measuring at its end, 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -15,15 +14,14 @@ import torch
 from torch import Tensor
 
 from lib.bench.compare import compare
-from lib.bench.config import BesideBench, StepBench
+from lib.bench.config import BesideBench
 from lib.bench.floor import Work
-from lib.bench.measure import Contestant
-from lib.bench.step import trainer_of
+from lib.bench.measure import Contestant, CpuClock
+from lib.bench.step import steps_of, trainer_of
 from lib.bench.works import step_work
 from lib.experiments import Outcome
 from lib.ops.block import OP
 from lib.training.abreast import Awaited, Turns, abreast, by_itself
-from lib.training.loop import Trainer
 
 TOLERANCE = 1e-5
 SPARE = 8  # epochs beyond the timed ones: the check, warm-up, the choice of laps
@@ -37,21 +35,12 @@ def run(bench: BesideBench) -> Outcome:
         "in_turn": lambda: contestant(bench, "in_turn"),
     }
     work = Work()
-    for one in _steps(bench):
+    for one in steps_of(bench):
         work += bench.runs * bench.steps * step_work(one.model, bench.batch, bench.length)
     return compare(
         bench, builders, ours="beside", work=work, tolerance=TOLERANCE, op=OP, capture=False,
         clock=HostClock(torch.device(bench.device)),
     )  # fmt: skip
-
-
-def _steps(bench: BesideBench) -> list[StepBench]:
-    return [
-        StepBench(
-            model, bench.batch, bench.length, bench.runs, bench.device, bench.repeats, bench.seed
-        )
-        for model in bench.models
-    ]
 
 
 @dataclass(frozen=True)
@@ -62,11 +51,13 @@ class HostClock:
 
     def time(self, work: Callable[[], object]) -> float:
         """Seconds that `work` took, all of it finished."""
+
+        def whole() -> None:
+            work()
+            self._wait()
+
         self._wait()
-        started = time.perf_counter()
-        work()
-        self._wait()
-        return time.perf_counter() - started
+        return CpuClock().time(whole)
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -79,30 +70,26 @@ def contestant(bench: BesideBench, name: str) -> Contestant:
     epochs = bench.repeats + SPARE
     backend = "fused" if device.type == "cuda" else "quadratic"
     trainers = [
-        trainer_of(one, backend, False, epochs=epochs, steps=bench.steps) for one in _steps(bench)
+        trainer_of(one, backend, False, epochs=epochs, steps=bench.steps) for one in steps_of(bench)
     ]
     trainings = [trainer.turns() for trainer in trainers]
-    most = bench.runs * len(trainings) if name == "beside" else 0
 
     def epoch() -> None:
         # each step is a turn, and so is what waits for the epoch's measuring
-        parts = [_some(islice(turns, bench.steps + 1)) for turns in trainings]
+        parts = [_first(turns, bench.steps + 1) for turns in trainings]
         if name == "beside":
-            list(abreast(((bench.runs, part) for part in parts), most, device))
+            list(abreast(((1, part) for part in parts), len(parts), device))
         else:
             for part in parts:
                 by_itself(part)
 
     def losses() -> Sequence[Tensor]:
         epoch()
-        return [torch.tensor([_first_loss(t, run) for run in range(bench.runs)]) for t in trainers]
+        return [torch.tensor([run[0]["train_loss"] for run in t.rows]) for t in trainers]
 
     return Contestant(name, (epoch,), losses, most_laps=1)
 
 
-def _some(turns: islice[Awaited | None]) -> Turns[None]:
-    yield from turns
-
-
-def _first_loss(trainer: Trainer, run: int) -> float:
-    return trainer.rows[run][0]["train_loss"]
+def _first(turns: Iterator[Awaited | None], count: int) -> Turns[None]:
+    """The next `count` turns of a training as one of their own."""
+    yield from islice(turns, count)

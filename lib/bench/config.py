@@ -7,6 +7,7 @@ and never takes the place of a full one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -275,16 +276,14 @@ def in_words(bench: Bench) -> str:
             _WAYS[bench.direction],
         ]  # fmt: skip
     elif isinstance(bench, BesideBench):
-        layers = [model.n_layers for model in bench.models]
         parts = [
-            f"{len(layers)} groups of {_BLOCKS[bench.models[0].pattern[0].kind]}",
-            f"{min(layers)} to {max(layers)} layers", f"{bench.runs} runs each",
+            f"{len(bench.models)} groups of {_block(bench.models[0])}", _depths(bench.models),
+            f"{bench.runs} runs each",
             f"batch {bench.batch:,}", f"an epoch of {bench.steps} steps",
         ]  # fmt: skip
     elif isinstance(bench, SweepBench):
-        layers = [model.n_layers for model in bench.models]
         parts = [
-            _block(bench.models[0]), f"{min(layers)} to {max(layers)} layers",
+            _block(bench.models[0]), _depths(bench.models),
             _at_once(bench.runs, "run"), f"batch {bench.batch:,}", f"{bench.steps:,} steps",
         ]  # fmt: skip
     else:
@@ -299,6 +298,11 @@ def in_words(bench: Bench) -> str:
 
 def _block(model: LanguageModelConfig) -> str:
     return _BLOCKS[model.pattern[0].kind]
+
+
+def _depths(models: Sequence[LanguageModelConfig]) -> str:
+    layers = [model.n_layers for model in models]
+    return f"{min(layers)} to {max(layers)} layers"
 
 
 def _at_once(count: int, what: str) -> str:

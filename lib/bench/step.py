@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lib.analysis.composite import last_token_loss
 from lib.bench.compare import compare
-from lib.bench.config import StepBench
+from lib.bench.config import BesideBench, StepBench, SweepBench
 from lib.bench.measure import Contestant
 from lib.bench.works import step_work
 from lib.experiments import Outcome
@@ -95,6 +95,16 @@ def contestant(bench: StepBench, name: str, backend: str, compile: bool) -> Cont
     notes = ["CUDA graph" if graph is not None else "", "torch.compile" if compile else ""]
     note = "; ".join(filter(None, notes))
     return Contestant(name, (step,), losses, reset=first_batch, note=note, most_laps=EPOCH)
+
+
+def steps_of(bench: SweepBench | BesideBench) -> list[StepBench]:
+    """The training step of each of a benchmark's models."""
+    return [
+        StepBench(
+            model, bench.batch, bench.length, bench.runs, bench.device, bench.repeats, bench.seed
+        )
+        for model in bench.models
+    ]
 
 
 def trainer_of(

@@ -28,12 +28,10 @@ def run(bench: SweepBench) -> Outcome:
     timings: list[Timing] = []
     absent: dict[str, str] = {}
     seconds = least = 0.0
-    for model in bench.models:
+    for one in step.steps_of(bench):
         torch._dynamo.reset()
+        model = one.model
         name = f"L{model.n_layers}"
-        one = StepBench(
-            model, bench.batch, bench.length, bench.runs, bench.device, bench.repeats, bench.seed
-        )
         timing, reason = _time(one, name, "fused" if on_gpu else "auto", on_gpu)
         if timing is None:
             absent[name] = reason

@@ -145,9 +145,7 @@ def _train(cell: LanguageCell, context: Context, path: Path) -> Turns[Outcome | 
     outcome = yield from language_in_turns(cell, own)
     if outcome.status != "done":
         return outcome
-    checkpoint = own.checkpoint(language_readable(cell), cell)
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
+    own.forget(cell)
     assert outcome.weights is not None
     # the outcome's bytes hold the weights alone; what was measured goes with them
     tensors = _tensors(outcome.weights)

@@ -32,9 +32,8 @@ class BookRenderer(MimetypeRenderer):
             auto_play=False,  # a slider waits for its reader
         )  # fmt: skip
         columns = panels(fig_dict.get("layout", {}))
-        if (
-            columns > 1
-        ):  # on a narrow screen such a figure scrolls, or its panels' titles would meet
+        if columns > 1:
+            # on a narrow screen such a figure scrolls, or its panels' titles would meet
             width = min(PANEL * columns, WIDEST)
             html = f'<div style="min-width: {width}rem">{html}</div>'
         return {"text/html": html}
