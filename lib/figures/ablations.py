@@ -147,11 +147,11 @@ def sensitivity(
     figure.update_xaxes(range=[-1.05, 1.05])
     _say_if_nothing(figure, frame.loc[frame["question"].isin(list(questions)), measured])
     figure.update_xaxes(
-        title="accuracy on pair 43: composite less symmetric, a mark a seed",
+        title="composite less symmetric accuracy, a mark a seed",
         row=1, col=(len(questions) + 1) // 2,
     )  # fmt: skip
     figure.update_layout(
-        title="Which unstated choice turns which answer", height=220 + 30 * len(order),
+        title="Which unstated choice turns which answer to pair 43", height=220 + 30 * len(order),
         margin_l=200, legend_y=-0.22,
     )  # fmt: skip
     return figure
