@@ -312,7 +312,7 @@ def _fused(
         x.shape[1] - 1 if last_only else 0,
         Precision.exact,
     )[0]
-    return out[0]
+    return out.squeeze(0)
 
 
 def _refuses(facts: dict[str, Any]) -> str | None:

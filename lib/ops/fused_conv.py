@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lib.ops import backends
 from lib.ops.conv import OP
-from lib.ops.kernel_calls import ceil_div, launch, over_runs, power_of_two, strided
+from lib.ops.kernel_calls import ceil_div, empty_as, launch, over_runs, power_of_two, strided
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TAPS = range(2, 9)
@@ -26,27 +26,33 @@ class Sizes:
     """Sizes of the kernels' work.
 
     Attributes:
-        rows, columns: tokens and channels of a tile; half the rows for more than four taps.
+        steps: of a stretch, at most; those of a sequence are of equal length. More are longer code
+            and fewer threads, fewer are more steps read twice.
+        rows, columns: stretches and channels of a tile.
         warps: of a program.
-        lots: that many backward programs a block of channels, each with sums of its own.
+        lots: backward programs, of all runs together, each with sums of its own.
     """
 
-    rows: int = 16
+    steps: int = 16
+    rows: int = 4
     columns: int = 64
     warps: int = 4
-    lots: int = 528
+    lots: int = 1056
 
 
 SIZES = Sizes()
 
 
-def _tile(weight: Tensor, silu: bool) -> dict[str, Any]:
+def _tile(x: Tensor, weight: Tensor, silu: bool) -> tuple[int, dict[str, Any]]:
+    """Stretches of a sequence, and the kernels' constants."""
     d, taps = weight.shape[1:]
+    length = x.shape[3]
+    chunks = ceil_div(length, SIZES.steps)
     columns = min(SIZES.columns, max(16, power_of_two(d)))
-    rows = SIZES.rows * SIZES.columns // columns
-    return {
-        "CHANNELS": d, "TAPS": taps, "SILU": silu, "COLUMNS": columns,
-        "ROWS": rows if taps <= 4 else rows // 2, "num_warps": SIZES.warps,
+    return chunks, {
+        "CHANNELS": d, "TAPS": taps, "SILU": silu, "STEPS": ceil_div(length, chunks),
+        "ROWS": SIZES.rows * SIZES.columns // columns, "COLUMNS": columns, "FAST": x.is_cuda,
+        "num_warps": SIZES.warps,
     }  # fmt: skip
 
 
@@ -58,10 +64,10 @@ def _forward(
     from lib.ops.triton.conv import forward
 
     r, b, d, length = x.shape
-    y = torch.empty_like(x)
-    tile = _tile(weight, silu)
-    programs = ceil_div(d, tile["COLUMNS"]) * ceil_div(b * length, tile["ROWS"]) * r
-    launch(forward, programs, *strided(x, weight, bias, start, y), b, length, **tile)
+    y = empty_as(x)
+    chunks, tile = _tile(x, weight, silu)
+    programs = ceil_div(d, tile["COLUMNS"]) * ceil_div(b * chunks, tile["ROWS"]) * r
+    launch(forward, programs, *strided(x, weight, bias, start, y), b, length, chunks, **tile)
     return y
 
 
@@ -73,39 +79,38 @@ def _backward(
     from lib.ops.triton.conv import backward
 
     r, b, d, length = x.shape
-    tile = _tile(weight, silu)
-    taps = tile["TAPS"]
-    tiles = ceil_div(b * (length + (0 if start is None else taps - 1)), tile["ROWS"])
-    blocks = ceil_div(d, tile["COLUMNS"])
+    chunks, tile = _tile(x, weight, silu)
+    taps, blocks = tile["TAPS"], ceil_div(d, tile["COLUMNS"])
+    tiles = ceil_div(b * chunks, tile["ROWS"])
     each = ceil_div(tiles, max(1, SIZES.lots // (blocks * r)))
     lots = ceil_div(tiles, each)
-    dx = torch.empty_like(x)
+    dx = empty_as(x)
     dstart = None if start is None else start.new_empty(start.shape)
-    dweight = torch.empty(lots, r, taps, d, dtype=torch.float32, device=x.device)
-    dbias = None if bias is None else dweight.new_empty(lots, r, d)
+    shares = torch.empty(lots, r, taps + 1, d, dtype=torch.float32, device=x.device)
     launch(
-        backward, blocks * lots * r, *strided(dy, x, weight, bias, start, dx), dstart, dweight,
-        dbias, b, length, lots, each, **tile,
+        backward, blocks * lots * r, *strided(dy, x, weight, bias, start, dx), dstart, shares,
+        b, length, chunks, lots, each, WHOLE=chunks == 1, **tile,
     )  # fmt: skip
-    none = (dweight.new_empty(0) for _ in range(2))
+    total = shares.sum(0)
+    none = (total.new_empty(0) for _ in range(2))
     return [
         dx,
-        dweight.sum(0).transpose(1, 2).to(weight.dtype).contiguous(),
-        next(none) if bias is None or dbias is None else dbias.sum(0).to(bias.dtype),
+        total[:, :taps].transpose(1, 2).to(weight.dtype).contiguous(),
+        next(none) if bias is None else total[:, taps].to(bias.dtype).contiguous(),
         next(none) if dstart is None else dstart,
     ]
 
 
 @_forward.register_fake
 def _(x, weight, bias, start, silu):  # type: ignore[no-untyped-def]
-    return torch.empty_like(x)
+    return empty_as(x)
 
 
 @_backward.register_fake
 def _(dy, x, weight, bias, start, silu):  # type: ignore[no-untyped-def]
     none = (x.new_empty(0, dtype=torch.float32) for _ in range(2))
     return [
-        torch.empty_like(x),
+        empty_as(x),
         weight.new_empty(weight.shape),
         *(next(none) if t is None else t.new_empty(t.shape) for t in (bias, start)),
     ]
@@ -132,7 +137,8 @@ def _fused(
     initial_state: Tensor | None,
 ) -> Tensor:  # fmt: skip
     one_run = (None if t is None else t[None] for t in (x, weight, bias, initial_state))
-    return _forward(*one_run, activation == "silu")[0]
+    # squeeze, not [0]: the gradient of that is a copy into zeros, with other neighbours in memory
+    return _forward(*one_run, activation == "silu").squeeze(0)
 
 
 def _refuses(facts: dict[str, Any]) -> str | None:

@@ -60,7 +60,8 @@ def _fused(
         None if t is None else t[None] for t in (u, delta, A, B, C, D, z, delta_bias, initial_state)
     ]
     y, last, _, _ = scan_kernels.forward_op(*one_run, delta_softplus, want_last, keep)
-    return y[0], last[0] if want_last else last
+    # not [0], as in fused_conv
+    return y.squeeze(0), last.squeeze(0) if want_last else last
 
 
 def _refuses(facts: dict[str, Any]) -> str | None:

@@ -24,6 +24,16 @@ def strided(*tensors: Tensor | None) -> list[Any]:
     return [x for t in tensors for x in (t, None if t is None else t.stride())]
 
 
+def empty_as(t: Tensor) -> Tensor:
+    """Room for a tensor like t (r, b, d, l), without gaps: channels are neighbours in memory if
+    they are in t, else steps. (``torch.empty_like`` makes steps neighbours if t has gaps, as a half
+    of a projection has; what is read and written next to it then lies elsewhere.)"""
+    r, b, d, length = t.shape
+    if t.stride(2) <= t.stride(3):
+        return t.new_empty(r, b, length, d).transpose(2, 3)
+    return t.new_empty(r, b, d, length)
+
+
 def launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:
     """Start a kernel on a flat grid."""
     kernel[(programs,)](*arguments, **constants)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lib.ops import long_scan
-from lib.ops.kernel_calls import ceil_div, launch, over_runs, power_of_two, strided
+from lib.ops.kernel_calls import ceil_div, empty_as, launch, over_runs, power_of_two, strided
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _empty_outputs(
         return torch.empty(size if there else (0,), dtype=torch.float32, device=u.device)
 
     return (
-        torch.empty_like(u),
+        empty_as(u),
         wide(want_last, r, b, d, n),
         wide(between > 0, r, b, between, d, n),
         wide(z is not None and keep, r, b, length, d),
@@ -205,8 +205,8 @@ def _backward(
     def wide(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(size, dtype=dtype, device=u.device)
 
-    du, ddelta = torch.empty_like(u), torch.empty_like(delta)
-    dz = None if z is None else torch.empty_like(z)
+    du, ddelta = empty_as(u), empty_as(delta)
+    dz = None if z is None else empty_as(z)
     # in their own dtypes where nothing remains to be added
     dB, dC = (
         wide(parts, r, b, groups, length, n, dtype=m.dtype if parts == 1 else torch.float32)
@@ -281,9 +281,9 @@ def _(dy, dlast, u, delta, A, B, C, D, z, delta_bias, start, *rest):  # type: ig
     def entries(m: Tensor) -> Tensor:
         return m.new_empty(*m.shape[:3], m.shape[4], m.shape[3]).transpose(3, 4)
 
-    dz = like(z) if z is None else torch.empty_like(z)
+    dz = like(z) if z is None else empty_as(z)
     return [
-        torch.empty_like(u), torch.empty_like(delta), like(A), entries(B), entries(C), like(D), dz,
+        empty_as(u), empty_as(delta), like(A), entries(B), entries(C), like(D), dz,
         like(delta_bias), like(start),
     ]  # fmt: skip
 

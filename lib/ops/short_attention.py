@@ -75,7 +75,7 @@ def _reference(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
     one_run = (_channels_last(t[None]) for t in (q, k, v))
-    return _attend(*one_run, q.shape[3] ** -0.5, causal)[0]
+    return _attend(*one_run, q.shape[3] ** -0.5, causal).squeeze(0)
 
 
 def attention_matrix(q: Tensor, k: Tensor, causal: bool = True) -> Tensor:
