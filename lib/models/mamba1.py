@@ -107,29 +107,30 @@ class Mamba1Mixer(nn.Module):
         return (out, MixerState(conv, ssm)) if return_state else out
 
     def last(self, x: Tensor) -> Tensor:
-        """The block at the last position alone: (b, l, m) to (b, 1, m). Nothing but u, dt and B is
-        made of the others, and of the scan its last state, if no backend is asked for by name."""
+        """The block at the last position alone: (b, l, m) to (b, 1, m), if no backend is asked for
+        by name. Nothing but u, dt and B is made of the other positions. The scan makes y of all,
+        with C zero but at the end: its last state would do, but is as large as n positions' y."""
         if self.backend != "auto":
             return self(x)[:, -1:]
-        c = self.config
+        c, length = self.config, x.shape[1]
         u = self.in_proj.part(x, slice(c.d_inner))
         z = self.in_proj.part(x[:, -1:], slice(c.d_inner, None))
         u, _ = self.conv(u, None, False)
-        u_last = u[:, -1:]
         to_dt, to_B, to_C = self.x_proj.weight.split([c.rank, c.d_state, c.d_state])
         dt, B = linear(linear(u, to_dt), self.dt_proj.weight), linear(u, to_B)
-        C, wide = linear(u_last, to_C), compute_dtype(dt)
+        C = nn.functional.pad(linear(u[:, -1:], to_C), (0, 0, length - 1, 0))
+        wide, bias = compute_dtype(dt), None
         joined = absorbs(u.transpose(1, 2), c.d_state)
-        if not joined:
+        if joined:
+            bias = self.dt_proj.bias
+        else:
             dt = nn.functional.softplus(dt.to(wide) + self.dt_proj.bias.to(wide))
         with torch.autocast(x.device.type, enabled=False):
-            B = B.transpose(1, 2)  # stands for C too: nobody reads what comes of that
-            _, state = selective_scan(
-                u.transpose(1, 2), dt.transpose(1, 2), -torch.exp(self.A_log.to(wide)), B, B, None,
-                None, self.dt_proj.bias if joined else None, joined, True,
-            )  # fmt: skip
-            y = (state.to(wide) * C.to(wide)).sum(-1)[:, None] + self.D.to(wide) * u_last.to(wide)
-        return self.out_proj(y.to(u.dtype) * nn.functional.silu(z))
+            y = selective_scan(
+                u.transpose(1, 2), dt.transpose(1, 2), -torch.exp(self.A_log.to(wide)),
+                B.transpose(1, 2), C.transpose(1, 2), self.D, None, bias, joined,
+            ).transpose(1, 2)[:, -1:]  # fmt: skip
+        return self.out_proj(y * nn.functional.silu(z))
 
     def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
         """One token: x (b, m) to y (b, m) and the next state."""
