@@ -19,6 +19,8 @@ from lib.experiments import (
     ablations,
     find,
     interventions,
+    memory,
+    memory_training,
     mistakes,
     noise_bf16,
     noise_phases,
@@ -76,7 +78,25 @@ def test_sensitivity_what_it_means_so_far() -> None:
     assert all(final.max() > 0.89 for final in finals.values())
     for rows in found.values():
         assert (rows["final_composite"] > rows["final_symmetric"]).sum() >= 2
-    assert sensitivity_of("positional encoding") == {}
+
+
+def test_sensitivity_of_learned_positions_to_seeds_and_choices() -> None:
+    found = sensitivity_of("positional encoding")
+    planned = [n for n in ablations.sensitivity_table() if n.startswith("positional encoding")]
+    assert len(planned) == 13 and len(found) == 12 and "length 9" not in found
+    symmetric = {
+        choice: rows.loc[rows["final_symmetric"] > rows["final_composite"], "final_symmetric"]
+        for choice, rows in found.items()
+    }
+    one_seed = [ends for ends in symmetric.values() if len(ends) == 1]
+    assert len(one_seed) == 6 and sum((ends == 1).sum() for ends in one_seed) == 1
+    assert [choice for choice, ends in symmetric.items() if len(ends) > 1] == [
+        "gamma by output width"
+    ]
+    turned = symmetric["gamma by output width"]
+    assert len(turned) == 2 and (turned == 1).sum() == 1
+    base = of_variant(frame_of(ablations.POSITIONS), "learned")
+    assert (base["final_symmetric"] > base["final_composite"]).sum() == 1
 
 
 def test_positional_encoding_what_it_means() -> None:
@@ -410,3 +430,49 @@ def test_noise_form_on_the_authors_questions() -> None:
     assert (formed["own_again"] * formed["questions"]).max() < 1.5
     known = frame[[f"content_{phase}" for phase in ("clean", "noisy", "again")]]
     assert known.mean(axis=None) < 0.029 and (known < 0.05).all(axis=None)
+
+
+def of_size(parameters: float) -> pd.DataFrame:
+    """A row a length: the decoders of one model on made-up text."""
+    frame = find(memory.NAME).frame(page.records_of(memory.NAME, "matched"))
+    rows = frame[(frame["corpus"] == "kinds") & ((frame["parameters"] / parameters).round() == 1)]
+    return rows.set_index("length").sort_index()
+
+
+def test_reconstruction_what_came_back_so_far() -> None:
+    middle, large, small = of_size(2e6), of_size(5e6), of_size(3e5)
+    assert list(middle.index) == [4, 8, 16, 32, 64, 128, 256]
+    assert {*middle["seed"], *large["seed"], *small["seed"]} == {1}
+    kept = middle["token_accuracy"]
+    assert (kept.loc[:8] > 0.99).all() and kept[32] == pytest.approx(2 / 3, abs=0.02)
+    assert kept[64] == pytest.approx(1 / 4, abs=0.02) and (kept.loc[128:] < 0.05).all()
+    for larger, smaller in ((large, middle), (middle, small)):
+        both = larger.index.intersection(smaller.index)
+        more = larger.loc[both, "token_accuracy"] - smaller.loc[both, "token_accuracy"]
+        assert len(both) >= 3 and (more > -5e-4).all() and (more.loc[8:] > 0).all()
+
+
+def test_reconstruction_decoders_are_not_at_their_end() -> None:
+    table = find(memory_training.NAME).frame(page.records_of(memory_training.NAME, "matched"))
+    rows = table[(table["length"] == 32) & (table["steps"] == 1000)]
+    by_batch = rows[rows["rate"] == 1e-2].set_index("tokens")["token_accuracy"].sort_index()
+    by_rate = rows[rows["tokens"] == 16_384].set_index("rate")["token_accuracy"].sort_index()
+    assert len(by_batch) == 3 and by_batch.is_monotonic_increasing
+    assert len(by_rate) == 4 and by_rate.is_monotonic_increasing
+    assert by_rate.iloc[-1] < of_size(2e6).loc[32, "token_accuracy"]
+
+
+def test_reconstruction_places_words_and_kinds_of_text_so_far() -> None:
+    rows = of_size(2e6)
+    early = rows["omission_first_quarter"] - rows["omission_last_quarter"]
+    assert (early.loc[8:32] > 0.03).sum() == 2 and early[8] > 0
+    assert abs(early[64]) < 0.01 and (early.loc[128:] < -0.05).all()
+    numbers = rows["omission_pos_NUM"] - rows["omission_pos_most"]
+    assert list(numbers.index[numbers > 0]) == [64, 128]
+    assert (rows["standardised_pos_NUM"] <= rows["standardised_pos_most"]).all()
+    names = rows["omission_entity_Organization"] - rows["omission_entity_most"]
+    assert list(names.index[names > 0]) == [16]
+    kinds = ["code", "dialogue", "mathematics", "prose", "reference"]
+    by_kind = rows.loc[8:, [f"omission_{kind}" for kind in kinds]]
+    assert (by_kind.idxmax(axis=1) == "omission_prose").all()
+    assert (by_kind["omission_mathematics"] < by_kind["omission_prose"] / 2).all()

@@ -45,7 +45,8 @@ CORPORA = {"kinds": (KINDS, 2048, "built-in"), "local": (*TEXTS["debian"], "ud")
 READ_TOKENS, MEASUREMENTS = 32_768_000, 20  # of pretraining
 BATCH_TOKENS = 16_384  # of a decoder's training
 DECODER_STEPS, DECODER_MEASUREMENTS = 2000, 10
-# the best of the rates that memory.decoder_training tried for this width
+# the best of the rates that memory.decoder_training had tried for this width when the first decoders
+# were trained; twice as much, tried later, is a little better
 DECODER_RATE, RATE_WIDTH = 1e-2, 128
 KEPT_LENGTHS = (8, 16, 32, 64)  # of a model small enough to be published with the book
 
@@ -238,6 +239,15 @@ def largest(records: Sequence[Record], length: int, corpus: str | None = None) -
     fits = (rows["length"] == length) & (rows["corpus"] == corpus if corpus else True)
     top = rows[fits]["parameters"].max()
     return [records[index] for index in rows[fits & (rows["parameters"] == top)].index]
+
+
+def most_lengths(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of a table with the columns parameters and length, the rows of one model: of those that have
+    run at most lengths the largest. While runs are still to come, the largest of all has few."""
+    if not len(rows):
+        return rows
+    lengths = rows.groupby("parameters")["length"].nunique()
+    return rows[rows["parameters"] == lengths[lengths == lengths.max()].index.max()]
 
 
 def planned() -> pd.DataFrame:

@@ -118,14 +118,18 @@ def by_writer(frame: pd.DataFrame, metric: str, title: str) -> go.Figure:
     )
 
 
+def size_of(rows: pd.DataFrame) -> str:
+    """For example ``2.0M parameters``, of the rows of one model."""
+    return f"{rows['parameters'].iloc[0] / 1e6:.1f}M parameters"
+
+
 def by_model(frame: pd.DataFrame, metric: str, title: str) -> go.Figure:
     """Our scores by length, a line each model."""
     if not len(frame):
         return no_run()
     figure = go.Figure()
     for index, (_, rows) in enumerate(frame.groupby("model", sort=False)):
-        label = f"{rows['parameters'].iloc[0] / 1e6:.1f}M parameters"
-        band(figure, rows, "length", metric, label, index, limits=(0, 1))
+        band(figure, rows, "length", metric, size_of(rows), index, limits=(0, 1))
     return by_length(figure, measure_axis(metric), title)
 
 
