@@ -43,6 +43,24 @@ def _run(arguments: argparse.Namespace) -> int:
     return STOPPED if summary.left else 0
 
 
+def _queue(arguments: argparse.Namespace) -> int:
+    from lib import plan, runner
+
+    jobs = plan.read(arguments.plan)
+    seconds = runner.parse_seconds(arguments.budget)
+    found = plan.work(jobs, arguments.processes, seconds, root=arguments.root)
+    if arguments.pack is not None:
+        runs = Store.at(arguments.root).local
+        print(f"packed: {plan.pack(runs, arguments.pack, arguments.checkpoints)} files")
+    print(
+        f"{len(found.done)} lines done, {len(found.failed)} failed, {len(found.stopped)} stopped, "
+        f"{len(found.left)} not begun"
+    )
+    if found.failed:
+        return FAILED
+    return STOPPED if found.stopped or found.left else 0
+
+
 def _list(arguments: argparse.Namespace) -> int:
     from lib import runner
 
@@ -197,6 +215,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--abreast", type=int, metavar="N",
                      help="train groups of different models beside each other, up to N runs in all "
                      "(default: on a GPU as many as the experiment says)")  # fmt: skip
+
+    sub = command("queue", _queue, "work off a file of runs, several at once, within a time")
+    sub.add_argument("plan", type=Path, help="a line a run: what follows `python -m lib run`")
+    sub.add_argument("--processes", type=int, default=3, metavar="N", help="runs at once")
+    sub.add_argument("--budget", metavar="TIME", help="of all: stop cleanly after 90s, 8m, 1.5h")
+    sub.add_argument("--pack", type=Path, metavar="FILE", help="then write records to a .tar.gz")
+    sub.add_argument("--checkpoints", action="store_true", help="pack unfinished runs too")
 
     sub = command("notebook", _notebook, "run a notebook with papermill, guarded")
     sub.add_argument("notebook", type=Path)

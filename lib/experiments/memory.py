@@ -45,8 +45,8 @@ CORPORA = {"kinds": (KINDS, 2048, "built-in"), "local": (*TEXTS["debian"], "ud")
 READ_TOKENS, MEASUREMENTS = 32_768_000, 20  # of pretraining
 BATCH_TOKENS = 16_384  # of a decoder's training
 DECODER_STEPS, DECODER_MEASUREMENTS = 2000, 10
-# the best of the rates that memory.decoder_training had tried for this width when the first decoders
-# were trained; twice as much, tried later, is a little better
+# of the rates that memory.decoder_training had tried for this width the best, when the first of the
+# chapter's decoders were trained; twice as much, tried later, is a little better
 DECODER_RATE, RATE_WIDTH = 1e-2, 128
 KEPT_LENGTHS = (8, 16, 32, 64)  # of a model small enough to be published with the book
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -33,3 +35,11 @@ def expect_real(name: str, tensor: Tensor) -> None:
 def compute_dtype(tensor: Tensor) -> torch.dtype:
     """Scans compute in float32, or in float64 where the input is float64."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def among(size: Any, allowed: range | tuple[Any, ...]) -> bool:
+    """Whether a size is one of `allowed`, by comparisons alone: a compiler that leaves a size open
+    can compare it, and cannot look it up."""
+    if isinstance(allowed, range):
+        return bool(allowed.start <= size < allowed.stop)
+    return any(size == one for one in allowed)

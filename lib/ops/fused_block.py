@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lib.ops import backends
 from lib.ops.block import OP
+from lib.ops.checks import among
 
 # Sizes of programs. Forward: warps (8 sequences each) and columns at a time, 8 or 16. Backward:
 # tokens of a tile, tiles a program, columns of a product, stages of loads ahead; for what lies
@@ -322,7 +323,7 @@ def _refuses(facts: dict[str, Any]) -> str | None:
         ("taps", TAPS, "2..4"), ("dtype", DTYPES, "float32, bfloat16, float16"),
     )  # fmt: skip
     for name, allowed, text in limits:
-        if facts[name] not in allowed:
+        if not among(facts[name], allowed):
             return f"{name} is {facts[name]}, allowed: {text}; use reference"
     return None
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lib.ops import backends
+from lib.ops.checks import among
 from lib.ops.conv import OP
 from lib.ops.kernel_calls import ceil_div, empty_as, launch, over_runs, power_of_two, strided
 
@@ -144,7 +145,7 @@ def _fused(
 def _refuses(facts: dict[str, Any]) -> str | None:
     if facts["dtype"] not in DTYPES:
         return f"dtype is {facts['dtype']}, allowed: float32, bfloat16, float16; use shifts"
-    if facts["taps"] not in TAPS:
+    if not among(facts["taps"], TAPS):
         return f"weight has {facts['taps']} taps, allowed: 2..8; use shifts"
     return None
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lib.ops import backends, scan_kernels, segments
+from lib.ops.checks import among
 from lib.ops.scan import OP
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -68,7 +69,7 @@ def _refuses(facts: dict[str, Any]) -> str | None:
     if facts["dtype"] not in DTYPES:
         return f"dtype is {facts['dtype']}, allowed: float32, bfloat16, float16; use chunked"
     n = facts.get("d_state")
-    if n is not None and n not in STATES:
+    if n is not None and not among(n, STATES):
         return f"d_state is {n}, allowed: 1..256; use chunked"
     groups = facts.get("groups", (1, 1))
     if 0 in groups:

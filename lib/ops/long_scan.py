@@ -28,8 +28,11 @@ class Sizes:
             `entries` of 32 lanes. Large states have few channels a program, and with them many
             partial sums of dB and dC: backward, 64 entries took 2.4 times as long as by the kernels
             for short sequences, 16 entries half as long. 0: those serve all.
-        warps, backward_warps: of a program.
-        programs: backward programs that an H100 holds at once: six of two warps on each of its 132
+        warps: of a forward program.
+        narrow: most channels of models whose backward programs have one warp, of two: at 256 and
+            384 channels that took 9 to 12 % less time. Wider ones would have twice the partial
+            sums of dB and dC, which are as many as programs along the channels.
+        backward_warps: backward warps that an H100 holds at once: twelve on each of its 132
             processors.
         registers: most registers of a backward thread; 168 leave room for 12 warps a processor.
         segment, fewest_segments: see :mod:`lib.ops.segments`. A segment has that many steps and
@@ -46,8 +49,8 @@ class Sizes:
     most: int = 64
     backward_most: int = 16
     warps: int = 1
-    backward_warps: int = 2
-    programs: int = 792
+    narrow: int = 512
+    backward_warps: int = 1584
     registers: int | None = 168
     segment: int = 1024
     fewest_segments: int = 4
@@ -66,9 +69,11 @@ def serves(length: int, n: int, short: int, backward: bool = False) -> bool:
     return short < length and n <= most
 
 
-def cut(n: int, length: int, backward: bool = False) -> dict[str, int]:
-    """A program's tile: DB channels, NB entries, J lanes along these."""
-    warps = SIZES.backward_warps if backward else SIZES.warps
+def cut(n: int, length: int, channels: int | None = None) -> dict[str, int]:
+    """A program's tile: DB channels, NB entries, J lanes along these; with the channels of a group,
+    of the backward pass."""
+    backward = channels is not None
+    warps = SIZES.warps if channels is None else 1 if channels <= SIZES.narrow else 2
     fine = not backward and length >= SIZES.several and n <= WARP * SIZES.forward_entries
     entries = SIZES.forward_entries if fine else SIZES.entries
     wide = max(entries, power_of_two(n))
@@ -88,19 +93,19 @@ def placing(**tensors: Tensor | None) -> dict[str, int | bool]:
     return {**{name: _stride(t) for name, t in tensors.items()}, "FAR": far}
 
 
-def share(groups: int, b: int, parts: int) -> int:
-    """Sequences of a backward program. `groups` are those of all runs, `parts` the programs of a
-    group's channels.
+def share(groups: int, b: int, parts: int, warps: int) -> int:
+    """Sequences of a backward program of so many warps. `groups` are those of all runs, `parts` the
+    programs of a group's channels.
 
     Programs of one length run in waves, as many at once as a GPU holds, and the last wave takes as
     long as a full one. So a program has as many sequences as take least time, in up to WAVES waves:
     each program has sums of its own for A.
     """
-    least, best = None, b
+    least, best, there = None, b, SIZES.backward_warps // warps
     for waves in range(1, WAVES + 1):
-        blocks = waves * SIZES.programs // (groups * parts)
+        blocks = waves * there // (groups * parts)
         each = ceil_div(b, max(1, blocks))
-        count = ceil_div(ceil_div(b, each) * groups * parts, SIZES.programs)
+        count = ceil_div(ceil_div(b, each) * groups * parts, there)
         if least is None or count * each < least:
             least, best = count * each, each
     return best

@@ -194,9 +194,9 @@ def _backward(
     long, channels = is_long(length, n, backward=True), d // groups
     shape = scan_constants(u, A, B, C, softplus, backward=True)
     if long:
-        shape |= long_scan.cut(n, length, backward=True)
+        shape |= long_scan.cut(n, length, channels)
         part = shape["DB"]
-        each = long_scan.share(r * groups, b, ceil_div(channels, part))
+        each = long_scan.share(r * groups, b, ceil_div(channels, part), shape["num_warps"])
     else:
         shape |= _tile(n, SIZES.backward_tile, SIZES.backward_entries, SIZES.backward_warps)
         part, each = _share(r * groups, b, channels, shape["DB"])
@@ -224,7 +224,7 @@ def _backward(
         launch(
             long_backward, programs, *given, b, groups, length, chunks, d, each, **shape,
             **long_scan.placing(UL=u, DL=delta, ZL=z, YL=dy, DUL=du, DDL=ddelta, DZL=dz),
-            W=long_scan.SIZES.backward_warps, maxnreg=long_scan.SIZES.registers,
+            W=shape["num_warps"], maxnreg=long_scan.SIZES.registers,
         )  # fmt: skip
     else:
         # a program's own: dt, x and dy, sums over entries (once more if these are taken in several

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lib.ops import backends
-from lib.ops.checks import compute_dtype, expect, expect_real
+from lib.ops.checks import among, compute_dtype, expect, expect_real
 from lib.ops.kernel_calls import ceil_div, launch, over_runs, power_of_two, strided
 
 OP = "attention"
@@ -177,9 +177,9 @@ _backward.register_vmap(over_runs(_backward))
 def _refuses(facts: dict[str, Any]) -> str | None:
     if facts["dtype"] not in DTYPES:
         return f"dtype is {facts['dtype']}, allowed: float32, bfloat16, float16; use reference"
-    if facts["length"] not in LENGTHS or facts["kept"]:
+    if not among(facts["length"], LENGTHS) or facts["kept"]:
         return f"length is {facts['length']}, {facts['kept']} kept, allowed: 1..8, 0; use reference"
-    if not set(facts["widths"]) <= set(WIDTHS):
+    if not all(among(width, WIDTHS) for width in facts["widths"]):
         return f"widths of a head are {facts['widths']}, allowed: 1..128; use reference"
     return None
 

@@ -96,9 +96,10 @@ if __name__ == "__main__":
     case = "l8-n128-float32"
     scan(8, 128, torch.float32)
     long_scan.SIZES = replace(long_scan.SIZES, most=128, backward_most=128)
-    for case in ("l512-n16-bfloat16", "l257-n16-float32", "l64-n128-float32"):
-        length, n, dtype = case.split("-")
-        scan(int(length[1:]), int(n[1:]), getattr(torch, dtype))
+    cases = ("l512-n16-bfloat16", "l257-n16-float32", "l64-n128-float32", "l33-n16-bfloat16-wide")
+    for case in cases:
+        length, n, dtype, *wide = case.split("-")
+        scan(int(length[1:]), int(n[1:]), getattr(torch, dtype), d=1024 if wide else 64)
     case = "l8-e32-p64"
     q, k, v = (torch.ones(64, 1, 8, size) for size in (32, 32, 64))
     both_ways(short_attention, q, k, v, backend="fused")

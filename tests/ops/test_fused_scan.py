@@ -106,9 +106,9 @@ def test_long_sequences_with_any_options(**drawn: Any) -> None:
 @pytest.mark.parametrize(
     "sizes",
     [
-        {"warps": 2, "backward_warps": 1}, {"backward_warps": 2, "programs": 1},
+        {"warps": 2}, {"narrow": 0, "backward_warps": 2}, {"backward_warps": 1},
         {"backward_most": 0}, {"steps": 4, "backward_steps": 4}, {"backward_steps": 4},
-        {"backward_steps": 2, "backward_warps": 1},
+        {"backward_steps": 2, "narrow": 0},
     ],
 )  # fmt: skip
 def test_any_cut_of_long_sequences(sizes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,9 +149,10 @@ def test_which_kernels_serve(length: int, n: int, most: int, backward_most: int)
         forward, backward = (long_scan.serves(length, n, 8, backward=b) for b in (False, True))
         assert forward >= backward  # the backward kernels for long ones need their chunks
         assert forward == (length > 8 and n <= most)
-        for back in (False, True):
-            tile = long_scan.cut(n, length, back)
-            entries = 2 if length >= 12 and n <= 64 and not back else 4
+        for channels, warps in ((None, 1), (512, 1), (513, 2)):
+            tile = long_scan.cut(n, length, channels)
+            assert tile["num_warps"] == warps
+            entries = 2 if length >= 12 and n <= 64 and channels is None else 4
             if n <= 128:
                 assert tile["NB"] >= n and tile["J"] * entries == tile["NB"]
                 assert tile["DB"] * tile["J"] == 32 * tile["num_warps"]
@@ -250,14 +251,19 @@ def test_programs_share_the_work(groups: int, b: int, channels: int, tile: int) 
     assert programs <= max(scan_kernels.SIZES.programs, fewest)
 
 
-@given(groups=st.integers(1, 100), b=st.integers(1, 5000), parts=st.integers(1, 200))
-def test_long_programs_fill_the_waves_in_which_they_run(groups: int, b: int, parts: int) -> None:
-    at_once = long_scan.SIZES.programs
+@given(
+    groups=st.integers(1, 100), b=st.integers(1, 5000), parts=st.integers(1, 200),
+    warps=st.sampled_from([1, 2]),
+)  # fmt: skip
+def test_long_programs_fill_the_waves_in_which_they_run(
+    groups: int, b: int, parts: int, warps: int
+) -> None:
+    at_once = 1584 // warps
 
     def waves(each: int) -> int:
         return -(-(-(-b // each) * groups * parts) // at_once)
 
-    each = long_scan.share(groups, b, parts)
+    each = long_scan.share(groups, b, parts, warps)
     assert 1 <= each <= b
     assert waves(each) <= max(long_scan.WAVES, waves(b))
     # no number of sequences that needs as few waves would take less time
@@ -269,8 +275,9 @@ def test_long_programs_fill_the_waves_in_which_they_run(groups: int, b: int, par
     ("b", "parts", "each"), [(1024, 24, 32), (512, 16, 11), (256, 24, 8), (8, 96, 1), (32, 96, 4)]
 )
 def test_long_programs_of_known_shapes(b: int, parts: int, each: int) -> None:
-    """Each fits one wave of 792; with one sequence less a program there would be a second."""
-    assert long_scan.share(1, b, parts) == each
+    """Each fits one wave of 792 programs of two warps; with one sequence less a program there would
+    be a second."""
+    assert long_scan.share(1, b, parts, 2) == each
     assert -(-b // each) * parts <= 792
     assert each == 1 or -(-b // (each - 1)) * parts > 792
 

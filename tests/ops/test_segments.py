@@ -159,6 +159,23 @@ def test_the_ends_of_segments(cut: list[int]) -> None:
     torch.library.opcheck(module._ends, (*given, None, False))
 
 
+@on_cpu
+def test_compiled_for_states_of_several_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the second on a compiler leaves a size open; what is refused is then decided by
+    comparisons."""
+    torch.compiler.reset()
+
+    def run(t: Inputs) -> Any:
+        return fused(**t, **FULL)
+
+    compiled = torch.compile(run, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        for n in (4, 8, 16):
+            inputs = {k: t.float() for k, t in channels_last(scan_inputs(1, 4, n, 21)).items()}
+            for a, b in zip(compiled(inputs), run(inputs), strict=True):
+                assert torch.equal(a, b)
+
+
 # --- on a GPU ------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,187 @@
+"""A plan of many runs, worked off by several processes within a time.
+
+A GPU is often lent for minutes. One process leaves it idle while it makes data, captures its steps
+or counts words; several fill each other's gaps. A line of a plan is what follows ``python -m lib
+run``, the most valuable first; ``#`` begins a comment. Each process takes the next line when its
+own is done, and no line is begun when the time is nearly over. The same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lib import provenance
+
+LEAST = 30.0  # seconds that must be left for a line to begin
+ENDING = 5.0  # seconds before the end at which a run is told to stop
+GRACE = 120.0  # seconds after that until it is ended: checkpoints take a while to write
+WAYS = {0: "done", 3: "stopped"}  # exit statuses of ``run``; all others have failed
+# what a pack leaves out: made again from its config, or only of use on the machine that made it
+CACHES, UNFINISHED = ("text",), ("checkpoints", "language_models")
+
+Job = tuple[str, ...]
+
+
+@dataclass
+class Worked:
+    """Lines by how they ended; `left` have not begun."""
+
+    done: list[Job] = field(default_factory=list)
+    stopped: list[Job] = field(default_factory=list)
+    failed: list[Job] = field(default_factory=list)
+    left: list[Job] = field(default_factory=list)
+
+
+def read(path: Path) -> list[Job]:
+    """The lines of a plan, each checked before any of them runs.
+
+    Raises:
+        ValueError: a file that cannot be read; or naming file, line and what is wrong: an unknown
+            experiment or option, conditions that no cell meets, a budget of its own.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ValueError(f"plan is {path}, allowed: a file of runs ({error.strerror})") from error
+    jobs = []
+    for number, line in enumerate(lines, 1):
+        try:
+            job = tuple(shlex.split(line, comments=True))
+            if job:
+                _check(job)
+                jobs.append(job)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+    if not jobs:
+        raise ValueError(f"{path} has no line to run")
+    return jobs
+
+
+def _check(job: Job) -> None:
+    import contextlib
+    import io
+
+    from lib import runner
+    from lib.__main__ import parser
+    from lib.experiments import cells_of, find
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            arguments = parser().parse_args(["run", *job])
+    except SystemExit as error:
+        raise ValueError(said.getvalue().strip().rpartition("error: ")[2] or "help") from error
+    if arguments.budget is not None:
+        raise ValueError("a line has no --budget; the plan's is shared")
+    cells = runner.select_cells(
+        cells_of(find(arguments.experiment), arguments.profile), arguments.select
+    )
+    runner.parse_shard(arguments.shard)
+    if not cells:
+        raise ValueError(f"{arguments.experiment} has no cells of profile {arguments.profile}")
+
+
+def work(
+    jobs: Sequence[Job],
+    processes: int = 3,
+    seconds: float | None = None,
+    *,
+    root: Path = provenance.ROOT,
+    command: Sequence[str] = (sys.executable, "-m", "lib", "run"),
+    say: Callable[[str], Any] = print,
+) -> Worked:
+    """Work off the lines of a plan.
+
+    Args:
+        jobs: from :func:`read`.
+        processes: lines under way at once.
+        seconds: for all; None for as long as it takes.
+        command: what a line is put behind.
+
+    Raises:
+        ValueError: fewer than one process.
+    """
+    if processes < 1:
+        raise ValueError(f"processes is {processes}, allowed: at least 1")
+    deadline = None if seconds is None else time.monotonic() + seconds
+    waiting, found, lock = deque(jobs), Worked(), threading.Lock()
+
+    def left() -> float | None:
+        return None if deadline is None else deadline - time.monotonic()
+
+    def one() -> None:
+        while True:
+            with lock:
+                time_left = left()
+                if not waiting or (time_left is not None and time_left < LEAST):
+                    return
+                job = waiting.popleft()
+            status = _run(job, command, root, time_left, say)
+            with lock:
+                getattr(found, WAYS.get(status, "failed")).append(job)
+
+    threads = [threading.Thread(target=one) for _ in range(min(processes, len(jobs)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found.left = list(waiting)
+    return found
+
+
+def _run(
+    job: Job, command: Sequence[str], root: Path, seconds: float | None, say: Callable[[str], Any]
+) -> int:
+    budget = [] if seconds is None else ["--budget", f"{max(1, int(seconds - ENDING))}s"]
+    name, begun = " ".join(job), time.monotonic()
+    # headless: several progress bars would overwrite each other
+    environment = {**os.environ, "MAMBA_BOOK_HEADLESS": "1", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [*command, *job, *budget], cwd=root, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    end = threading.Timer(seconds + GRACE, process.kill) if seconds is not None else None
+    if end is not None:
+        end.start()
+    assert process.stdout is not None
+    for line in process.stdout:
+        say(line.rstrip("\n"))
+    status = process.wait()
+    if end is not None:
+        end.cancel()
+    how = WAYS.get(status, f"failed with status {status}")
+    say(f"{name}: {how} after {time.monotonic() - begun:.0f} s")
+    return status
+
+
+def pack(runs: Path, target: Path, checkpoints: bool = False) -> int:
+    """Write the records below `runs`, with their curves and weights, into a compressed archive
+    whose paths begin with `runs`' own name; returns the number of files. `checkpoints` adds what
+    unfinished runs go on from; caches stay.
+
+    Raises:
+        ValueError: no files.
+    """
+    out = CACHES if checkpoints else CACHES + UNFINISHED
+    files = [
+        path
+        for path in sorted(runs.rglob("*"))
+        if path.is_file() and not set(path.relative_to(runs).parts) & set(out)
+    ]
+    if not files:
+        raise ValueError(f"{runs} has nothing to pack")
+    with tarfile.open(target, "w:gz", compresslevel=1) as archive:
+        for path in files:
+            archive.add(path, Path(runs.name) / path.relative_to(runs))
+    return len(files)

@@ -1,0 +1,138 @@
+"""A plan of runs: checked before any work, worked off by several processes within a time."""
+
+from __future__ import annotations
+
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+from lib import plan
+from lib.__main__ import main
+from tests.conftest import ROOT
+
+# in place of a run: says its arguments, waits, ends with a status
+SCRIPT = """
+import sys, time
+name, wait, status = sys.argv[1:4]
+print("begins", name, *sys.argv[4:], flush=True)
+time.sleep(float(wait))
+sys.exit(int(status))
+"""
+COMMAND = (sys.executable, "-c", SCRIPT)
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "plan.txt"
+    path.write_text(text)
+    return path
+
+
+def test_the_books_own_plan_can_be_run() -> None:
+    jobs = plan.read(ROOT / "workflow" / "plan.txt")
+    assert len(jobs) > 20 and len(set(jobs)) == len(jobs)
+
+
+def test_comments_and_quotes(tmp_path: Path) -> None:
+    path = written(tmp_path, "# all\n\nachilles.beyond --profile 'paper' # a comment\n")
+    assert plan.read(path) == [("achilles.beyond", "--profile", "paper")]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("achilles.nothing", "achilles.nothing"),
+        ("achilles.beyond --profile paper --select n_layers=99", "n_layers=99"),
+        ("achilles.beyond --profile matched", "no cells of profile matched"),
+        ("achilles.beyond --quickly", "--quickly"),
+        ("achilles.beyond --budget 8m", "no --budget"),
+        ("achilles.beyond --shard 3/2", "3/2"),
+        ("achilles.beyond --profile 'paper", "quotation"),
+        ("--profile paper", "experiment"),
+    ],
+)
+def test_a_wrong_line_is_named_before_any_work(tmp_path: Path, line: str, said: str) -> None:
+    path = written(tmp_path, f"achilles.beyond --profile paper\n{line}\n")
+    with pytest.raises(ValueError, match="line 2") as raised:
+        plan.read(path)
+    assert said in str(raised.value)
+    assert str(path) in str(raised.value)
+
+
+def test_an_empty_plan_and_no_processes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no line"):
+        plan.read(written(tmp_path, "# nothing\n"))
+    with pytest.raises(ValueError, match="processes is 0, allowed: at least 1"):
+        plan.work([("a",)], 0)
+
+
+def test_lines_run_beside_each_other_and_say_how_they_ended(tmp_path: Path) -> None:
+    jobs = [("a", "1", "0"), ("b", "1", "3"), ("c", "1", "1"), ("d", "0", "0")]
+    said: list[str] = []
+    begun = time.monotonic()
+    found = plan.work(jobs, 3, root=tmp_path, command=COMMAND, say=said.append)
+    assert time.monotonic() - begun < 2.9  # the first three together, not one after the other
+    assert sorted(found.done) == [jobs[0], jobs[3]]
+    assert (found.stopped, found.failed, found.left) == ([jobs[1]], [jobs[2]], [])
+    assert {"begins a", "begins b", "begins c", "begins d"} <= set(said)  # and no budget
+    assert any(line.startswith("c 1 1: failed with status 1 after") for line in said)
+
+
+def test_each_gets_the_time_that_is_left_and_none_begins_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "LEAST", 19.5)
+    said: list[str] = []
+    jobs = [("a", "1", "0"), ("b", "0", "0")]
+    found = plan.work(jobs, 1, 20.0, root=tmp_path, command=COMMAND, say=said.append)
+    assert (found.done, found.left) == ([jobs[0]], [jobs[1]])
+    assert any(line in said for line in ("begins a --budget 14s", "begins a --budget 15s"))
+
+
+def test_a_run_that_does_not_stop_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "LEAST", 0.0)
+    monkeypatch.setattr(plan, "GRACE", 0.5)
+    found = plan.work(
+        [("a", "60", "0")], 1, 0.5, root=tmp_path, command=COMMAND, say=lambda line: None
+    )
+    assert found.failed == [("a", "60", "0")]
+
+
+def test_a_pack_has_records_and_no_caches(tmp_path: Path) -> None:
+    runs = tmp_path / ".runs"
+    names = [
+        "a.b/one.json", "a.b/one.safetensors", "a.b/checkpoints/two.safetensors",
+        "language_models/m.safetensors", "text/tokens.bin",
+    ]  # fmt: skip
+    for name in names:
+        (runs / name).parent.mkdir(parents=True, exist_ok=True)
+        (runs / name).write_text(name)
+    target = tmp_path / "runs.tar.gz"
+
+    def packed(checkpoints: bool) -> set[str]:
+        count = plan.pack(runs, target, checkpoints)
+        with tarfile.open(target) as archive:
+            assert len(archive.getnames()) == count
+            return set(archive.getnames())
+
+    assert packed(False) == {f".runs/{name}" for name in names[:2]}
+    assert packed(True) == {f".runs/{name}" for name in names[:4]}
+    with pytest.raises(ValueError, match="nothing to pack"):
+        plan.pack(tmp_path / "none", target)
+
+
+def test_from_the_command_line_a_real_run_and_its_pack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MAMBA_BOOK_RUNS", str(tmp_path / "runs"))
+    path = written(tmp_path, "foundations.bench_scan --profile quick\n")
+    target = tmp_path / "runs.tar.gz"
+    assert main(["queue", str(path), "--processes", "1", "--pack", str(target)]) == 0
+    said = capsys.readouterr().out
+    assert "1 lines done, 0 failed, 0 stopped, 0 not begun" in said
+    with tarfile.open(target) as archive:
+        (record,) = (name for name in archive.getnames() if name.endswith(".json"))
+    assert record.startswith("runs/foundations.bench_scan/")
+    assert main(["queue", str(tmp_path / "no-plan.txt")]) == 2
