@@ -117,8 +117,9 @@ def band(
                 opacity=0.6, showlegend=False, legendgroup=name, name=f"{name}, seed {seed}",
                 **place,
             )  # fmt: skip
+    mode = "lines" if len(table) > 1 else "markers"  # a line of one point would not be seen
     figure.add_scatter(
-        x=table["x"], y=table["mean"], mode="lines", name=label, legendgroup=name,
+        x=table["x"], y=table["mean"], mode=mode, name=label, legendgroup=name,
         line={"color": colour, "dash": dash, "width": 2.5}, **place,
     )  # fmt: skip
 

@@ -163,8 +163,8 @@ def learning(table: pd.DataFrame, title: str) -> go.Figure:
         )  # fmt: skip
     figure.update_xaxes(title="optimiser steps")
     figure.update_yaxes(title="tokens predicted right (share)", rangemode="tozero")
-    figure.update_layout(title=title, height=420)
-    return figure
+    lines = len(figure.data)  # a line of the legend each, below the axes
+    return figure.update_layout(title=title, height=400 + 22 * lines, margin_b=90 + 22 * lines)
 
 
 def by_length(figure: go.Figure, label: str, title: str) -> go.Figure:
