@@ -180,6 +180,16 @@ def test_tables_of_records(quick: list[Record]) -> None:
     assert memory.largest([], 4) == []
 
 
+def test_the_model_that_has_run_at_most_lengths() -> None:
+    rows = pd.DataFrame(
+        {"parameters": [1, 1, 2, 2, 2, 3, 3, 3], "length": [4, 8, 4, 8, 8, 4, 4, 8]}
+    )
+    assert set(memory.most_lengths(rows)["parameters"]) == {3}  # of as many lengths the largest
+    more = pd.concat([rows, pd.DataFrame({"parameters": [1], "length": [16]})])
+    assert memory.most_lengths(more)["length"].tolist() == [4, 8, 16]
+    assert not len(memory.most_lengths(rows[:0]))
+
+
 def test_tables_for_readers(quick: list[Record]) -> None:
     plan = memory.planned()
     assert plan["chunks a batch"].tolist() == [200, 100, 50, 25, 12, 6, 3]

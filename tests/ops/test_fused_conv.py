@@ -46,15 +46,28 @@ def test_equals_the_reference(length: int, taps: int, dtype: torch.dtype) -> Non
 
 
 @on_cpu
+@pytest.mark.parametrize("channels_first", [False, True])
+def test_what_is_made_lies_in_memory_as_what_is_read(channels_first: bool) -> None:
+    """Of half a projection, whose rows have gaps, too; and so do the gradients."""
+    whole = torch.randn(2, 10, 6) if channels_first else torch.randn(2, 6, 10).mT
+    x = whole[:, :5].requires_grad_()
+    y = fused(x, torch.randn(5, 4), torch.randn(5), "silu")
+    (dx,) = torch.autograd.grad(y.sum(), x)
+    expected = (30, 6, 1) if channels_first else (30, 1, 5)
+    assert y.stride() == dx.stride() == expected
+
+
+@on_cpu
 @given(
     b=st.integers(1, 3), d=st.integers(1, 70), length=st.integers(1, 20), taps=st.integers(2, 8),
     bias=st.booleans(), state=st.booleans(), silu=st.booleans(), final=st.booleans(),
     contiguous=st.booleans(), lots=st.sampled_from([1, 2, 100]),
+    steps=st.sampled_from([1, 3, 16]), rows=st.sampled_from([1, 4]),
 )  # fmt: skip
 @settings(max_examples=15, phases=[Phase.generate])
 def test_any_shape_and_any_options(
     b: int, d: int, length: int, taps: int, bias: bool, state: bool, silu: bool, final: bool,
-    contiguous: bool, lots: int,
+    contiguous: bool, lots: int, steps: int, rows: int,
 ) -> None:  # fmt: skip
     inputs = conv_inputs(b, d, length, taps)
     if not bias:
@@ -65,7 +78,9 @@ def test_any_shape_and_any_options(
         inputs["x"] = inputs["x"].contiguous()
     options = {"activation": "silu" if silu else None, "return_final_state": final}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused_conv, "SIZES", replace(fused_conv.SIZES, lots=lots))
+        patch.setattr(
+            fused_conv, "SIZES", replace(fused_conv.SIZES, lots=lots, steps=steps, rows=rows)
+        )
         assert_same(partial(fused, **options), partial(reference, **options), inputs, torch.float32)
 
 
