@@ -201,7 +201,8 @@ def parser() -> argparse.ArgumentParser:
     sub = command("run", _run, "run the cells of an experiment that have no record yet")
     sub.add_argument("experiment")
     sub.add_argument("--profile", default="quick", help="quick, matched or paper")
-    sub.add_argument("--select", action="append", default=[], metavar="NAME=VALUE")
+    sub.add_argument("--select", action="append", default=[], metavar="NAME=VALUE",
+                     help="these cells alone; 'NAME=A|B' for either value")  # fmt: skip
     sub.add_argument("--shard", metavar="I/N", help="run the I-th of N parts")
     sub.add_argument("--budget", metavar="TIME", help="stop cleanly after 90s, 8m, 1.5h")
     sub.add_argument("--device", default="auto", help="auto, cpu or cuda")

@@ -66,7 +66,8 @@ def parse_shard(text: str | None) -> tuple[int, int]:
 
 
 def select_cells(cells: Sequence[Any], conditions: Sequence[str]) -> list[Any]:
-    """The cells for which every ``name=value`` holds; names as in ``lib.config.lookup``.
+    """The cells for which every ``name=value`` holds; names as in ``lib.config.lookup``. Of several
+    values, ``task.length=64|128``, any will do.
 
     Raises:
         ValueError: a condition is malformed, its name unknown, or no cell fits.
@@ -79,7 +80,8 @@ def select_cells(cells: Sequence[Any], conditions: Sequence[str]) -> list[Any]:
         kept = []
         for cell in chosen:
             flat = flatten(to_dict(cell, complete=True))
-            if _same(flat[lookup(flat, name.strip())], value.strip()):
+            own = flat[lookup(flat, name.strip())]
+            if any(_same(own, one.strip()) for one in value.split("|")):
                 kept.append(cell)
         if not kept:
             flats = [flatten(to_dict(cell, complete=True)) for cell in chosen]

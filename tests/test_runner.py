@@ -50,6 +50,11 @@ def test_records_say_where_they_came_from(tmp_path: Path) -> None:
     assert record.metrics == {"best": pytest.approx(0.7), "other": 0.5}
 
 
+def test_of_several_values_any_will_do(tmp_path: Path) -> None:
+    assert run(tmp_path, select=["n_layers=7", "seed=1 | 3"]).done == ["L7-s1", "L7-s3"]
+    assert run(tmp_path, select=["n_layers=9|2", "seed=1"]).done == ["L2-s1"]
+
+
 def test_a_failed_cell_keeps_its_reason(tmp_path: Path) -> None:
     run(tmp_path, select=["n_layers=2", "seed=3"])
     (record,) = Store.at(tmp_path).all()
@@ -153,6 +158,7 @@ def test_truncated_record_is_named_and_run_again(tmp_path: Path) -> None:
         ({"select": ["n_layer=7"]}, ValueError, "no field 'n_layer'; fields"),
         ({"select": ["n_layers"]}, ValueError, "select is 'n_layers', allowed: NAME=VALUE"),
         ({"select": ["n_layers=9"]}, ValueError, "fits no cell; values: 2, 7"),
+        ({"select": ["n_layers=9|"]}, ValueError, "fits no cell; values: 2, 7"),
         ({"shard": "5/4"}, ValueError, "shard is '5/4'"),
         ({"shard": "a"}, ValueError, "shard is 'a'"),
         ({"budget": "soon"}, ValueError, "budget is 'soon', allowed: a time like"),
