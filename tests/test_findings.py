@@ -469,6 +469,7 @@ def test_reconstruction_places_words_and_kinds_of_text_so_far() -> None:
     assert abs(early[64]) < 0.01 and (early.loc[128:] < -0.05).all()
     numbers = rows["omission_pos_NUM"] - rows["omission_pos_most"]
     assert list(numbers.index[numbers > 0]) == [64, 128]
+    assert (rows.loc[8:32, "omission_pos_NOUN"] == rows.loc[8:32, "omission_pos_most"]).all()
     assert (rows["standardised_pos_NUM"] <= rows["standardised_pos_most"]).all()
     names = rows["omission_entity_Organization"] - rows["omission_entity_most"]
     assert list(names.index[names > 0]) == [16]
