@@ -20,6 +20,7 @@ from lib.experiments import Experiment
 from lib.experiments._language import TEXT_NAMES, LanguageCell
 from lib.experiments._memory import MemoryCell, language_name, readable, train_decoders
 from lib.experiments._pretraining import Published
+from lib.experiments._reading import reevaluate
 from lib.experiments.stories import TEXTS
 from lib.experiments.stories import TRAINING as PRETRAINING
 from lib.models.config import LanguageModelConfig, Mamba1Config
@@ -300,5 +301,6 @@ EXPERIMENTS = (
         readable=readable,
         run=train_decoders,
         frame=frame,
+        reevaluate=reevaluate,
     ),
 )

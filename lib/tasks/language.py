@@ -43,11 +43,17 @@ class LanguageTask:
 
 
 @dataclass(frozen=True)
-class LanguageData:
-    """A task's text as tokens: `train` and `valid` in rows of length + 1, and what made them."""
+class OpenedText:
+    """A task's documents and what makes tokens of them."""
 
     corpus: Corpus
     tokenizer: Tokenizer
+
+
+@dataclass(frozen=True)
+class LanguageData(OpenedText):
+    """A task's text as tokens: `train` and `valid` in rows of length + 1, and what made them."""
+
     train: Packed
     valid: Packed
 

@@ -21,7 +21,7 @@ from lib import provenance
 from lib.tasks import kinds, stories
 from lib.tasks.corpus import Corpus, HubText, KindsText, LocalText, StoryText
 from lib.tasks.encoding import Encode, Encoded, encode_bytes, encoding_of
-from lib.tasks.language import LanguageData
+from lib.tasks.language import OpenedText
 from lib.tasks.reconstruction import (
     RENAMED,
     Chunks,
@@ -151,7 +151,7 @@ class HeldOutText:
 
 
 @lru_cache(maxsize=2)  # all lengths of a study ask for the same documents
-def held_out_text(data: LanguageData) -> HeldOutText:
+def held_out_text(data: OpenedText) -> HeldOutText:
     """The held-out documents of a text."""
     documents = held_out_documents(data.corpus)
     encode, known = encode_with(data.tokenizer), dict[str, Encoded]()
@@ -164,7 +164,7 @@ def held_out_text(data: LanguageData) -> HeldOutText:
     return HeldOutText(documents, once, _tagged(data.corpus, documents))
 
 
-def ask(data: LanguageData, task: ReconstructionConfig, per_category: int) -> Asked:
+def ask(data: OpenedText, task: ReconstructionConfig, per_category: int) -> Asked:
     """Test chunks, up to `per_category` of each category, drawn with ``task.seed``.
 
     Raises:
@@ -181,7 +181,7 @@ def ask(data: LanguageData, task: ReconstructionConfig, per_category: int) -> As
     return Asked(chosen, encoded, text.tagged, _labels(data, chosen, encoded))
 
 
-def ask_tagged(data: LanguageData, task: ReconstructionConfig, tags: str, most: int) -> Asked:
+def ask_tagged(data: OpenedText, task: ReconstructionConfig, tags: str, most: int) -> Asked:
     """Chunks of text with tags, up to `most`, drawn with ``task.seed``.
 
     Args:
@@ -253,7 +253,7 @@ def _tagged(corpus: Corpus, documents: list[Document]) -> list[TaggedText] | Non
     return [kinds.document(source.kinds, int(document.name)).tagged for document in documents]
 
 
-def _labels(data: LanguageData, chunks: Chunks, encoded: list[Encoded]) -> np.ndarray | None:
+def _labels(data: OpenedText, chunks: Chunks, encoded: list[Encoded]) -> np.ndarray | None:
     source = data.corpus.config.source
     if not isinstance(source, StoryText):
         return None

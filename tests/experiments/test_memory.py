@@ -225,6 +225,17 @@ def test_kept_decoders_read_and_write(quick: list[Record]) -> None:
     )
 
 
+def test_kept_decoders_are_measured_again(quick: list[Record]) -> None:
+    for record in quick:
+        again = _reading.reevaluate(record)
+        assert {"rouge1", "rougeL", "token_accuracy", "exact"} <= set(again)
+        for name, value in again.items():  # weights are kept in half precision
+            assert value == pytest.approx(record.metrics[name], abs=0.01)
+    other = dataclasses.replace(record, provenance={**record.provenance, "tokenizer": "another"})
+    with pytest.raises(ValueError, match="the record's another"):
+        _reading.reevaluate(other)
+
+
 def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     cell = short(memory.cells("quick")[0], tags=None)
     context = Context(identify=lambda cell: "x", checkpoints=tmp_path)
