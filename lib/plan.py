@@ -8,6 +8,8 @@ own is done, and no line is begun when the time is nearly over. The same command
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shlex
 import subprocess
@@ -21,12 +23,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lib import provenance
+from lib import provenance, runner
+from lib.__main__ import STOPPED, parser
+from lib.experiments import find
 
 LEAST = 30.0  # seconds that must be left for a line to begin
 ENDING = 5.0  # seconds before the end at which a run is told to stop
 GRACE = 120.0  # seconds after that until it is ended: checkpoints take a while to write
-WAYS = {0: "done", 3: "stopped"}  # exit statuses of ``run``; all others have failed
+WAYS = {0: "done", STOPPED: "stopped"}  # exit statuses of ``run``; all others have failed
 # what a pack leaves out: made again from its config, or only of use on the machine that made it
 CACHES, UNFINISHED = ("text",), ("checkpoints", "language_models")
 
@@ -69,13 +73,6 @@ def read(path: Path) -> list[Job]:
 
 
 def _check(job: Job) -> None:
-    import contextlib
-    import io
-
-    from lib import runner
-    from lib.__main__ import parser
-    from lib.experiments import cells_of, find
-
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -84,11 +81,9 @@ def _check(job: Job) -> None:
         raise ValueError(said.getvalue().strip().rpartition("error: ")[2] or "help") from error
     if arguments.budget is not None:
         raise ValueError("a line has no --budget; the plan's is shared")
-    cells = runner.select_cells(
-        cells_of(find(arguments.experiment), arguments.profile), arguments.select
-    )
-    runner.parse_shard(arguments.shard)
-    if not cells:
+    if not runner.chosen_cells(
+        find(arguments.experiment), arguments.profile, arguments.select, arguments.shard
+    ):
         raise ValueError(f"{arguments.experiment} has no cells of profile {arguments.profile}")
 
 
@@ -117,25 +112,27 @@ def work(
     deadline = None if seconds is None else time.monotonic() + seconds
     waiting, found, lock = deque(jobs), Worked(), threading.Lock()
 
-    def left() -> float | None:
-        return None if deadline is None else deadline - time.monotonic()
-
     def one() -> None:
         while True:
             with lock:
-                time_left = left()
-                if not waiting or (time_left is not None and time_left < LEAST):
+                left = None if deadline is None else deadline - time.monotonic()
+                if not waiting or (left is not None and left < LEAST):
                     return
                 job = waiting.popleft()
-            status = _run(job, command, root, time_left, say)
+            status = _run(job, command, root, left, say)
             with lock:
                 getattr(found, WAYS.get(status, "failed")).append(job)
 
     threads = [threading.Thread(target=one) for _ in range(min(processes, len(jobs)))]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException:  # an interrupt ends the runs under way, and no other begins
+        with lock:
+            waiting.clear()
+        raise
     found.left = list(waiting)
     return found
 

@@ -93,6 +93,19 @@ def select_cells(cells: Sequence[Any], conditions: Sequence[str]) -> list[Any]:
     return chosen
 
 
+def chosen_cells(
+    experiment: Experiment, profile: str, select: Iterable[str], shard: str | None
+) -> list[Any]:
+    """The cells of a profile that the conditions and the part name.
+
+    Raises:
+        ValueError: a profile, condition or part that is none, or fits no cell.
+    """
+    cells = select_cells(cells_of(experiment, profile), list(select))
+    part, parts = parse_shard(shard)
+    return cells[part - 1 :: parts]
+
+
 def _same(actual: Any, text: str) -> bool:
     if isinstance(actual, bool) or actual is None:
         return str(actual).lower() == text.lower()
@@ -163,9 +176,7 @@ def run(
         ValueError, RunError, StoreError, BackendError: before any work, naming what is wrong.
     """
     experiment = find(name)
-    cells = select_cells(cells_of(experiment, profile), list(select))
-    part, parts = parse_shard(shard)
-    cells = cells[part - 1 :: parts]
+    cells = chosen_cells(experiment, profile, select, shard)
     if ensemble is not None and ensemble < 1:
         raise ValueError(f"ensemble is {ensemble}, allowed: at least 1")
     if abreast is not None and abreast < 0:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 import tarfile
 import time
@@ -98,6 +101,26 @@ def test_a_run_that_does_not_stop_is_ended(tmp_path: Path, monkeypatch: pytest.M
         [("a", "60", "0")], 1, 0.5, root=tmp_path, command=COMMAND, say=lambda line: None
     )
     assert found.failed == [("a", "60", "0")]
+
+
+def test_after_an_interrupt_no_other_line_begins(tmp_path: Path) -> None:
+    code = f"""
+from pathlib import Path
+from lib import plan
+jobs = [("a", "60", "0"), ("b", "60", "0"), ("c", "0", "0"), ("d", "0", "0")]
+say = lambda line: print(line, flush=True)
+plan.work(jobs, 2, root=Path({str(tmp_path)!r}), command={COMMAND!r}, say=say)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert {process.stdout.readline() for _ in range(2)} == {"begins a\n", "begins b\n"}
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal's Ctrl-C: to the whole group
+    said, error = process.communicate(timeout=30)
+    assert process.returncode != 0 and "KeyboardInterrupt" in error
+    assert "begins" not in said
 
 
 def test_a_pack_has_records_and_no_caches(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from lib.config import from_dict
 from lib.experiments import Experiment
 from lib.experiments._memory import MemoryCell, readable, train_decoders
 from lib.experiments.memory import (
+    BATCH_TOKENS,
     CORPORA,
     decoder_cell,
     language_cell,
@@ -27,12 +28,11 @@ from lib.store import Record
 from lib.tasks.tokenizers import BPEConfig
 
 NAME = "memory.decoder_training"
-LARGE = 16_384  # tokens of the largest batch
 # length, tokens a step, steps, rate: rates and batches, which decide those of the whole chapter,
 # then how far more steps lead
 GRID = (
-    (32, LARGE, 1000, 1e-3), (32, LARGE, 1000, 3e-3), (32, LARGE, 1000, 1e-2),
-    (32, LARGE, 1000, 2e-2), (32, 8192, 1000, 1e-2), (32, 4096, 1000, 1e-2),
+    (32, 16_384, 1000, 1e-3), (32, 16_384, 1000, 3e-3), (32, 16_384, 1000, 1e-2),
+    (32, 16_384, 1000, 2e-2), (32, 8192, 1000, 1e-2), (32, 4096, 1000, 1e-2),
     (32, 8192, 2000, 1e-2), (32, 8192, 4000, 1e-2), (128, 8192, 1000, 1e-2),
     (128, 8192, 4000, 1e-2),
 )  # fmt: skip
@@ -65,10 +65,10 @@ def tokens_of(cell: MemoryCell) -> int:
 
 
 def name_of(cell: MemoryCell) -> str:
-    """For example ``mamba1-17x128-kinds-L32-s1-4000-0.003``, of batches of LARGE."""
+    """For example ``mamba1-17x128-kinds-L32-s1-4000-0.003``, of batches of BATCH_TOKENS."""
     name = f"{readable(cell)}-{total_steps(cell)}-{cell.training.lr_peak:g}"
     tokens = tokens_of(cell)
-    return name if tokens == LARGE else f"{name}-b{tokens}"
+    return name if tokens == BATCH_TOKENS else f"{name}-b{tokens}"
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:

@@ -32,13 +32,11 @@ class Sizes:
         narrow: most channels of models whose backward programs have one warp, of two: at 256 and
             384 channels that took 9 to 12 % less time. Wider ones would have twice the partial
             sums of dB and dC, which are as many as programs along the channels.
-        backward_warps: backward warps that an H100 holds at once: twelve on each of its 132
-            processors.
         registers: most registers of a backward thread; 168 leave room for 12 warps a processor.
         segment, fewest_segments: see :mod:`lib.ops.segments`. A segment has that many steps and
             more; fewer segments would not make up for the pass that finds their first states.
-        filled: forward warps that an H100 holds at once: 32, of 64 registers a thread, on each of
-            its 132 processors.
+        filled, backward_filled: forward and backward warps that an H100 holds at once: 32, of 64
+            registers a thread, and 12 on each of its 132 processors.
     """
 
     steps: int = 8
@@ -50,11 +48,11 @@ class Sizes:
     backward_most: int = 16
     warps: int = 1
     narrow: int = 512
-    backward_warps: int = 1584
     registers: int | None = 168
     segment: int = 1024
     fewest_segments: int = 4
     filled: int = 4224
+    backward_filled: int = 1584
 
 
 SIZES = Sizes()
@@ -101,7 +99,7 @@ def share(groups: int, b: int, parts: int, warps: int) -> int:
     long as a full one. So a program has as many sequences as take least time, in up to WAVES waves:
     each program has sums of its own for A.
     """
-    least, best, there = None, b, SIZES.backward_warps // warps
+    least, best, there = None, b, SIZES.backward_filled // warps
     for waves in range(1, WAVES + 1):
         blocks = waves * there // (groups * parts)
         each = ceil_div(b, max(1, blocks))

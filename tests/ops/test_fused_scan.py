@@ -106,7 +106,7 @@ def test_long_sequences_with_any_options(**drawn: Any) -> None:
 @pytest.mark.parametrize(
     "sizes",
     [
-        {"warps": 2}, {"narrow": 0, "backward_warps": 2}, {"backward_warps": 1},
+        {"warps": 2}, {"narrow": 0, "backward_filled": 2}, {"backward_filled": 1},
         {"backward_most": 0}, {"steps": 4, "backward_steps": 4}, {"backward_steps": 4},
         {"backward_steps": 2, "narrow": 0},
     ],

@@ -160,7 +160,7 @@ def test_the_ends_of_segments(cut: list[int]) -> None:
 
 
 @on_cpu
-def test_compiled_for_states_of_several_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_for_states_of_several_sizes() -> None:
     """From the second on a compiler leaves a size open; what is refused is then decided by
     comparisons."""
     torch.compiler.reset()
