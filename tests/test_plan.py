@@ -104,9 +104,12 @@ def test_a_run_that_does_not_stop_is_ended(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_after_an_interrupt_no_other_line_begins(tmp_path: Path) -> None:
+    # what a shell starts in the background is told to overlook interrupts: not here
     code = f"""
+import signal
 from pathlib import Path
 from lib import plan
+signal.signal(signal.SIGINT, signal.default_int_handler)
 jobs = [("a", "60", "0"), ("b", "60", "0"), ("c", "0", "0"), ("d", "0", "0")]
 say = lambda line: print(line, flush=True)
 plan.work(jobs, 2, root=Path({str(tmp_path)!r}), command={COMMAND!r}, say=say)
