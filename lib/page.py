@@ -173,7 +173,7 @@ def provenance_table(records: Iterable[Record]) -> HTML:
         {
             "record": record.name,
             **_origin(record),
-            "seconds": f"{record.provenance['wall_seconds']:.0f}",
+            "seconds": f"{provenance.wall_seconds(record.provenance):.0f}",
             "started (UTC)": _started(record),
         }
         for record in records
@@ -192,7 +192,7 @@ def provenance_groups(records: Iterable[Record]) -> HTML:
     for group in groups.values():
         started = sorted(_started(record) for record in group)
         names = "<br>".join(html.escape(record.name) for record in group)
-        seconds = sum(record.provenance["wall_seconds"] for record in group)
+        seconds = sum(provenance.wall_seconds(record.provenance) for record in group)
         rows.append(
             {
                 "records": f"<details><summary>{len(group)} of {group[0].experiment}</summary>"

@@ -298,7 +298,7 @@ def status(root: Path = provenance.ROOT, store: Store | None = None) -> list[dic
                     "total": len(cells),
                     "failed": sum(record.status == "failed" for record in found),
                     "devices": sorted({fact["device_name"] for fact in facts}),
-                    "wall_seconds": sum(fact["wall_seconds"] for fact in facts),
+                    "wall_seconds": sum(map(provenance.wall_seconds, facts)),
                     "last": max((fact["started"] for fact in facts), default=None),
                     "notebook": experiment.notebook,
                 }

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lib import provenance
 from lib.__main__ import main
 from lib.store import Store
 from lib.training.checkpoints import load_checkpoint
@@ -90,6 +91,11 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert resumed.weights == whole.weights
     sessions = [session["steps"] for session in resumed.provenance["sessions"]]
     assert sessions == [step, 30 - step]
+    facts = resumed.provenance
+    first, last = (session["seconds"] for session in facts["sessions"])
+    assert first > 0 and last == facts["training_seconds"]
+    assert provenance.training_seconds(facts) == pytest.approx(first + last)
+    assert provenance.wall_seconds(facts) == pytest.approx(facts["wall_seconds"] + first)
     assert not list(checkpoints.iterdir())
 
 

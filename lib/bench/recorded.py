@@ -13,15 +13,21 @@ def recorded_sentence(experiment: str, profile: str = "paper", store: Store | No
     store = store or Store.at(provenance.ROOT)
     cells = cells_of(found, profile)
     records = store.records(found.name, found.protocol, cells)
-    times = [
-        float(record.provenance["training_seconds"]) / 60
+    kept = [
+        record.provenance
         for record in records
         if record is not None and "training_seconds" in record.provenance
     ]
+    times = [provenance.training_seconds(facts) / 60 for facts in kept]
+    resumed = sum(not provenance.timed(facts) for facts in kept)
     if not times:
         return f"No run of {experiment} has a record yet."
+    said = "" if not resumed else (
+        f" ({resumed} resumed; the time before that is counted at the pace after it)"
+    )  # fmt: skip
+    if len(kept) < len(cells):
+        said += f"; at that pace all take {sum(times) * len(cells) / len(times):.0f}"
     return (
         f"The {len(times)} of {len(cells)} runs of {experiment} that have a record trained for "
-        f"{sum(times):.1f} minutes together, evaluations included; at that pace all "
-        f"take {sum(times) * len(cells) / len(times):.0f}."
+        f"{sum(times):.1f} minutes together, evaluations included{said}."
     )

@@ -259,14 +259,13 @@ def _run_cell(
         name=readable(cell),
         origin={**provenance.code(), "device_name": provenance.machine(device)["device_name"]},
     )  # fmt: skip
-    before = time.perf_counter()
     yield from trainer.turns()
     (result,) = trainer.results()
     facts = {
         "backends": {op: list(served) for op, served in used.items()},
         "compile": bool(context.compile),
         "dtype": cell.training.precision,
-        "training_seconds": round(time.perf_counter() - before, 3),
+        "training_seconds": trainer.seconds(),
         "sessions": trainer.sessions(),
         "text": data.corpus.describe(),
         "tokenizer": data.tokenizer.fingerprint,

@@ -244,10 +244,8 @@ def train_group(cells: Sequence[Any], context: Context, study: Study) -> Turns[l
         name=names[0] if alone else f"{names[0]} and {len(cells) - 1} more",
         origin={**provenance.code(), "device_name": provenance.machine(device)["device_name"]},
     )
-    before = time.perf_counter()
     yield from trainer.turns()
-    results = trainer.results()
-    seconds = time.perf_counter() - before
+    results, seconds = trainer.results(), trainer.seconds()
     model.eval()
     with eagerly():
         found = study.final(model, test) if any(r.status == "done" for r in results) else {}
@@ -256,8 +254,8 @@ def train_group(cells: Sequence[Any], context: Context, study: Study) -> Turns[l
         "backends": {op: list(served) for op, served in used.items()},
         "compile": compiles,
         "dtype": training.precision,
-        "training_seconds": round(seconds / len(cells), 3),
-        "ensemble": {"runs": len(cells), "training_seconds": round(seconds, 3)},
+        "training_seconds": seconds,
+        "ensemble": {"runs": len(cells), "training_seconds": round(len(cells) * seconds, 3)},
         "fastest_epoch_seconds": min(trainer.epoch_seconds, default=None),
         "peak_memory_bytes": (
             torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None

@@ -108,6 +108,8 @@ class Trainer:
         self.lr_table = torch.tensor(table, dtype=torch.float32, device=self.device)
         self.rates = table
         self.step = self.first_step = 0
+        self.begun = time.perf_counter()
+        self.ended: float | None = None
         self.origin = origin or {}
         self.earlier = [list[dict[str, Any]]() for _ in self.runs]
         self.rows = [list[dict[str, float]]() for _ in self.runs]
@@ -274,9 +276,15 @@ class Trainer:
         self.step = steps[0]
         return True
 
+    def seconds(self) -> float:
+        """A run's share of the time since training was begun or resumed, until it ended."""
+        until = time.perf_counter() if self.ended is None else self.ended
+        return round((until - self.begun) / len(self.runs), 3)
+
     def sessions(self, run: int = 0) -> list[dict[str, Any]]:
-        """One entry for each start of a run: its origin and the steps that it took."""
-        mine = {**self.origin, "steps": self.step - self.first_step}
+        """One entry for each start of a run: its origin, the steps that it took, and the run's
+        share of the seconds that they took."""
+        mine = {**self.origin, "steps": self.step - self.first_step, "seconds": self.seconds()}
         return [*self.earlier[run], mine] if mine["steps"] else list(self.earlier[run])
 
     # -- the loop --------------------------------------------------------------------------
@@ -295,6 +303,7 @@ class Trainer:
     def turns(self) -> Iterator[Awaited | None]:
         """:meth:`train`, handing over after each step with what it will wait for before its next
         turn, if that has not come by then; see :mod:`lib.training.abreast`."""
+        self.begun, self.ended = time.perf_counter(), None
         self.resume()
         self.first_step = self.step
         steps = self.batches.steps
@@ -338,6 +347,7 @@ class Trainer:
             if self.cuda:
                 queued.append(torch.cuda.current_stream().record_event())
             yield queued.popleft() if len(queued) > AHEAD else None
+        self.ended = time.perf_counter()
         bar.close()
 
     def results(self) -> list[TrainingResult]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lib.bench.recorded import recorded_sentence
 from lib.config import to_dict
@@ -14,11 +15,25 @@ def test_recorded_runs_say_how_long_they_trained(tmp_path: Path) -> None:
     assert recorded_sentence(name, store=store) == f"No run of {name} has a record yet."
     experiment = find(name)
     cells = experiment.cells("paper")
-    for cell in cells[:2]:
+
+    def keep(cell: Any, facts: dict[str, Any]) -> str:
         store.save(
             Record(name, experiment.protocol, to_dict(cell), experiment.readable(cell), "done",
-                   {}, {"training_seconds": 30.0})
+                   {}, {"training_seconds": 30.0, **facts})
         )  # fmt: skip
-    said = recorded_sentence(name, store=store)
+        return recorded_sentence(name, store=store)
+
+    keep(cells[0], {})
+    said = keep(cells[1], {"sessions": [{"steps": 10}]})
     assert f"The 2 of {len(cells)} runs" in said and "1.0 minutes together" in said
-    assert said.endswith(f"all take {len(cells) / 2:.0f}.")
+    assert said.endswith(f"; at that pace all take {len(cells) / 2:.0f}.")
+    assert "resumed" not in said
+    # a session that was timed counts as it is, one that was not at the pace of the last
+    timed = [{"steps": 5, "seconds": 90.0}, {"steps": 10, "seconds": 30.0}]
+    said = keep(cells[2], {"sessions": timed})
+    assert "3.0 minutes together" in said and "resumed" not in said
+    said = keep(cells[3], {"sessions": [{"steps": 20}, {"steps": 10}]})
+    assert "4.5 minutes together" in said and "(1 resumed;" in said
+    for cell in cells[4:]:
+        said = keep(cell, {})
+    assert f"The {len(cells)} of {len(cells)} runs" in said and "all take" not in said

@@ -367,7 +367,11 @@ def test_stop_and_resume_of_an_ensemble_is_exact(tmp_path: Path, after: int) -> 
             parameter.fill_(7.0)  # nothing but the checkpoints may matter
     results = again.train()
     assert again.first_step == after
+    took = again.seconds()
+    assert 0 < took == again.seconds()  # the clock stopped when training did
     for run in range(3):
+        first, second = again.sessions(run)
+        assert first["seconds"] > 0 and second["seconds"] == took
         assert results[run].curves.equals(expected[run].curves)
         assert torch.equal(flat_run(model, run), flat_run(expected_model, run))
         assert [s["steps"] for s in again.sessions(run)] == [after, 18 - after]
