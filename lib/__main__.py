@@ -11,11 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lib import provenance
+from lib.run_options import FAILED, STOPPED, USAGE_ERROR, add_arguments
 from lib.store import Store, StoreError
-
-USAGE_ERROR = 2
-FAILED = 1
-STOPPED = 3  # the budget was spent; the same command goes on
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -199,23 +196,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="for scripts")
 
     sub = command("run", _run, "run the cells of an experiment that have no record yet")
-    sub.add_argument("experiment")
-    sub.add_argument("--profile", default="quick", help="quick, matched or paper")
-    sub.add_argument("--select", action="append", default=[], metavar="NAME=VALUE",
-                     help="these cells alone; 'NAME=A|B' for either value")  # fmt: skip
-    sub.add_argument("--shard", metavar="I/N", help="run the I-th of N parts")
-    sub.add_argument("--budget", metavar="TIME", help="stop cleanly after 90s, 8m, 1.5h")
-    sub.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    sub.add_argument("--backend", default="auto", help="auto or the name of a backend")
-    sub.add_argument("--compile", default="auto", choices=["auto", "on", "off"])
-    sub.add_argument("--retry-failed", action="store_true")
-    sub.add_argument("--fresh", action="store_true", help="run again whatever records there are")
-    sub.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS")
-    sub.add_argument("--ensemble", type=int, metavar="N",
-                     help="train at most N runs at once (default: as many as fit)")  # fmt: skip
-    sub.add_argument("--abreast", type=int, metavar="N",
-                     help="train groups of different models beside each other, up to N runs in all "
-                     "(default: on a GPU as many as the experiment says)")  # fmt: skip
+    add_arguments(sub)
 
     sub = command("queue", _queue, "work off a file of runs, several at once, within a time")
     sub.add_argument("plan", type=Path, help="a line a run: what follows `python -m lib run`")
@@ -247,11 +228,11 @@ def parser() -> argparse.ArgumentParser:
     sub = command("report", _report, "claims and verdicts")
     sub.add_argument("--json", action="store_true", help="for scripts")
 
-    from lib.bench.cli import add_arguments
-
-    add_arguments(command("bench", _bench, "measure speed beside that of others; keep records"))
-
     from lib import generate
+    from lib.bench import cli
+
+    sub = command("bench", _bench, "measure speed beside that of others; keep records")
+    cli.add_arguments(sub)
 
     sub = command("generate", _generate, "text from a checkpoint, local or of the hub")
     generate.add_arguments(sub)

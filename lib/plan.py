@@ -8,6 +8,7 @@ own is done, and no line is begun when the time is nearly over. The same command
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import os
@@ -24,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from lib import provenance, runner
-from lib.__main__ import STOPPED, parser
 from lib.experiments import find
+from lib.run_options import STOPPED, add_arguments
 
 LEAST = 30.0  # seconds that must be left for a line to begin
 ENDING = 5.0  # seconds before the end at which a run is told to stop
@@ -73,10 +74,11 @@ def read(path: Path) -> list[Job]:
 
 
 def _check(job: Job) -> None:
-    said = io.StringIO()
+    said, parser = io.StringIO(), argparse.ArgumentParser(prog="run")
+    add_arguments(parser)
     try:
         with contextlib.redirect_stderr(said):
-            arguments = parser().parse_args(["run", *job])
+            arguments = parser.parse_args(job)
     except SystemExit as error:
         raise ValueError(said.getvalue().strip().rpartition("error: ")[2] or "help") from error
     if arguments.budget is not None:

@@ -215,7 +215,8 @@ def run(
         readable = experiment.readable(outcome.cell)
         if outcome.status == "stopped":
             summary.stopped.append(readable)
-            say(f"  {readable}: budget spent, checkpoint kept; the same command goes on from it")
+            where = f" {outcome.reason}" if outcome.reason else ""
+            say(f"  {readable}: budget spent{where}; the same command goes on from its checkpoint")
             continue  # cells that trained together stop together
         wall = outcome.wall_seconds
         if wall is None:

@@ -71,7 +71,7 @@ class Outcome:
     Attributes:
         cell: the config that ran.
         status: "done", "failed" or "stopped" (budget spent; a checkpoint is left).
-        reason: why it failed.
+        reason: why it failed, or where it was stopped.
         metrics: final numbers; None for what could not be measured.
         curves: one row an epoch.
         weights: final weights as safetensors bytes, or None.

@@ -264,7 +264,7 @@ def train_group(cells: Sequence[Any], context: Context, study: Study) -> Turns[l
     outcomes = []
     for run, (cell, result) in enumerate(zip(cells, results, strict=True)):
         if result.status == "stopped":
-            outcomes.append(Outcome(cell, "stopped"))
+            outcomes.append(Outcome(cell, "stopped", result.reason))
             continue
         if result.status == "done" and isinstance(model, Ensemble):
             models[run].load_state_dict(model.weights(run))

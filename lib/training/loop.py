@@ -360,8 +360,10 @@ class Trainer:
             bad, steps = self.failed[run], self.batches.steps
             reason = f"the loss was not finite at step {bad + 1} of {self.total}"
             return TrainingResult("failed", reason, curves, (bad // steps + 1) * steps)
-        status = "done" if self.step == self.total else "stopped"
-        return TrainingResult(status, None, curves, self.step)
+        if self.step < self.total:
+            reason = f"at step {self.step} of {self.total}"
+            return TrainingResult("stopped", reason, curves, self.step)
+        return TrainingResult("done", None, curves, self.step)
 
     def _measured(self) -> tuple[Tensor, torch.cuda.Event | None]:
         """:meth:`_measure` on the host, and on a GPU what must have come before it is read."""

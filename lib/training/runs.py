@@ -14,7 +14,7 @@ class TrainingResult:
 
     Attributes:
         status: "done", "failed" (a loss was not finite) or "stopped" (the budget was spent).
-        reason: why it failed, naming the step.
+        reason: why it failed, or where it was stopped, naming the step.
         curves: one row an epoch: epoch, step, lr, train_loss, train_accuracy and what
             `evaluate` returned.
         step: optimiser steps taken; a failed run ends with the epoch of its failure.
