@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -82,29 +82,43 @@ class Mamba1Mixer(nn.Module):
         u, conv = self.conv(u, state.conv if state else None, return_state)
         u = self.act_post_conv(u)
         dt, B, C = self._split(u)
-        wide, bias, gate = compute_dtype(dt), None, None
-        joined = not watched(self.act_dt, self.act_y) and absorbs(
-            u.transpose(1, 2), self.config.d_state, self.backend
-        )
-        if joined:
-            bias, gate = self.dt_proj.bias, z.transpose(1, 2)
-        else:
-            dt = self.act_dt(nn.functional.softplus(dt.to(wide) + self.dt_proj.bias.to(wide)))
-        B, C = self.act_B(B), self.act_C(C)
-        # the scan casts for itself; autocast would halve its products in forward, not in backward
-        with torch.autocast(x.device.type, enabled=False):
-            scanned = selective_scan(
-                u.transpose(1, 2), dt.transpose(1, 2), -torch.exp(self.A_log.to(wide)),
-                B.transpose(1, 2), C.transpose(1, 2), self.D, gate, bias, joined,
-                return_last_state=return_state, initial_state=state.ssm if state else None,
-                backend=self.backend,
-            )  # fmt: skip
-        y, ssm = scanned if return_state else (scanned, scanned)
-        y = y.transpose(1, 2)
-        if not joined:
+        dt, bias = self._step_size(u, dt)
+        y, ssm = self._scan(
+            u, dt, bias, self.act_B(B), self.act_C(C), z if bias is not None else None,
+            initial_state=state.ssm if state else None, return_last_state=return_state,
+        )  # fmt: skip
+        if bias is None:
             y = self.act_y(y) * nn.functional.silu(z)
         out = self.out_proj(y)
-        return (out, MixerState(conv, ssm)) if return_state else out
+        return out if ssm is None else (out, MixerState(conv, ssm))
+
+    def _step_size(self, u: Tensor, dt: Tensor) -> tuple[Tensor, Tensor | None]:
+        """dt as the scan wants it and None; or dt as it is and the bias, if bias, softplus and gate
+        are left to the scan."""
+        bias, wide = self.dt_proj.bias, compute_dtype(dt)
+        if not watched(self.act_dt, self.act_y) and absorbs(
+            u.transpose(1, 2), self.config.d_state, self.backend
+        ):
+            return dt, bias
+        return self.act_dt(nn.functional.softplus(dt.to(wide) + bias.to(wide))), None
+
+    def _scan(
+        self, u: Tensor, dt: Tensor, bias: Tensor | None, B: Tensor, C: Tensor, gate: Tensor | None,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        """y (b, l, d) of tensors with time in the middle, and the last state, if that is among the
+        scan's `options`."""
+        A = -torch.exp(self.A_log.to(compute_dtype(dt)))
+        u, dt, B, C = (tensor.transpose(1, 2) for tensor in (u, dt, B, C))
+        gate = None if gate is None else gate.transpose(1, 2)
+        # the scan casts for itself; autocast would halve its products in forward, not in backward
+        with torch.autocast(u.device.type, enabled=False):
+            scanned = selective_scan(
+                u, dt, A, B, C, self.D, gate, bias, bias is not None, backend=self.backend,
+                **options,
+            )  # fmt: skip
+        y, last = scanned if options.get("return_last_state") else (scanned, None)
+        return y.transpose(1, 2), last
 
     def last(self, x: Tensor) -> Tensor:
         """The block at the last position alone: (b, l, m) to (b, 1, m), if no backend is asked for
@@ -112,25 +126,15 @@ class Mamba1Mixer(nn.Module):
         with C zero but at the end: its last state would do, but is as large as n positions' y."""
         if self.backend != "auto":
             return self(x)[:, -1:]
-        c, length = self.config, x.shape[1]
+        c = self.config
         u = self.in_proj.part(x, slice(c.d_inner))
         z = self.in_proj.part(x[:, -1:], slice(c.d_inner, None))
         u, _ = self.conv(u, None, False)
         to_dt, to_B, to_C = self.x_proj.weight.split([c.rank, c.d_state, c.d_state])
         dt, B = linear(linear(u, to_dt), self.dt_proj.weight), linear(u, to_B)
-        C = nn.functional.pad(linear(u[:, -1:], to_C), (0, 0, length - 1, 0))
-        wide, bias = compute_dtype(dt), None
-        joined = absorbs(u.transpose(1, 2), c.d_state)
-        if joined:
-            bias = self.dt_proj.bias
-        else:
-            dt = nn.functional.softplus(dt.to(wide) + self.dt_proj.bias.to(wide))
-        with torch.autocast(x.device.type, enabled=False):
-            y = selective_scan(
-                u.transpose(1, 2), dt.transpose(1, 2), -torch.exp(self.A_log.to(wide)),
-                B.transpose(1, 2), C.transpose(1, 2), self.D, None, bias, joined,
-            ).transpose(1, 2)[:, -1:]  # fmt: skip
-        return self.out_proj(y * nn.functional.silu(z))
+        C = nn.functional.pad(linear(u[:, -1:], to_C), (0, 0, x.shape[1] - 1, 0))
+        y, _ = self._scan(u, *self._step_size(u, dt), B, C, None)
+        return self.out_proj(y[:, -1:] * nn.functional.silu(z))
 
     def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
         """One token: x (b, m) to y (b, m) and the next state."""
