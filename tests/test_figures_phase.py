@@ -131,7 +131,7 @@ def test_maps_print_every_cell_and_mark_what_is_missing(diagram: Diagram) -> Non
 def test_one_scale_for_all_maps_and_a_centred_one_for_differences(diagram: Diagram) -> None:
     axis = figures.against(diagram, PAPER, "paper", METRICS, "t").layout.coloraxis
     assert (axis.cmin, axis.cmax) == (0, 1)
-    figure = figures.differences(diagram, PAPER, "paper", "t")
+    figure = figures.differences(diagram, PAPER, "t")
     assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (-1, 1)
     value = diagram.map("best_composite").mean.loc[2, 0.1] - 0.06
     assert printed(figure, 0)["2", "0.1"] == figures.short(value)
@@ -212,7 +212,7 @@ def test_every_figure_has_a_title_and_named_axes(diagram: Diagram, records: list
     curves = page.curves_of(records[:3], ["n_layers", "gamma"])
     for figure in (
         figures.against(diagram, PAPER, "paper", METRICS, "t"),
-        figures.differences(diagram, PAPER, "paper", "t"),
+        figures.differences(diagram, PAPER, "t"),
         figures.scatter(pairs, "t", "paper"),
         figures.best_less_last(diagram, "t"),
         figures.curves_at(curves, 0.1, [2, 3]),

@@ -85,10 +85,10 @@ def against(
     return maps(panels, title)
 
 
-def differences(diagram: Diagram, reference: Reference, whose: str, title: str) -> go.Figure:
-    """Ours less the published map, for every metric that was published."""
+def differences(diagram: Diagram, reference: Reference, title: str) -> go.Figure:
+    """Ours less the published map, for every metric that was published; `title` says whose."""
     panels = [
-        difference(f"ours − {whose}: {metric_title(metric)}", diagram.map(metric), theirs)
+        difference(metric_title(metric), diagram.map(metric), theirs)
         for metric, theirs in reference.maps.items()
     ]
     return maps(panels, title, diverging=True)
