@@ -52,11 +52,11 @@ def test_panels_beside_each_other_need_room(rows: int, columns: int, width: int 
 
 def test_spread_is_mean_and_interval_over_seeds() -> None:
     frame = pd.DataFrame({"x": [1, 1, 1, 2], "y": [1.0, 2.0, 3.0, 5.0], "seed": [1, 2, 3, 1]})
-    table, seeds = figures.spread(frame, "x", "y")
-    assert seeds == 3 and table["mean"].tolist() == [2.0, 5.0]
+    table = figures.spread(frame, "x", "y")
+    assert table["seeds"].tolist() == [3, 1] and table["mean"].tolist() == [2.0, 5.0]
     assert table["low"][0] == pytest.approx(2 - 4.303 / 3**0.5, abs=1e-3)
     assert np.isnan(table["low"][1])
-    logs, _ = figures.spread(frame, "x", "y", log=True)
+    logs = figures.spread(frame, "x", "y", log=True)
     assert logs["mean"][0] == pytest.approx(6 ** (1 / 3)) and logs["low"][0] > 0
 
 
@@ -67,6 +67,25 @@ def test_bands_stay_within_limits_and_show_every_seed() -> None:
     area, *seeds, mean = figure.data
     assert min(area.y) == 0 and max(area.y) == 1
     assert len(seeds) == 3 and mean.name == "accuracy (3 seeds)"
+
+
+def test_bands_are_where_there_are_three_seeds_and_points_are_marked() -> None:
+    frame = pd.DataFrame(
+        [(x, x + seed / 10, seed) for x in (1, 2, 4, 5, 6) for seed in range(1 if x == 4 else 3)],
+        columns=["x", "y", "seed"],
+    )
+    figure = go.Figure()
+    figures.band(figure, frame[frame["x"] > 1], "x", "y", "score", 0)
+    *areas, one, two, three, mean = figure.data
+    assert [sorted(set(area.x)) for area in areas] == [[2], [5, 6]]
+    assert all(area.fill == "toself" for area in areas) and areas[0].line.width > 0
+    assert mean.name == "score (1 to 3 seeds)" and mean.mode == "lines+markers"
+    assert list(one.x) == [2, 4, 5, 6] and list(two.x) == list(three.x) == [2, 5, 6]
+    many = pd.DataFrame({"x": range(20), "y": 0.5, "seed": 1})
+    figure = go.Figure()
+    figures.band(figure, many, "x", "y", "score", 0)
+    (line,) = figure.data
+    assert line.mode == "lines" and line.name == "score (1 seed)"
 
 
 def every_figure() -> dict[str, go.Figure]:

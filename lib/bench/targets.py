@@ -86,7 +86,7 @@ def targets() -> list[Target]:
 
 
 def table(store: Store) -> list[dict[str, str]]:
-    """One row a target: work, floor, must reach, aim, measured, how far, record.
+    """One row a target: work, floor, must reach, aim, measured, how far, device, record.
 
     A target without a record says so and how to run it.
     """
@@ -103,13 +103,14 @@ def table(store: Store) -> list[dict[str, str]]:
         }
         if record is None or value is None:
             state = "not run yet" if record is None else f"no number ({record.reason})"
-            row |= {"measured": state, "reached": "",
+            row |= {"measured": state, "reached": "", "device": "",
                     "record": f"python -m lib bench {target.kind}"}  # fmt: skip
         else:
             value *= target.scale
             share = target.reached(value)
             row["floor"] = _floor(target, record.metrics)
             row |= {"measured": _with_unit(value, target), "reached": f"{share:.2f} times",
+                    "device": record.provenance.get("device_name", ""),
                     "record": record.name}  # fmt: skip
         out.append(row)
     return out

@@ -18,6 +18,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid")
 SEQUENTIAL = "Cividis"
 DIVERGING = "RdBu"
+MARKED = 12  # points up to which each is marked
 PANEL, WIDEST = 13, 40  # rem: width that a panel needs beside others, and that a page's column has
 
 
@@ -70,58 +71,69 @@ set_up()
 
 def spread(
     frame: pd.DataFrame, x: str, y: str, seed: str = "seed", log: bool = False
-) -> tuple[pd.DataFrame, int]:
-    """Mean and 95 % interval (Student's t over seeds) of `y` at each `x`; and the seed count.
+) -> pd.DataFrame:
+    """Mean and 95 % interval (Student's t over seeds) of `y` at each `x`, and the number of seeds.
 
     With `log`, mean and interval are those of log(y), so they stay positive (geometric mean).
-    Returns a frame with columns x, mean, low, high; low and high are NaN for a single seed.
+    Returns a frame with columns x, mean, low, high, seeds; low and high are NaN for one seed.
     """
     rows = []
-    for at, values in frame.groupby(x)[y]:
-        numbers = np.log(values) if log else values
+    for at, some in frame.groupby(x):
+        numbers = np.log(some[y]) if log else some[y]
         mean, interval = mean_interval(numbers.tolist())
         low, high = interval or (float("nan"), float("nan"))
         rows.append({"mean": mean, "low": low, "high": high})
         rows[-1] = {name: float(np.exp(v)) if log else v for name, v in rows[-1].items()}
-        rows[-1]["x"] = at
-    return pd.DataFrame(rows), int(frame[seed].nunique())
+        rows[-1] |= {"x": at, "seeds": some[seed].nunique()}
+    return pd.DataFrame(rows, columns=["x", "mean", "low", "high", "seeds"])
 
 
 def band(
     figure: go.Figure, frame: pd.DataFrame, x: str, y: str, name: str, index: int,
     *, log: bool = False, limits: tuple[float, float] | None = None, **place: Any,
 ) -> None:  # fmt: skip
-    """Add `y` over `x`: a thick line for the mean over seeds, a thin line for each seed and, from
-    three seeds on, a band for the mean's 95 % interval (that of two seeds says nothing).
+    """Add `y` over `x`: a thick line for the mean over seeds, a thin line for each seed and, where
+    there are three seeds, a band for the mean's 95 % interval (that of two seeds says nothing).
+    Points of short lines are marked: between them nothing was measured.
 
     Args:
         log: mean and interval of log(y), for logarithmic axes.
         limits: values that y can take, (0, 1) for an accuracy; the band is cut there.
     """
-    table, seeds = spread(frame, x, y, log=log)
+    table = spread(frame, x, y, log=log)
     colour, dash = COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)]
-    label = f"{name} ({seeds} seeds)" if seeds > 1 else f"{name} (1 seed)"
-    if seeds > 2:
-        low, high = table["low"], table["high"]
+    mode = "lines+markers" if len(table) <= MARKED else "lines"
+    enough = table["seeds"] > 2
+    for _, piece in table[enough].groupby((~enough).cumsum()):
+        low, high = piece["low"], piece["high"]
         if limits is not None:
             low, high = low.clip(*limits), high.clip(*limits)
+        lone = len(piece) == 1  # has no breadth that could be filled
         figure.add_scatter(
-            x=np.concatenate([table["x"], table["x"][::-1]]), y=np.concatenate([high, low[::-1]]),
-            fill="toself", mode="lines", line_width=0, fillcolor=colour, opacity=0.15,
-            hoverinfo="skip", showlegend=False, legendgroup=name, **place,
+            x=np.concatenate([piece["x"], piece["x"][::-1]]), y=np.concatenate([high, low[::-1]]),
+            fill="toself", mode="lines", line={"width": 6 if lone else 0, "color": colour},
+            fillcolor=colour, opacity=0.3 if lone else 0.15, hoverinfo="skip", showlegend=False,
+            legendgroup=name, **place,
         )  # fmt: skip
-    if seeds > 1:
-        for seed, rows in frame.groupby("seed"):
+    if (table["seeds"] > 1).any():
+        for seed, rows in frame.sort_values(x).groupby("seed"):
             figure.add_scatter(
-                x=rows[x], y=rows[y], mode="lines", line={"color": colour, "width": 0.7},
-                opacity=0.6, showlegend=False, legendgroup=name, name=f"{name}, seed {seed}",
-                **place,
+                x=rows[x], y=rows[y], mode=mode, line={"color": colour, "width": 0.7},
+                marker_size=4, opacity=0.6, showlegend=False, legendgroup=name,
+                name=f"{name}, seed {seed}", **place,
             )  # fmt: skip
-    mode = "lines" if len(table) > 1 else "markers"  # a line of one point would not be seen
     figure.add_scatter(
-        x=table["x"], y=table["mean"], mode=mode, name=label, legendgroup=name,
-        line={"color": colour, "dash": dash, "width": 2.5}, **place,
+        x=table["x"], y=table["mean"], mode=mode, name=f"{name} ({_seeds(table['seeds'])})",
+        legendgroup=name, line={"color": colour, "dash": dash, "width": 2.5}, marker_size=7,
+        **place,
     )  # fmt: skip
+
+
+def _seeds(counts: pd.Series) -> str:
+    """ "3 seeds", or "1 to 3 seeds" where points have different numbers of them."""
+    least, most = (0, 0) if counts.empty else (int(counts.min()), int(counts.max()))
+    number = str(most) if least == most else f"{least} to {most}"
+    return f"{number} seed{'s' if number != '1' else ''}"
 
 
 def one_entry_a_group(figure: go.Figure) -> None:

@@ -21,7 +21,7 @@ def put(store: Store, target: targets.Target, status: str = "done", **metrics: f
     name = f"foundations.bench_{target.kind}"
     found = find(name)
     readable = found.readable(target.cell)
-    provenance = {"ours": "fused", "absent": {"mamba_ssm": "not built"}, "notes": {}}
+    provenance = {"device_name": "test", "ours": "fused", "absent": {"mamba_ssm": "not built"}, "notes": {}}
     reason = None if status == "done" else "it broke"
     return store.save(
         Record(
@@ -75,7 +75,7 @@ def test_the_table_has_a_row_a_target_with_and_without_records(store: Store) -> 
     rows = targets.table(store)
     assert rows[0] == {
         "work": wanted[0].work, "floor": "0.07 ms", "must reach": "0.6 ms", "aim": "0.25 ms",
-        "measured": "0.3 ms", "reached": "2.00 times", "record": scan.name,
+        "measured": "0.3 ms", "reached": "2.00 times", "device": "test", "record": scan.name,
     }  # fmt: skip
     # of one run of the 36
     assert rows[2]["measured"] == "1.8 ms" and rows[2]["floor"] == "0.1 ms"
