@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -41,11 +42,15 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _queue(arguments: argparse.Namespace) -> int:
-    from lib import plan, runner
+    from lib import mps, plan, runner
 
     jobs = plan.read(arguments.plan)
     seconds = runner.parse_seconds(arguments.budget)
-    found = plan.work(jobs, arguments.processes, seconds, root=arguments.root)
+    with contextlib.ExitStack() as services:
+        environment = services.enter_context(mps.shared()) if arguments.mps else None
+        found = plan.work(
+            jobs, arguments.processes, seconds, root=arguments.root, environment=environment
+        )
     if arguments.pack is not None:
         runs = Store.at(arguments.root).local
         print(f"packed: {plan.pack(runs, arguments.pack, arguments.checkpoints)} files")
@@ -202,6 +207,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("plan", type=Path, help="a line a run: what follows `python -m lib run`")
     sub.add_argument("--processes", type=int, default=3, metavar="N", help="runs at once")
     sub.add_argument("--budget", metavar="TIME", help="of all: stop cleanly after 90s, 8m, 1.5h")
+    sub.add_argument("--mps", action="store_true",
+                     help="kernels of all at once, by NVIDIA's multi-process service")  # fmt: skip
     sub.add_argument("--pack", type=Path, metavar="FILE", help="then write records to a .tar.gz")
     sub.add_argument("--checkpoints", action="store_true", help="pack unfinished runs too")
 

@@ -19,7 +19,7 @@ import tarfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,7 @@ def work(
     *,
     root: Path = provenance.ROOT,
     command: Sequence[str] = (sys.executable, "-m", "lib", "run"),
+    environment: Mapping[str, str] | None = None,
     say: Callable[[str], Any] = print,
 ) -> Worked:
     """Work off the lines of a plan.
@@ -105,6 +106,7 @@ def work(
         processes: lines under way at once.
         seconds: for all; None for as long as it takes.
         command: what a line is put behind.
+        environment: what its environment has beside ours.
 
     Raises:
         ValueError: fewer than one process.
@@ -121,7 +123,7 @@ def work(
                 if not waiting or (left is not None and left < LEAST):
                     return
                 job = waiting.popleft()
-            status = _run(job, command, root, left, say)
+            status = _run(job, command, root, left, {**os.environ, **(environment or {})}, say)
             with lock:
                 getattr(found, WAYS.get(status, "failed")).append(job)
 
@@ -140,12 +142,13 @@ def work(
 
 
 def _run(
-    job: Job, command: Sequence[str], root: Path, seconds: float | None, say: Callable[[str], Any]
-) -> int:
+    job: Job, command: Sequence[str], root: Path, seconds: float | None,
+    environment: Mapping[str, str], say: Callable[[str], Any],
+) -> int:  # fmt: skip
     budget = [] if seconds is None else ["--budget", f"{max(1, int(seconds - ENDING))}s"]
     name, begun = " ".join(job), time.monotonic()
     # headless: several progress bars would overwrite each other
-    environment = {**os.environ, "MAMBA_BOOK_HEADLESS": "1", "PYTHONUNBUFFERED": "1"}
+    environment = {**environment, "MAMBA_BOOK_HEADLESS": "1", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         [*command, *job, *budget], cwd=root, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -83,6 +83,15 @@ def test_lines_run_beside_each_other_and_say_how_they_ended(tmp_path: Path) -> N
     assert any(line.startswith("c 1 1: failed with status 1 after") for line in said)
 
 
+def test_lines_have_the_environment_that_is_given(tmp_path: Path) -> None:
+    said: list[str] = []
+    command = (sys.executable, "-c", "import os; print(os.environ['GIVEN'], os.environ['HOME'])")
+    plan.work(
+        [("a",)], 1, root=tmp_path, command=command, environment={"GIVEN": "x"}, say=said.append
+    )
+    assert said[0] == f"x {os.environ['HOME']}"
+
+
 def test_each_gets_the_time_that_is_left_and_none_begins_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

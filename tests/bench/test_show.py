@@ -21,7 +21,12 @@ def put(store: Store, target: targets.Target, status: str = "done", **metrics: f
     name = f"foundations.bench_{target.kind}"
     found = find(name)
     readable = found.readable(target.cell)
-    provenance = {"device_name": "test", "ours": "fused", "absent": {"mamba_ssm": "not built"}, "notes": {}}
+    provenance = {
+        "device_name": "test",
+        "ours": "fused",
+        "absent": {"mamba_ssm": "not built"},
+        "notes": {},
+    }
     reason = None if status == "done" else "it broke"
     return store.save(
         Record(
