@@ -148,7 +148,8 @@ def _decoders(
     )
     for (outcome, finish), others in beside(trainings, context, ABREAST, lambda both: both[:1]):
         if others > 1:
-            outcome.facts["abreast"] = others
+            # the peak is that of all, not this one's own
+            outcome.facts |= {"abreast": others, "peak_memory_bytes": None}
         yield counting.submit(finish)
 
 

@@ -146,7 +146,9 @@ def train_cells(cells: Sequence[Any], context: Context, study: Study) -> Iterato
         for outcome in outcomes:
             if others > 1 and outcome.status != "stopped":
                 outcome.facts["ensemble"]["abreast"] = others
-                outcome.facts["fastest_epoch_seconds"] = None  # others shared the device
+                # others shared device and allocator: neither is this group's own
+                outcome.facts["fastest_epoch_seconds"] = None
+                outcome.facts["peak_memory_bytes"] = None
             yield outcome
 
 
