@@ -271,7 +271,6 @@ def test_groups_beside_each_other_are_the_groups_by_themselves(tmp_path: Path) -
         same_run(outcome, expected)
         assert outcome.facts["ensemble"]["abreast"] == 2
         assert outcome.facts["fastest_epoch_seconds"] is None
-        assert outcome.facts["peak_memory_bytes"] is None
     now = dataclasses.replace(context, deadline=time.monotonic())
     stopped = list(run_composite(cells, now))  # before the second group has begun
     assert [(o.cell, o.status) for o in stopped] == [(cell, "stopped") for cell in TOGETHER]

@@ -104,12 +104,15 @@ def test_groups_beside_each_other_are_the_groups_by_themselves(drop_last: bool) 
     todo = [cell for name in names for cell in cells(MODELS[name], drop_last)]
     context = Context("cuda", "auto", False)
     alone = {o.cell: o for o in run_composite(todo, dataclasses.replace(context, abreast=0))}
+    assert all(o.facts["peak_memory_bytes"] > 0 for o in alone.values())
     for _ in range(2):
         beside = list(run_composite(todo, dataclasses.replace(context, abreast=16)))
         assert len(beside) == 16
         assert max(o.facts["ensemble"]["abreast"] for o in beside) == 4
         for outcome in beside:
             assert losses(outcome) == losses(alone[outcome.cell])
+            if outcome.facts["ensemble"].get("abreast", 1) > 1:
+                assert outcome.facts["peak_memory_bytes"] is None  # it would be that of all
 
 
 def test_a_turn_is_a_step_and_says_what_must_come_before_the_next() -> None:
