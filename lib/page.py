@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
-from lib import claims, progress, provenance
+from lib import claims, progress, provenance, sessions
 from lib.config import flatten, lookup
 from lib.experiments import cells_of, find
 from lib.figures import with_slider
@@ -173,7 +173,7 @@ def provenance_table(records: Iterable[Record]) -> HTML:
         {
             "record": record.name,
             **_origin(record),
-            "seconds": f"{provenance.wall_seconds(record.provenance):.0f}",
+            "seconds": _seconds([record]),
             "started (UTC)": _started(record),
         }
         for record in records
@@ -192,13 +192,12 @@ def provenance_groups(records: Iterable[Record]) -> HTML:
     for group in groups.values():
         started = sorted(_started(record) for record in group)
         names = "<br>".join(html.escape(record.name) for record in group)
-        seconds = sum(provenance.wall_seconds(record.provenance) for record in group)
         rows.append(
             {
                 "records": f"<details><summary>{len(group)} of {group[0].experiment}</summary>"
                 f"{names}</details>",
                 **{name: html.escape(text) for name, text in _origin(group[0]).items()},
-                "seconds": f"{seconds:.0f}",
+                "seconds": _seconds(group),
                 "started (UTC)": started[0] + (f" to {started[-1]}" if len(group) > 1 else ""),
             }
         )
@@ -213,15 +212,25 @@ def _facts(rows: list[dict[str, str]], escape: bool = True) -> HTML:
 
 
 def _origin(record: Record) -> dict[str, str]:
-    """Code, device and backends of a record."""
+    """Code, device and backends of a record; one after the other where a run was resumed with
+    others."""
     facts = record.provenance
+
+    def each(read: Callable[[dict[str, Any]], str]) -> str:
+        return ", ".join(sessions.each(facts, read))
+
     return {
-        "commit": _commit(facts),
-        "lib": facts["lib_hash"],
-        "device": facts["device_name"],
+        "commit": each(_commit),
+        "lib": each(lambda session: str(session["lib_hash"])),
+        "device": each(lambda session: str(session["device_name"])),
         "torch": facts["versions"].get("torch", ""),
         "backends": ", ".join(f"{op} {'/'.join(names)}" for op, names in facts["backends"].items()),
     }
+
+
+def _seconds(records: Sequence[Record]) -> str:
+    facts = [record.provenance for record in records]
+    return f"{sessions.certainty(facts)}{sum(map(sessions.wall_seconds, facts)):.0f}"
 
 
 def _started(record: Record) -> str:

@@ -119,32 +119,6 @@ def _driver() -> str | None:
     return done.stdout.splitlines()[0].strip() if done.returncode == 0 and done.stdout else None
 
 
-def training_seconds(facts: dict[str, Any]) -> float:
-    """A run's training time by its record's `facts`, over all sessions: ``training_seconds`` there
-    is that of the last one alone. A session without a time of its own, as no record had before
-    December 2026, is taken to have gone at the last one's pace."""
-    last, sessions = float(facts["training_seconds"]), facts.get("sessions", [])
-    if len(sessions) < 2:
-        return last
-    pace = last / sessions[-1]["steps"]
-    return sum(session.get("seconds", session["steps"] * pace) for session in sessions)
-
-
-def timed(facts: dict[str, Any]) -> bool:
-    """Whether every session of a run has a time of its own."""
-    sessions = facts.get("sessions", [])
-    return len(sessions) < 2 or all("seconds" in session for session in sessions)
-
-
-def wall_seconds(facts: dict[str, Any]) -> float:
-    """All of a run's time, as :func:`training_seconds` counts it, and what is not training, which
-    its last session did."""
-    wall = float(facts["wall_seconds"])
-    if len(facts.get("sessions", [])) < 2:
-        return wall
-    return wall - float(facts["training_seconds"]) + training_seconds(facts)
-
-
 def now() -> str:
     """Current time, UTC, ISO 8601, to the second."""
     return datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lib import provenance
+from lib import provenance, sessions
 from lib.config import flatten, lookup, to_dict
 from lib.experiments import PROFILES, Context, Experiment, Outcome, cells_of, find, registry
 from lib.store import Record, Store, identity
@@ -298,10 +298,15 @@ def status(root: Path = provenance.ROOT, store: Store | None = None) -> list[dic
                     "done": sum(record.status == "done" for record in found),
                     "total": len(cells),
                     "failed": sum(record.status == "failed" for record in found),
-                    "devices": sorted({fact["device_name"] for fact in facts}),
-                    "wall_seconds": sum(map(provenance.wall_seconds, facts)),
+                    "devices": sorted({name for fact in facts for name in _devices(fact)}),
+                    "wall_seconds": sum(map(sessions.wall_seconds, facts)),
+                    "certainty": sessions.certainty(facts),
                     "last": max((fact["started"] for fact in facts), default=None),
                     "notebook": experiment.notebook,
                 }
             )
     return rows
+
+
+def _devices(facts: dict[str, Any]) -> list[str]:
+    return sessions.each(facts, lambda session: str(session["device_name"]))

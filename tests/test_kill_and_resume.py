@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lib import provenance
+from lib import sessions
 from lib.__main__ import main
 from lib.store import Store
 from lib.training.checkpoints import load_checkpoint
@@ -90,13 +90,12 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert resumed.read_curves().equals(whole.read_curves())
     # weights are named by their hash: equal names are equal bytes
     assert resumed.weights == whole.weights
-    sessions = [session["steps"] for session in resumed.provenance["sessions"]]
-    assert sessions == [step, 30 - step]
+    assert [session["steps"] for session in resumed.provenance["sessions"]] == [step, 30 - step]
     facts = resumed.provenance
     first, last = (session["seconds"] for session in facts["sessions"])
     assert first > 0 and last == facts["training_seconds"]
-    assert provenance.training_seconds(facts) == pytest.approx(first + last)
-    assert provenance.wall_seconds(facts) == pytest.approx(facts["wall_seconds"] + first)
+    assert sessions.training_seconds(facts) == pytest.approx(first + last)
+    assert sessions.wall_seconds(facts) == pytest.approx(facts["wall_seconds"] + first)
     assert not list(checkpoints.iterdir())
 
 
@@ -124,8 +123,8 @@ def test_a_killed_ensemble_goes_on_as_it_was(root: Path, tmp_path: Path) -> None
     pairs = zip(records(runs).all(), records(tmp_path / "whole").all(), strict=True)
     for resumed, whole in pairs:
         assert resumed.config == whole.config
-        sessions = [session["steps"] for session in resumed.provenance["sessions"]]
-        assert sum(sessions) == 24 and len(sessions) == 2
+        steps_of = [session["steps"] for session in resumed.provenance["sessions"]]
+        assert sum(steps_of) == 24 and len(steps_of) == 2
         if steps[0] == steps[1]:  # killed between two files, they go on one by one
             assert resumed.provenance["ensemble"]["runs"] == 2
             assert resumed.metrics == whole.metrics and resumed.weights == whole.weights

@@ -258,6 +258,7 @@ class Records(Table):
         cells = []
         for row in rows:
             counts = f"{row['done']} of {row['total']}"
+            took = row["certainty"] + duration(row["wall_seconds"])
             state = "complete" if row["done"] == row["total"] else "partial"
             cells.append([
                 [self.link(row["notebook"], row["title"]),
@@ -266,7 +267,7 @@ class Records(Table):
                 [self.text(counts, "number", state if row["done"] else "muted")],
                 [self.text(str(row["failed"]), "number", "" if row["failed"] else "muted")],
                 [self.text(", ".join(row["devices"]) or "–")],
-                [self.text(duration(row["wall_seconds"]) if row["done"] else "–")],
+                [self.text(took if row["done"] else "–")],
                 [self.text((row["last"] or "–")[:10], "number")],
             ])  # fmt: skip
         header = ["experiment", "profile", "cells done", "failed", "device", "run time", "last run"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lib import provenance
+from lib import provenance, sessions
 from lib.experiments import cells_of, find
 from lib.store import Store
 
@@ -18,10 +18,11 @@ def recorded_sentence(experiment: str, profile: str = "paper", store: Store | No
         for record in records
         if record is not None and "training_seconds" in record.provenance
     ]
-    times = [provenance.training_seconds(facts) / 60 for facts in kept]
-    resumed = sum(not provenance.timed(facts) for facts in kept)
+    times = [sessions.training_seconds(facts) / 60 for facts in kept]
+    resumed = sum(sessions.certainty([facts]) == sessions.ABOUT for facts in kept)
     if not times:
         return f"No run of {experiment} has a record yet."
+    lowest = sessions.AT_LEAST if sessions.certainty(kept) == sessions.AT_LEAST else ""
     said = "" if not resumed else (
         f" ({resumed} resumed; the time before that is counted at the pace after it)"
     )  # fmt: skip
@@ -29,5 +30,5 @@ def recorded_sentence(experiment: str, profile: str = "paper", store: Store | No
         said += f"; at that pace all take {sum(times) * len(cells) / len(times):.0f}"
     return (
         f"The {len(times)} of {len(cells)} runs of {experiment} that have a record trained for "
-        f"{sum(times):.1f} minutes together, evaluations included{said}."
+        f"{lowest}{sum(times):.1f} minutes together, evaluations included{said}."
     )

@@ -19,7 +19,7 @@ def test_recorded_runs_say_how_long_they_trained(tmp_path: Path) -> None:
     def keep(cell: Any, facts: dict[str, Any]) -> str:
         store.save(
             Record(name, experiment.protocol, to_dict(cell), experiment.readable(cell), "done",
-                   {}, {"training_seconds": 30.0, **facts})
+                   {}, {"training_seconds": 30.0, "device_name": "test", **facts})
         )  # fmt: skip
         return recorded_sentence(name, store=store)
 
@@ -34,6 +34,8 @@ def test_recorded_runs_say_how_long_they_trained(tmp_path: Path) -> None:
     assert "3.0 minutes together" in said and "resumed" not in said
     said = keep(cells[3], {"sessions": [{"steps": 20}, {"steps": 10}]})
     assert "4.5 minutes together" in said and "(1 resumed;" in said
+    other = [{"steps": 20, "device_name": "another"}, {"steps": 10}]
+    assert "at least 5.0 minutes together" in keep(cells[4], {"sessions": other})
     for cell in cells[4:]:
         said = keep(cell, {})
     assert f"The {len(cells)} of {len(cells)} runs" in said and "all take" not in said
