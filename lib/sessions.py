@@ -1,7 +1,7 @@
 """Runs that were stopped and resumed: where each session of theirs ran, and the time of all.
 
 A record's facts are those of its last session; ``sessions`` among them lists all, each with its
-code, device, steps and, in records made since December 2026, seconds.
+code, device, steps and, in records made since 29 November 2026, seconds.
 """
 
 from __future__ import annotations
