@@ -29,6 +29,9 @@ class Sizes:
         tile, backward_tile: state entries of a warp, four for each of its threads if 128.
         forward_entries, backward_entries: how many of a tile's belong to one channel.
         forward_warps, backward_warps: of a program.
+        forward_stages: blocks of entries whose A, B and C are under way at once. With 2 they come
+            through shared memory; a thread then has 248 registers for 168, so 8 warps for 12 on a
+            processor (compiled, not measured).
         small_tile, small_entries: of a forward program, of one warp, where there would be fewer
             than `warps` in all otherwise: few sequences, however long.
         warps: four for each of the 528 schedulers of an H100.
@@ -45,6 +48,7 @@ class Sizes:
     tile: int = 256
     forward_entries: int = 8
     forward_warps: int = 2
+    forward_stages: int = 1
     small_tile: int = 64
     small_entries: int = 16
     warps: int = 2112
@@ -153,7 +157,8 @@ def forward_op(
         tile = _tile(A.shape[2], SIZES.small_tile, SIZES.small_entries, 1)
         programs = ceil_div(shape["CHANNELS"], tile["DB"]) * groups * b * r
     zero = chunks == 1 and start is None
-    launch(forward, programs, *given, *where, **shape, **tile, ZERO=zero)
+    stages = SIZES.forward_stages
+    launch(forward, programs, *given, *where, **shape, **tile, ZERO=zero, STAGES=stages)
     return out
 
 

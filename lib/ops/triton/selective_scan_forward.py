@@ -58,7 +58,7 @@ def forward(
     y, y_s, states, last, pre, batch, groups, length, chunks,
     CHANNELS: tl.constexpr, N: tl.constexpr, T: tl.constexpr, DB: tl.constexpr, NB: tl.constexpr,
     BL: tl.constexpr, CL: tl.constexpr, WHOLE: tl.constexpr, ZERO: tl.constexpr,
-    ALIGNED: tl.constexpr, SOFTPLUS: tl.constexpr, FAST: tl.constexpr,
+    ALIGNED: tl.constexpr, SOFTPLUS: tl.constexpr, FAST: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """y, and the states that the backward pass starts chunks from.
 
@@ -115,7 +115,7 @@ def forward(
             dts = dts + (dt,)
             xs = xs + (dt * read(u + (first + t) * u_s[3], there),)
             ys = ys + (tl.zeros((DB, NB), tl.float32),)
-        for n0 in tl.range(0, N, NB, num_stages=1):
+        for n0 in tl.range(0, N, NB, num_stages=STAGES):
             n = n0 + tl.arange(0, NB)[None, :]
             ok_n = everywhere()
             if N % NB:
