@@ -21,6 +21,7 @@ from lib.experiments import Context, Experiment, Outcome
 from lib.experiments._training import check_seed
 from lib.experiments.memory import PAPER_BATCH, PUBLISHED, paper_training
 from lib.models.config import LanguageModelConfig, Mamba1Config
+from lib.peak_memory import PeakMemory
 from lib.store import Record
 from lib.training.config import TrainingConfig
 
@@ -95,8 +96,6 @@ def _run_cell(cell: ScaleCell, context: Context) -> Outcome:
 
     device = torch.device(context.device)
     cuda = device.type == "cuda"
-    if cuda:
-        torch.cuda.reset_peak_memory_stats(device)
     metrics: dict[str, float | None] = {}
     with tempfile.TemporaryDirectory() as folder:
         drawn = build_language_model(cell.model, seed=cell.seed)
@@ -105,6 +104,8 @@ def _run_cell(cell: ScaleCell, context: Context) -> Outcome:
         language, metrics["load_seconds"] = _timed(
             lambda: load_pretrained(path, device=device, backend=context.backend), cuda
         )
+    del drawn  # or it would be counted too
+    memory = PeakMemory(device)
     model = StateAutoencoder(language, AutoencoderConfig(cell.length)).to(device).train()
     generator = torch.Generator().manual_seed(cell.seed)
     rows = max(DECODED, cell.training.batch_size)
@@ -128,7 +129,8 @@ def _run_cell(cell: ScaleCell, context: Context) -> Outcome:
     metrics["step_seconds"] = seconds / STEPS
     metrics["train_tokens_per_second"] = STEPS * batch[0].numel() / seconds
     metrics["loss_first"], metrics["loss_last"] = first, losses[-1]
-    metrics["train_peak_gb"] = torch.cuda.max_memory_allocated(device) / 1e9 if cuda else None
+    peak = memory.bytes()
+    metrics["train_peak_gb"] = None if peak is None else peak / 1e9
     model.eval()
     with torch.no_grad(), autocast(cell.training, device):
         model.loss(batch[0])
@@ -141,7 +143,7 @@ def _run_cell(cell: ScaleCell, context: Context) -> Outcome:
         "backends": {op: list(names) for op, names in used.items()},
         "compile": False,
         "dtype": cell.training.precision,
-        "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if cuda else None,
+        "peak_memory_bytes": memory.bytes(),
     }
     return Outcome(cell, "done", None, metrics, None, None, facts)
 

@@ -124,7 +124,8 @@ def test_one_step_on_a_checkpoint_in_the_hub_s_format() -> None:
     assert found["loss_last"] < found["loss_first"]  # type: ignore[operator]
     assert found["n_parameters"] == non_embedding(cell.model) + 512 * 64
     assert found["checkpoint_mb"] == pytest.approx(found["n_parameters"] * 4 / 1e6, rel=0.05)
-    for name in ("train_tokens_per_second", "decode_tokens_per_second", "step_seconds"):
+    speeds = ("train_tokens_per_second", "decode_tokens_per_second", "step_seconds")
+    for name in (*speeds, "train_peak_gb"):
         assert found[name] > 0, name  # type: ignore[operator]
     assert "selective_scan" in outcome.facts["backends"]
     assert not len(scale.table(scale.frame([]))) and "seconds a step" in scale.table(
