@@ -103,8 +103,8 @@ def test_beyond_what_it_means_so_far() -> None:
     frame = frame_of(ablations.BEYOND)
     kinds = {name: rows for name, rows in frame.groupby("variant") if len(rows) == 3}
     names = list(ablations.TABLES[ablations.BEYOND]())
-    assert len(names) == 8 and set(kinds) == {*names[:5]}
-    standard, palindromic, none, third, deep = (kinds[name] for name in names[:5])
+    assert len(names) == 8 and set(kinds) == {*names[:6]}
+    standard, palindromic, none, third, deep, deep_palindromic = (kinds[n] for n in names[:6])
     assert (none["final_symmetric"] > 0.94).all() and (none["final_composite"] < 0.02).all()
     assert none["best_composite"].between(0.45, 0.6).all()
     for rows in (standard, palindromic):
@@ -113,7 +113,10 @@ def test_beyond_what_it_means_so_far() -> None:
         third["best_symmetric"] < 0.2
     ).sum() == 2
     assert 0.5 < third["final_symmetric"].max() < 0.6 and (third["final_composite"] < 0.1).all()
-    assert (deep["n_layers"] == 5).all()
+    assert (deep["n_layers"] == 5).all() and (deep_palindromic["n_layers"] == 5).all()
+    assert (deep_palindromic["final_composite"] > 0.9).all()
+    assert (deep_palindromic["best_symmetric"] < 0.1).all()
+    assert deep["final_composite"].min() < 0.1 and (deep["final_composite"] > 0.8).sum() == 2
 
 
 def test_positional_encoding_what_it_means() -> None:
