@@ -238,7 +238,7 @@ def speed(frame: pd.DataFrame, of: str, title: str) -> go.Figure:
     """Tokens a second by length of a chunk, a bar each precision and batch.
 
     Args:
-        frame: :func:`lib.experiments.memory_scale.frame`'s. of: "train" or "decode".
+        frame: :func:`lib.experiments.memory_scale.frame`'s. of: "train", "encode" or "decode".
     """
     figure = go.Figure()
     for index, (precision, rows) in enumerate(frame.groupby("precision", sort=False)):
