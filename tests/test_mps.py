@@ -45,6 +45,15 @@ def test_it_ends_after_an_error_too(log: Path) -> None:
     assert log.read_text().endswith("told quit\n")
 
 
+def test_one_that_does_not_end_is_said_and_takes_no_result_away(
+    log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(log.parent, then='&& if [ "$1" != -d ]; then echo gone; exit 1; fi')
+    with mps.shared():
+        result = 1
+    assert result == 1 and "note: nvidia-cuda-mps-control failed: gone" in capsys.readouterr().err
+
+
 def test_one_that_does_not_start_is_named(log: Path) -> None:
     install(log.parent, then="&& echo no device && exit 3")
     with pytest.raises(ValueError, match="nvidia-cuda-mps-control failed: no device"), mps.shared():
