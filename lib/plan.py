@@ -13,6 +13,7 @@ import contextlib
 import io
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tarfile
@@ -31,6 +32,7 @@ from lib.run_options import STOPPED, add_arguments
 LEAST = 30.0  # seconds that must be left for a line to begin
 ENDING = 5.0  # seconds before the end at which a run is told to stop
 GRACE = 120.0  # seconds after that until it is ended: checkpoints take a while to write
+INTERRUPTED = (-signal.SIGINT, 128 + signal.SIGINT)  # by itself, or in a shell
 WAYS = {0: "done", STOPPED: "stopped"}  # exit statuses of ``run``; all others have failed
 # what a pack leaves out: made again from its config, or only of use on the machine that made it
 CACHES, UNFINISHED = ("text",), ("checkpoints", "language_models")
@@ -126,6 +128,8 @@ def work(
             status = _run(job, command, root, left, {**os.environ, **(environment or {})}, say)
             with lock:
                 getattr(found, WAYS.get(status, "failed")).append(job)
+            if status in INTERRUPTED:  # a terminal's interrupt: it may reach this process later
+                return
 
     threads = [threading.Thread(target=one) for _ in range(min(processes, len(jobs)))]
     for thread in threads:

@@ -135,6 +135,19 @@ plan.work(jobs, 2, root=Path({str(tmp_path)!r}), command={COMMAND!r}, say=say)
     assert "begins" not in said
 
 
+@pytest.mark.parametrize("status", ["-2", "130"])
+def test_whoever_sees_an_interrupted_run_begins_no_other(tmp_path: Path, status: str) -> None:
+    """Runs of a terminal's group end by an interrupt at once, this process perhaps later."""
+    code = (
+        "import os, sys; s = int(sys.argv[1]); os.kill(os.getpid(), -s) if s < 0 else sys.exit(s)"
+    )
+    command = (sys.executable, "-c", f"import signal\nsignal.signal(2, signal.SIG_DFL)\n{code}")
+    said: list[str] = []
+    jobs = [(status,), ("0", "next")]
+    found = plan.work(jobs, 1, root=tmp_path, command=command, say=said.append)
+    assert (found.done, found.failed, found.left) == ([], [jobs[0]], [jobs[1]])
+
+
 def test_a_pack_has_records_and_no_caches(tmp_path: Path) -> None:
     runs = tmp_path / ".runs"
     names = [
