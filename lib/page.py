@@ -222,7 +222,7 @@ def _origin(record: Record) -> dict[str, str]:
     return {
         "commit": each(_commit),
         "lib": each(lambda session: str(session["lib_hash"])),
-        "device": each(lambda session: str(session["device_name"])),
+        "device": ", ".join(sessions.devices(facts)),
         "torch": facts["versions"].get("torch", ""),
         "backends": ", ".join(f"{op} {'/'.join(names)}" for op, names in facts["backends"].items()),
     }

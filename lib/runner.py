@@ -298,7 +298,7 @@ def status(root: Path = provenance.ROOT, store: Store | None = None) -> list[dic
                     "done": sum(record.status == "done" for record in found),
                     "total": len(cells),
                     "failed": sum(record.status == "failed" for record in found),
-                    "devices": sorted({name for fact in facts for name in _devices(fact)}),
+                    "devices": sorted({name for fact in facts for name in sessions.devices(fact)}),
                     "wall_seconds": sum(map(sessions.wall_seconds, facts)),
                     "certainty": sessions.certainty(facts),
                     "last": max((fact["started"] for fact in facts), default=None),
@@ -306,7 +306,3 @@ def status(root: Path = provenance.ROOT, store: Store | None = None) -> list[dic
                 }
             )
     return rows
-
-
-def _devices(facts: dict[str, Any]) -> list[str]:
-    return sessions.each(facts, lambda session: str(session["device_name"]))
