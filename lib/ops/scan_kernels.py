@@ -46,14 +46,21 @@ class Sizes:
 
     steps: int = 8
     tile: int = 256
-    forward_entries: int = 8
-    forward_warps: int = 2
+    forward_entries: int = 4
+    forward_warps: int = 1
     forward_stages: int = 1
+    forward_own: int = 1
+    forward_ahead: int = 528
+    red: bool = True
+    keep_first: int = 1
+    ahead: bool = True
+    early: int = 0
+    fda: int = 0
     small_tile: int = 64
     small_entries: int = 16
     warps: int = 2112
     backward_tile: int = 128
-    backward_entries: int = 64
+    backward_entries: int = 128
     backward_warps: int = 1
     hold: bool = True
     registers: int | None = None
@@ -158,7 +165,19 @@ def forward_op(
         programs = ceil_div(shape["CHANNELS"], tile["DB"]) * groups * b * r
     zero = chunks == 1 and start is None
     stages = SIZES.forward_stages
-    launch(forward, programs, *given, *where, **shape, **tile, ZERO=zero, STAGES=stages)
+    launch(
+        forward,
+        programs,
+        *given,
+        *where,
+        **shape,
+        **tile,
+        ZERO=zero,
+        STAGES=stages,
+        OWN=SIZES.forward_own,
+        AHEAD=SIZES.forward_ahead,
+        BYTES=B.element_size(),
+    )
     return out
 
 
@@ -242,6 +261,8 @@ def _backward(
             **shape, PART=part, STEPS=power_of_two(steps), THREADS=32 * SIZES.backward_warps,
             SCRATCH=own, HOLD=SIZES.hold, WIDE=min(64, power_of_two(part)), maxnreg=SIZES.registers,
             ZERO=chunks == 1 and start is None,
+            RED=SIZES.red, KEEP=SIZES.keep_first, AHEAD=SIZES.ahead, BYTES=B.element_size(),
+            EARLY=SIZES.early, FDA=SIZES.fda,
         )  # fmt: skip
 
     def total(shares: Tensor | None, like: Tensor | None) -> Tensor:

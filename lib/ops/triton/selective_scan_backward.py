@@ -36,7 +36,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lib.ops.triton.elementwise import exp2, softplus
+from lib.ops.triton.elementwise import exp2, fetch, fetch_rows, softplus
 from lib.ops.triton.selective_scan_forward import (
     LOG2E,
     everywhere,
@@ -173,7 +173,8 @@ def backward(
     STEPS: tl.constexpr, DB: tl.constexpr, NB: tl.constexpr, THREADS: tl.constexpr,
     SCRATCH: tl.constexpr, HOLD: tl.constexpr, WIDE: tl.constexpr, BL: tl.constexpr,
     CL: tl.constexpr, WHOLE: tl.constexpr, ZERO: tl.constexpr, ALIGNED: tl.constexpr,
-    SOFTPLUS: tl.constexpr, FAST: tl.constexpr,
+    SOFTPLUS: tl.constexpr, FAST: tl.constexpr, RED: tl.constexpr, KEEP: tl.constexpr,
+    AHEAD: tl.constexpr, BYTES: tl.constexpr, EARLY: tl.constexpr, FDA: tl.constexpr,
 ):  # fmt: skip
     """Gradients of all inputs of :func:`forward`.
 
@@ -223,6 +224,19 @@ def backward(
         C_b = C + (run * C_s[0] + b * C_s[1] + group * C_s[2])
         B_b = tl.multiple_of(B_b, ALIGNED)
         C_b = tl.multiple_of(C_b, ALIGNED)
+        if AHEAD:
+            next_b = tl.minimum(b + 1, end - 1)
+            to = next_b - b
+            last = (chunks - 1) * T
+            left_t = length - last
+            fetch_rows(B_b + to * B_s[1] + last * BL, BL, left_t, T, N, BYTES, 2, FAST)
+            fetch_rows(C_b + to * C_s[1] + last * CL, CL, left_t, T, N, BYTES, 2, FAST)
+            t_f = tl.minimum(last + tl.arange(0, STEPS)[:, None], length - 1)
+            d_f = channel + tl.arange(0, triton.next_power_of_2((PART + 31) // 32))[None, :] * 32
+            d_f = tl.minimum(d_f, d_inner - 1)
+            fetch(place(u, u_s, run, next_b, d_f, t_f), 2, FAST)
+            fetch(place(delta, delta_s, run, next_b, d_f, t_f), 2, FAST)
+            fetch(place(dy, dy_s, run, next_b, d_f, t_f), 2, FAST)
         chunk = chunks - 1
         while chunk >= 0:
             first = chunk * T
@@ -275,6 +289,10 @@ def backward(
                         tl.store(copies + (n - n0) + (T + i) * NB, cs[i])
                     tl.debug_barrier()
                 here = of_tile(A, A_s, rows, 0, n, ok_n, left, DB, STEPS, J, E, RAGGED)
+                if EARLY:
+                    da_here = tl.load(
+                        dA + tl.arange(0, DB)[:, None] * N + n, mask=ok_n & again, other=0.0
+                    )
                 for q0 in tl.range(0, PART, DB, num_stages=1):
                     c = q0 + tl.arange(0, DB)[:, None]
                     ok_c = ok_n
@@ -316,7 +334,14 @@ def backward(
                     values = ()
                     for _ in tl.static_range(2 * (STEPS - T)):
                         values = values + (tl.zeros((DB, J), tl.float32),)
-                    da = tl.load(dA + c * N + n, mask=ok_c & again, other=0.0)
+                    if RED:
+                        da = tl.zeros((DB, NB), tl.float32)
+                    elif EARLY:
+                        da = da_here
+                    else:
+                        da = tl.load(dA + c * N + n, mask=ok_c & again, other=0.0)
+                    if KEEP and ZERO:
+                        da += dts[0] * 0.0
                     for i in tl.static_range(T - 1, -1, -1):
                         if HOLD:
                             b_i = bs[i]
@@ -338,12 +363,26 @@ def backward(
                     # now this tile's are not needed any more
                     q = tl.minimum(q0 + DB, PART - DB)
                     here = of_tile(A, A_s, rows, q, n, ok_n, left, DB, STEPS, J, E, RAGGED)
+                    if EARLY:
+                        c_next = q + tl.arange(0, DB)[:, None]
+                        da_here = tl.load(dA + c_next * N + n, mask=ok_n & again, other=0.0)
+                    if FDA:
+                        i_f = tl.arange(0, DB * NB // 32)
+                        fetch(
+                            dA + (q + i_f // (NB // 32)) * N + n0 + i_f % (NB // 32) * 32, FDA, FAST
+                        )
                     sums = sum_over(values, j, J)
                     at = parts + c * V + j * V // J
                     for k in tl.static_range(len(sums)):
                         tl.store(at + k, sums[k])
                     dbs = more
-                    write(dA + c * N + n, da, ok_c)
+                    if RED:
+                        if again:
+                            tl.atomic_add(dA + c * N + n, da, mask=ok_c, sem="relaxed")
+                        else:
+                            write(dA + c * N + n, da, ok_c)
+                    else:
+                        write(dA + c * N + n, da, ok_c)
                     if chunk > 0:
                         write(carried + c * N + n, g, ok_c)
                     elif dstart is not None:

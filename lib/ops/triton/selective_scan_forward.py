@@ -21,7 +21,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lib.ops.triton.elementwise import exp2, softplus
+from lib.ops.triton.elementwise import exp2, fetch_rows, softplus
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -59,6 +59,7 @@ def forward(
     CHANNELS: tl.constexpr, N: tl.constexpr, T: tl.constexpr, DB: tl.constexpr, NB: tl.constexpr,
     BL: tl.constexpr, CL: tl.constexpr, WHOLE: tl.constexpr, ZERO: tl.constexpr,
     ALIGNED: tl.constexpr, SOFTPLUS: tl.constexpr, FAST: tl.constexpr, STAGES: tl.constexpr,
+    OWN: tl.constexpr, AHEAD: tl.constexpr, BYTES: tl.constexpr,
 ):  # fmt: skip
     """y, and the states that the backward pass starts chunks from.
 
@@ -97,9 +98,20 @@ def forward(
     if pre is not None:
         pre += (seq * length) * d_inner + d
     states += (seq * (chunks - 1)) * d_inner * N + d * N
+    if AHEAD:
+        later = tl.minimum(seq + AHEAD, tl.num_programs(0) // BLOCKS // groups - 1)
+        to_run = later // batch - run
+        to_b = later % batch - b
+        rows = tl.minimum(length, T)
+        fetch_rows(B + to_run * B_s[0] + to_b * B_s[1], BL, rows, T, N, BYTES, 2, FAST)
+        fetch_rows(C + to_run * C_s[0] + to_b * C_s[1], CL, rows, T, N, BYTES, 2, FAST)
     chunk = 0
     while chunk < chunks:
         first = chunk * T
+        if OWN:
+            left = tl.minimum(length - first, T)
+            fetch_rows(B + first * BL, BL, left, T, N, BYTES, OWN, FAST)
+            fetch_rows(C + first * CL, CL, left, T, N, BYTES, OWN, FAST)
         dts = ()
         xs = ()
         ys = ()
