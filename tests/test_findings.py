@@ -301,8 +301,13 @@ def test_front_page_in_short(root: Path) -> None:
     assert rows["noise.matched.retention"] == "not reproduced"
     assert rows["stories.scaling_with_length.prefill-mamba1"] == "reproduced"
     assert rows["stories.scaling_with_length.token-mamba1"] == "reproduced"
-    # what the page says has no results yet
-    assert {v for name, v in rows.items() if name.startswith("memory.")} == {"not run"}
+    made = {name.split(".", 1)[1]: v for name, v in rows.items() if name.startswith("memory.")}
+    made = {name: v for name, v in made.items() if v != "not run"}
+    assert all(name.endswith("-made-up") for name in made) and len(made) == 10
+    held = {"prevalence_correlation.frequency", "prevalence_correlation.perplexity"}
+    held |= {"prevalence_correlation.within", "reconstruction_by_length.longer"}
+    assert {name for name, v in made.items() if v == "reproduced"} == {f"{n}-made-up" for n in held}
+    assert set(made.values()) == {"reproduced", "not reproduced"}
 
 
 def from_scratch(column: str) -> pd.DataFrame:
@@ -456,17 +461,51 @@ def test_noise_form_on_the_authors_questions() -> None:
     assert known.mean(axis=None) < 0.029 and (known < 0.05).all(axis=None)
 
 
-def of_size(parameters: float) -> pd.DataFrame:
-    """A row a length: the decoders of one model on made-up text, of the first seed."""
+def made_up(parameters: float) -> pd.DataFrame:
+    """The decoders of one model on made-up text, all seeds."""
     frame = find(memory.NAME).frame(page.records_of(memory.NAME, "matched"))
-    rows = frame[(frame["corpus"] == "kinds") & ((frame["parameters"] / parameters).round() == 1)]
-    others = rows.loc[rows["seed"] > 1, ["parameters", "length", "seed", "token_accuracy"]]
-    if parameters == 5e6:
-        assert others[["length", "seed"]].to_numpy().tolist() == [[64, 2]]
-        assert others["token_accuracy"].item() == pytest.approx(1 / 3, abs=0.02)
-    else:
-        assert others.empty
+    return frame[(frame["corpus"] == "kinds") & ((frame["parameters"] / parameters).round() == 1)]
+
+
+def of_size(parameters: float) -> pd.DataFrame:
+    """A row a length: those of the first seed, the only one but of 5M parameters."""
+    rows = made_up(parameters)
+    assert parameters == 5e6 or (rows["seed"] == 1).all()
     return rows[rows["seed"] == 1].set_index("length").sort_index()
+
+
+def three_seeds() -> pd.DataFrame:
+    """A row a length and seed: the decoders of 5M parameters that have run with three seeds."""
+    rows = made_up(5e6).set_index(["length", "seed"]).sort_index().loc[64:]
+    assert list(rows.index) == [(n, seed) for n in (64, 128, 256) for seed in (1, 2, 3)]
+    return rows
+
+
+KINDS_OF_TEXT = ["code", "dialogue", "mathematics", "prose", "reference"]
+
+
+def test_reconstruction_of_three_seeds() -> None:
+    rows = three_seeds()
+    kept = rows["token_accuracy"]
+    assert kept[64].to_numpy() == pytest.approx(1 / 3, abs=0.04) and (kept.loc[128:] < 0.1).all()
+    numbers = rows["omission_pos_NUM"] - rows["omission_pos_most"]
+    assert (numbers[128] > 0).all() and (numbers[256] < 0).all() and (numbers[64] > 0).sum() == 1
+    most = rows.loc[256, ["omission_pos_ADJ", "omission_pos_CONJ"]]
+    assert (most.max(axis=1) == rows.loc[256, "omission_pos_most"]).all()
+    assert (rows["standardised_pos_NUM"] < rows["standardised_pos_most"]).all()
+    assert (rows["omission_entity_Organization"] < rows["omission_entity_most"]).all()
+    by_kind = rows[[f"omission_{kind}" for kind in KINDS_OF_TEXT]]
+    assert (by_kind.idxmax(axis=1) == "omission_prose").all()
+    assert (by_kind["omission_mathematics"] < by_kind["omission_prose"] / 2).all()
+    early = rows["omission_first_quarter"] - rows["omission_last_quarter"]
+    assert early[64].between(0.01, 0.03).all() and (early.loc[128:] < -0.03).all()
+
+
+def test_reconstruction_rare_tokens_and_hard_chunks_are_lost() -> None:
+    rows = pd.concat([made_up(5e6), made_up(2e6)])
+    rows = rows[rows["length"] >= 16]
+    assert (rows[["rho_frequency", "rho_frequency_within"]] < -0.25).all(axis=None)
+    assert (rows["rho_perplexity"] > 0.5).all()
 
 
 def test_reconstruction_what_came_back_so_far() -> None:
@@ -505,7 +544,6 @@ def test_reconstruction_places_words_and_kinds_of_text_so_far() -> None:
     assert (rows["standardised_pos_NUM"] <= rows["standardised_pos_most"]).all()
     names = rows["omission_entity_Organization"] - rows["omission_entity_most"]
     assert list(names.index[names > 0]) == [16]
-    kinds = ["code", "dialogue", "mathematics", "prose", "reference"]
-    by_kind = rows.loc[8:, [f"omission_{kind}" for kind in kinds]]
+    by_kind = rows.loc[8:, [f"omission_{kind}" for kind in KINDS_OF_TEXT]]
     assert (by_kind.idxmax(axis=1) == "omission_prose").all()
     assert (by_kind["omission_mathematics"] < by_kind["omission_prose"] / 2).all()

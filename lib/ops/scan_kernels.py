@@ -29,12 +29,9 @@ class Sizes:
         tile, backward_tile: state entries of a warp, four for each of its threads if 128.
         forward_entries, backward_entries: how many of a tile's belong to one channel.
         forward_warps, backward_warps: of a program.
-        forward_stages: blocks of entries whose A, B and C are under way at once. With 2 they come
-            through shared memory; a thread then has 248 registers for 168, so 8 warps for 12 on a
-            processor (compiled, not measured).
         small_tile, small_entries: of a forward program, of one warp, where there would be fewer
             than `warps` in all otherwise: few sequences, however long.
-        warps: four for each of the 528 schedulers of an H100.
+        warps: two for each of the 528 schedulers of an H100, as many as their registers hold.
         hold: whether B and C stay in a backward thread's registers, which leaves room for 8 warps
             on a processor. If not, 168 registers, for 12 warps, are nearly enough.
         registers: most registers of a backward thread; None for as many as it likes.
@@ -48,17 +45,9 @@ class Sizes:
     tile: int = 256
     forward_entries: int = 4
     forward_warps: int = 1
-    forward_stages: int = 1
-    forward_own: int = 1
-    forward_ahead: int = 528
-    red: bool = True
-    keep_first: int = 1
-    ahead: bool = True
-    early: int = 0
-    fda: int = 0
     small_tile: int = 64
     small_entries: int = 16
-    warps: int = 2112
+    warps: int = 1056
     backward_tile: int = 128
     backward_entries: int = 128
     backward_warps: int = 1
@@ -164,20 +153,7 @@ def forward_op(
         tile = _tile(A.shape[2], SIZES.small_tile, SIZES.small_entries, 1)
         programs = ceil_div(shape["CHANNELS"], tile["DB"]) * groups * b * r
     zero = chunks == 1 and start is None
-    stages = SIZES.forward_stages
-    launch(
-        forward,
-        programs,
-        *given,
-        *where,
-        **shape,
-        **tile,
-        ZERO=zero,
-        STAGES=stages,
-        OWN=SIZES.forward_own,
-        AHEAD=SIZES.forward_ahead,
-        BYTES=B.element_size(),
-    )
+    launch(forward, programs, *given, *where, **shape, **tile, ZERO=zero, BYTES=B.element_size())
     return out
 
 
@@ -260,9 +236,7 @@ def _backward(
             backward, programs, *given, wide(programs, own), b, groups, length, chunks, each,
             **shape, PART=part, STEPS=power_of_two(steps), THREADS=32 * SIZES.backward_warps,
             SCRATCH=own, HOLD=SIZES.hold, WIDE=min(64, power_of_two(part)), maxnreg=SIZES.registers,
-            ZERO=chunks == 1 and start is None,
-            RED=SIZES.red, KEEP=SIZES.keep_first, AHEAD=SIZES.ahead, BYTES=B.element_size(),
-            EARLY=SIZES.early, FDA=SIZES.fda,
+            ZERO=chunks == 1 and start is None, BYTES=B.element_size(),
         )  # fmt: skip
 
     def total(shares: Tensor | None, like: Tensor | None) -> Tensor:

@@ -67,34 +67,3 @@ def softplus(x, FAST: tl.constexpr = False):
     p = p * t - 0.49999648332595825
     p = p * t + 1.0
     return tl.maximum(x, 0.0) + t * p
-
-
-@triton.jit
-def fetch(where, LEVEL: tl.constexpr, FAST: tl.constexpr):
-    """Have the lines that `where` points into brought to the cache of a processor (LEVEL 1) or of
-    all (2), without waiting and without a register for them. The interpreter has no caches."""
-    if FAST:
-        if LEVEL == 1:
-            tl.inline_asm_elementwise(
-                "prefetch.global.L1 [$1]; mov.u32 $0, 0;", "=r,l", [where.to(tl.int64)],
-                dtype=tl.int32, is_pure=False, pack=1,
-            )  # fmt: skip
-        elif LEVEL == 2:
-            tl.inline_asm_elementwise(
-                "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [where.to(tl.int64)],
-                dtype=tl.int32, is_pure=False, pack=1,
-            )  # fmt: skip
-
-
-@triton.jit
-def fetch_rows(
-    base, stride, rows, T: tl.constexpr, N: tl.constexpr, BYTES: tl.constexpr, LEVEL: tl.constexpr,
-    FAST: tl.constexpr,
-):  # fmt: skip
-    """:func:`fetch` for `rows`, at most T, each of N neighbours of BYTES, `stride` apart."""
-    LINE: tl.constexpr = 128 // BYTES
-    EACH: tl.constexpr = (N + LINE - 1) // LINE
-    ROUND: tl.constexpr = triton.next_power_of_2(EACH)
-    at = tl.arange(0, triton.next_power_of_2(T) * ROUND)
-    row = tl.minimum(at // ROUND, rows - 1)
-    fetch(base + row * stride + tl.minimum(at % ROUND * LINE, N - 1), LEVEL, FAST)

@@ -5,12 +5,12 @@ has no entry is made by the J lanes of a channel in turn, each for K of a chunk'
 """
 
 # mypy: ignore-errors
+# ruff: noqa: RUF005  (Triton knows no starred expressions)
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from lib.ops.triton.selective_scan_backward import spread
 from lib.ops.triton.selective_scan_forward import read, write
 
 
@@ -60,3 +60,62 @@ def over_entries(value, J: tl.constexpr, E: tl.constexpr):
     """(d, J E) to (d, J): the sum over each lane's entries."""
     D: tl.constexpr = value.shape[0]
     return tl.sum(tl.reshape(value, (D, J, E)), 2)
+
+
+@triton.jit
+def exchange(low, high, j, APART: tl.constexpr):
+    """Two tensors (d, j, ...) to one: where j has the bit APART, high plus the high of j - APART,
+    elsewhere low plus the low of j + APART."""
+    upper = (j & APART) != 0
+    yours = tl.gather(tl.where(upper, low, high), j ^ APART, 1)
+    return tl.where(upper, high, low) + yours
+
+
+@triton.jit
+def sum_over(values, j, J: tl.constexpr, EACH: tl.constexpr = 1):
+    """v tensors (d, J, ...), of which only sums over J are wanted, to max(1, v / J): the k-th holds
+    at j the sum of the values' v j / J + k, rounded down. With EACH the axis is (J EACH), and what
+    is summed are the places that differ by multiples of EACH.
+
+    Each step halves the number of tensors, so about v exchanges between threads are made and not
+    v log2(J), and every thread ends with sums of its own to store.
+    """
+    APART: tl.constexpr = J // 2 * EACH
+    if APART == 0:
+        out = values
+    elif len(values) == 1:
+        yours = tl.gather(values[0], j ^ APART, 1)
+        out = sum_over((values[0] + yours,), j, J // 2, EACH)
+    else:
+        HALF: tl.constexpr = len(values) // 2
+        half = ()
+        for k in tl.static_range(HALF):
+            half = half + (exchange(values[k], values[k + HALF], j, APART),)
+        out = sum_over(half, j, J // 2, EACH)
+    return out
+
+
+@triton.jit
+def spread(value, E: tl.constexpr):
+    """(d, j) to (d, j E): the same for E neighbours."""
+    D: tl.constexpr = value.shape[0]
+    J: tl.constexpr = value.shape[1]
+    return tl.reshape(tl.broadcast_to(value[:, :, None], (D, J, E)), (D, J * E))
+
+
+@triton.jit
+def numbers(where, STEPS: tl.constexpr, J: tl.constexpr, E: tl.constexpr):
+    """The STEPS numbers from each `where` (d, 1), each as (d, J E), in loads of four."""
+    D: tl.constexpr = where.shape[0]
+    out = ()
+    if STEPS < 4:
+        for i in tl.static_range(STEPS):
+            out = out + (tl.load(where + i),)
+    else:
+        for i in tl.static_range(0, STEPS, 4):
+            four = tl.load(where + i + tl.arange(0, 4 * J)[None, :] % 4)
+            even, odd = tl.split(tl.reshape(four, (D, J, 2, 2)))
+            zero, two = tl.split(even)
+            one, three = tl.split(odd)
+            out = out + (spread(zero, E), spread(one, E), spread(two, E), spread(three, E))
+    return out

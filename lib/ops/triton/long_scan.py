@@ -29,9 +29,10 @@ from lib.ops.triton.lanes import (
     over_entries,
     read_own,
     step_of,
+    sum_over,
     write_own,
 )
-from lib.ops.triton.selective_scan_backward import LN2, place, sum_over
+from lib.ops.triton.selective_scan_backward import LN2, place
 from lib.ops.triton.selective_scan_forward import LOG2E, everywhere, read, until, write
 
 

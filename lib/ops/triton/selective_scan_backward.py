@@ -1,4 +1,4 @@
-"""Backward kernel of Mamba-1's selective scan: states computed again, gradients without atomics.
+"""Backward kernel of Mamba-1's selective scan: states computed again, every sum in one order.
 
 With a_t = exp(dt_t A), x_t = dt_t u_t and g_t = dL/dstate_t = C_t dy_t + a_{t+1} g_{t+1}::
 
@@ -8,25 +8,30 @@ With a_t = exp(dt_t A), x_t = dt_t u_t and g_t = dL/dstate_t = C_t dy_t + a_{t+1
 
 A program is a warp that walks over some channels of a few sequences of one run. What belongs to
 (sequence, entry), 32 numbers for 8 steps, stays in its registers: B_t, C_t and the sums dB_t, dC_t
-of NB entries, most often all. What belongs to (channel, entry), A and dA, is read and written once
-for each tile of DB channels; what belongs to (sequence, channel) too, after a sum over the tile's
-entries. The states of a tile over a chunk of T steps are in registers. Every sum has one order, so
-results are bit-equal from run to run: dA, dD and the bias's are summed over a program's sequences
-in a buffer of its own, and over programs afterwards.
+of NB entries, most often all. What belongs to (channel, entry) comes and goes once for each tile of
+DB channels: A is read, dA added to; what belongs to (sequence, channel) too, after a sum over the
+tile's entries. The states of a tile over a chunk of T steps are in registers. dA, dD and the bias's
+gradient are summed over a program's sequences in a buffer of its own, and over programs afterwards.
 
-Registers leave room for few warps, so loads are made long before they are wanted: dA's at the start
-of a tile, and those of the next tile's A, dt, x and dy, four steps at once, before the exchanges of
-this one. With one channel a tile these numbers are the same for all threads, so the compiler puts
-them into the registers that a warp's threads share.
+dA is added to where it lies, in the second-level cache, by instructions for which nobody waits.
+They are atomic, but no two threads add to one number, and those of one thread come in its order: so
+results are bit-equal from run to run. (When dA was read, added to and written again, a profile had
+its warps waiting for it a fifth of the time: the buffers of all programs, 34 MB, are pushed out of
+the cache by what else goes through it.)
+
+Registers leave room for few warps, so loads are made long before they are wanted: those of the next
+tile's A, dt, x and dy, four steps at once, before the exchanges of this one, and the next
+sequence's inputs are brought to the cache while this one is computed. With one channel a tile its
+numbers are the same for all threads, so the compiler puts them into the registers that a warp's
+threads share.
 
 Counts for each state entry and step, of an H100's instructions at 8 steps, 128 entries a block and
 no first state: 0.9 exponentials (8 cycles of a scheduler each, beside the rest), 10.4 products and
 fused multiply-adds, 0.5 exchanges between threads with as many additions and twice as many choices,
 0.3 loads and stores, 0.8 moves to shared registers; 15.6 with everything around. 2^27 entries and
 steps (batch 2048, 64 channels, 8 steps, 128 entries) take the 528 schedulers 71 microseconds at
-1.755 GHz if none ever waits. Bytes there: 54 MB of inputs and gradients; dA's buffers, written and
-read (2 s - 1) times by a program with s sequences, 32 KB each time, 100 MB in all, mostly in the
-second-level cache, and 34 MB to add up.
+1.755 GHz if none ever waits. Bytes there: 54 MB of inputs and gradients; dA's buffers, 32 KB a
+program, of which each sequence adds to all; and 34 MB to add up.
 """
 
 # mypy: ignore-errors
@@ -36,7 +41,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lib.ops.triton.elementwise import exp2, fetch, fetch_rows, softplus
+from lib.ops.triton.elementwise import exp2, softplus
+from lib.ops.triton.lanes import numbers, sum_over
+from lib.ops.triton.prefetch import fetch, fetch_rows
 from lib.ops.triton.selective_scan_forward import (
     LOG2E,
     everywhere,
@@ -92,65 +99,6 @@ def add_up(where, value, ok, again):
 
 
 @triton.jit
-def exchange(low, high, j, APART: tl.constexpr):
-    """Two tensors (d, j, ...) to one: where j has the bit APART, high plus the high of j - APART,
-    elsewhere low plus the low of j + APART."""
-    upper = (j & APART) != 0
-    yours = tl.gather(tl.where(upper, low, high), j ^ APART, 1)
-    return tl.where(upper, high, low) + yours
-
-
-@triton.jit
-def sum_over(values, j, J: tl.constexpr, EACH: tl.constexpr = 1):
-    """v tensors (d, J, ...), of which only sums over J are wanted, to max(1, v / J): the k-th holds
-    at j the sum of the values' v j / J + k, rounded down. With EACH the axis is (J EACH), and what
-    is summed are the places that differ by multiples of EACH.
-
-    Each step halves the number of tensors, so about v exchanges between threads are made and not
-    v log2(J), and every thread ends with sums of its own to store.
-    """
-    APART: tl.constexpr = J // 2 * EACH
-    if APART == 0:
-        out = values
-    elif len(values) == 1:
-        yours = tl.gather(values[0], j ^ APART, 1)
-        out = sum_over((values[0] + yours,), j, J // 2, EACH)
-    else:
-        HALF: tl.constexpr = len(values) // 2
-        half = ()
-        for k in tl.static_range(HALF):
-            half = half + (exchange(values[k], values[k + HALF], j, APART),)
-        out = sum_over(half, j, J // 2, EACH)
-    return out
-
-
-@triton.jit
-def spread(value, E: tl.constexpr):
-    """(d, j) to (d, j E): the same for E neighbours."""
-    D: tl.constexpr = value.shape[0]
-    J: tl.constexpr = value.shape[1]
-    return tl.reshape(tl.broadcast_to(value[:, :, None], (D, J, E)), (D, J * E))
-
-
-@triton.jit
-def numbers(where, STEPS: tl.constexpr, J: tl.constexpr, E: tl.constexpr):
-    """The STEPS numbers from each `where` (d, 1), each as (d, J E), in loads of four."""
-    D: tl.constexpr = where.shape[0]
-    out = ()
-    if STEPS < 4:
-        for i in tl.static_range(STEPS):
-            out = out + (tl.load(where + i),)
-    else:
-        for i in tl.static_range(0, STEPS, 4):
-            four = tl.load(where + i + tl.arange(0, 4 * J)[None, :] % 4)
-            even, odd = tl.split(tl.reshape(four, (D, J, 2, 2)))
-            zero, two = tl.split(even)
-            one, three = tl.split(odd)
-            out = out + (spread(zero, E), spread(one, E), spread(two, E), spread(three, E))
-    return out
-
-
-@triton.jit
 def of_tile(A, A_s, rows, q, n, ok, left, DB: tl.constexpr, STEPS: tl.constexpr,
             J: tl.constexpr, E: tl.constexpr, RAGGED: tl.constexpr):  # fmt: skip
     """A, dt, x and dy of the DB channels from q."""
@@ -173,8 +121,7 @@ def backward(
     STEPS: tl.constexpr, DB: tl.constexpr, NB: tl.constexpr, THREADS: tl.constexpr,
     SCRATCH: tl.constexpr, HOLD: tl.constexpr, WIDE: tl.constexpr, BL: tl.constexpr,
     CL: tl.constexpr, WHOLE: tl.constexpr, ZERO: tl.constexpr, ALIGNED: tl.constexpr,
-    SOFTPLUS: tl.constexpr, FAST: tl.constexpr, RED: tl.constexpr, KEEP: tl.constexpr,
-    AHEAD: tl.constexpr, BYTES: tl.constexpr, EARLY: tl.constexpr, FDA: tl.constexpr,
+    SOFTPLUS: tl.constexpr, FAST: tl.constexpr, BYTES: tl.constexpr,
 ):  # fmt: skip
     """Gradients of all inputs of :func:`forward`.
 
@@ -218,25 +165,25 @@ def backward(
     end = tl.minimum(b + per_program, batch)
     b = b.to(tl.int64)
     again = False  # whether this program's sums have begun
+    # of the next sequence's last chunk: where it begins, its steps, a channel of each line
+    final = (chunks - 1) * T
+    late = tl.minimum(final + steps, length - 1)
+    lines = tl.arange(0, triton.next_power_of_2((PART + 31) // 32))[None, :] * 32
+    lines = channel + tl.minimum(lines, tl.minimum(left, PART) - 1)
     while b < end:
         seq = run * batch + b
         B_b = B + (run * B_s[0] + b * B_s[1] + group * B_s[2])
         C_b = C + (run * C_s[0] + b * C_s[1] + group * C_s[2])
         B_b = tl.multiple_of(B_b, ALIGNED)
         C_b = tl.multiple_of(C_b, ALIGNED)
-        if AHEAD:
-            next_b = tl.minimum(b + 1, end - 1)
-            to = next_b - b
-            last = (chunks - 1) * T
-            left_t = length - last
-            fetch_rows(B_b + to * B_s[1] + last * BL, BL, left_t, T, N, BYTES, 2, FAST)
-            fetch_rows(C_b + to * C_s[1] + last * CL, CL, left_t, T, N, BYTES, 2, FAST)
-            t_f = tl.minimum(last + tl.arange(0, STEPS)[:, None], length - 1)
-            d_f = channel + tl.arange(0, triton.next_power_of_2((PART + 31) // 32))[None, :] * 32
-            d_f = tl.minimum(d_f, d_inner - 1)
-            fetch(place(u, u_s, run, next_b, d_f, t_f), 2, FAST)
-            fetch(place(delta, delta_s, run, next_b, d_f, t_f), 2, FAST)
-            fetch(place(dy, dy_s, run, next_b, d_f, t_f), 2, FAST)
+        coming = tl.minimum(b + 1, end - 1)
+        to_B = B_b + (coming - b) * B_s[1] + final * BL
+        to_C = C_b + (coming - b) * C_s[1] + final * CL
+        fetch_rows(to_B, BL, length - final, T, N, BYTES, 2, FAST)
+        fetch_rows(to_C, CL, length - final, T, N, BYTES, 2, FAST)
+        fetch(place(u, u_s, run, coming, lines, late), 2, FAST)
+        fetch(place(delta, delta_s, run, coming, lines, late), 2, FAST)
+        fetch(place(dy, dy_s, run, coming, lines, late), 2, FAST)
         chunk = chunks - 1
         while chunk >= 0:
             first = chunk * T
@@ -289,10 +236,6 @@ def backward(
                         tl.store(copies + (n - n0) + (T + i) * NB, cs[i])
                     tl.debug_barrier()
                 here = of_tile(A, A_s, rows, 0, n, ok_n, left, DB, STEPS, J, E, RAGGED)
-                if EARLY:
-                    da_here = tl.load(
-                        dA + tl.arange(0, DB)[:, None] * N + n, mask=ok_n & again, other=0.0
-                    )
                 for q0 in tl.range(0, PART, DB, num_stages=1):
                     c = q0 + tl.arange(0, DB)[:, None]
                     ok_c = ok_n
@@ -334,13 +277,10 @@ def backward(
                     values = ()
                     for _ in tl.static_range(2 * (STEPS - T)):
                         values = values + (tl.zeros((DB, J), tl.float32),)
-                    if RED:
-                        da = tl.zeros((DB, NB), tl.float32)
-                    elif EARLY:
-                        da = da_here
-                    else:
-                        da = tl.load(dA + c * N + n, mask=ok_c & again, other=0.0)
-                    if KEEP and ZERO:
+                    da = tl.zeros((DB, NB), tl.float32)
+                    if ZERO:
+                        # nobody needs dt of a first step from nothing, so its register would go to
+                        # another number, which then waits until what was loaded into it has come
                         da += dts[0] * 0.0
                     for i in tl.static_range(T - 1, -1, -1):
                         if HOLD:
@@ -363,24 +303,14 @@ def backward(
                     # now this tile's are not needed any more
                     q = tl.minimum(q0 + DB, PART - DB)
                     here = of_tile(A, A_s, rows, q, n, ok_n, left, DB, STEPS, J, E, RAGGED)
-                    if EARLY:
-                        c_next = q + tl.arange(0, DB)[:, None]
-                        da_here = tl.load(dA + c_next * N + n, mask=ok_n & again, other=0.0)
-                    if FDA:
-                        i_f = tl.arange(0, DB * NB // 32)
-                        fetch(
-                            dA + (q + i_f // (NB // 32)) * N + n0 + i_f % (NB // 32) * 32, FDA, FAST
-                        )
                     sums = sum_over(values, j, J)
                     at = parts + c * V + j * V // J
                     for k in tl.static_range(len(sums)):
                         tl.store(at + k, sums[k])
                     dbs = more
-                    if RED:
-                        if again:
-                            tl.atomic_add(dA + c * N + n, da, mask=ok_c, sem="relaxed")
-                        else:
-                            write(dA + c * N + n, da, ok_c)
+                    if again:
+                        # no other thread adds there, and a thread's own additions keep their order
+                        tl.atomic_add(dA + c * N + n, da, mask=ok_c, sem="relaxed")
                     else:
                         write(dA + c * N + n, da, ok_c)
                     if chunk > 0:

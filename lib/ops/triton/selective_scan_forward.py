@@ -3,11 +3,13 @@
 A program is a warp (or a few) that holds the states of DB channels of one sequence, NB entries at
 a time, over a chunk of T steps that are unrolled. Lanes lie along entries and channels, four
 neighbouring entries a thread, so B_t and C_t are loaded once for all channels of the program, and
-the sum over entries is made once a chunk, after all blocks of entries.
+the sum over entries is made once a chunk, after all blocks of entries. All lines of a chunk's B and
+C are fetched at its start: a block of entries needs a part of each, and a profile had the warps
+waiting for those parts, block after block, a third of the time.
 
 Counts for each state entry and step: one exponential (a quarter of a warp's instruction takes one
-cycle: 8 cycles of a scheduler), two products and two fused multiply-adds (1 cycle each), and
-1 / (entries a thread) of the loads of B and C; a first step from no state has no exponential. So
+cycle: 8 cycles of a scheduler), two products and two fused multiply-adds (1 cycle each), and a
+quarter of a load for all channels of a thread; a first step from no state has no exponential. So
 the exponentials are the limit: 2^27 entries and steps (batch 2048, 64 channels, 8 steps, 128
 entries) on 132 processors of an H100 that make 16 a cycle take 7/8 of 36 microseconds at 1.755 GHz;
 the 29 MB of inputs and outputs take 10.
@@ -21,7 +23,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lib.ops.triton.elementwise import exp2, fetch_rows, softplus
+from lib.ops.triton.elementwise import exp2, softplus
+from lib.ops.triton.prefetch import fetch_rows
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -58,8 +61,7 @@ def forward(
     y, y_s, states, last, pre, batch, groups, length, chunks,
     CHANNELS: tl.constexpr, N: tl.constexpr, T: tl.constexpr, DB: tl.constexpr, NB: tl.constexpr,
     BL: tl.constexpr, CL: tl.constexpr, WHOLE: tl.constexpr, ZERO: tl.constexpr,
-    ALIGNED: tl.constexpr, SOFTPLUS: tl.constexpr, FAST: tl.constexpr, STAGES: tl.constexpr,
-    OWN: tl.constexpr, AHEAD: tl.constexpr, BYTES: tl.constexpr,
+    ALIGNED: tl.constexpr, SOFTPLUS: tl.constexpr, FAST: tl.constexpr, BYTES: tl.constexpr,
 ):  # fmt: skip
     """y, and the states that the backward pass starts chunks from.
 
@@ -98,20 +100,12 @@ def forward(
     if pre is not None:
         pre += (seq * length) * d_inner + d
     states += (seq * (chunks - 1)) * d_inner * N + d * N
-    if AHEAD:
-        later = tl.minimum(seq + AHEAD, tl.num_programs(0) // BLOCKS // groups - 1)
-        to_run = later // batch - run
-        to_b = later % batch - b
-        rows = tl.minimum(length, T)
-        fetch_rows(B + to_run * B_s[0] + to_b * B_s[1], BL, rows, T, N, BYTES, 2, FAST)
-        fetch_rows(C + to_run * C_s[0] + to_b * C_s[1], CL, rows, T, N, BYTES, 2, FAST)
     chunk = 0
     while chunk < chunks:
         first = chunk * T
-        if OWN:
-            left = tl.minimum(length - first, T)
-            fetch_rows(B + first * BL, BL, left, T, N, BYTES, OWN, FAST)
-            fetch_rows(C + first * CL, CL, left, T, N, BYTES, OWN, FAST)
+        left = tl.minimum(length - first, T)
+        fetch_rows(B + first * BL, BL, left, T, N, BYTES, 1, FAST)
+        fetch_rows(C + first * CL, CL, left, T, N, BYTES, 1, FAST)
         dts = ()
         xs = ()
         ys = ()
@@ -127,7 +121,7 @@ def forward(
             dts = dts + (dt,)
             xs = xs + (dt * read(u + (first + t) * u_s[3], there),)
             ys = ys + (tl.zeros((DB, NB), tl.float32),)
-        for n0 in tl.range(0, N, NB, num_stages=STAGES):
+        for n0 in tl.range(0, N, NB, num_stages=1):
             n = n0 + tl.arange(0, NB)[None, :]
             ok_n = everywhere()
             if N % NB:
