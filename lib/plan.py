@@ -35,7 +35,7 @@ GRACE = 120.0  # seconds after that until it is ended: checkpoints take a while 
 INTERRUPTED = (-signal.SIGINT, 128 + signal.SIGINT)  # by itself, or in a shell
 WAYS = {0: "done", STOPPED: "stopped"}  # exit statuses of ``run``; all others have failed
 # what a pack leaves out: made again from its config, or only of use on the machine that made it
-CACHES, UNFINISHED = ("text",), ("checkpoints", "language_models")
+CACHES, UNFINISHED = ("text", "locks"), ("checkpoints", "language_models")
 
 Job = tuple[str, ...]
 

@@ -1,17 +1,22 @@
 """Language models that several cells need: trained once, kept by identity, loaded after that.
 
 A model lies in ``<local runs>/language_models`` as safetensors, named by the identity of its
-:class:`LanguageCell`, and is never trained twice; while it trains, a checkpoint lies beside it. A
-model that the chapter on stories has trained is taken from its record. Published models come from
-``<local runs>/pretrained/<name>`` if there is such a folder, else from the hub.
+:class:`LanguageCell`, and is never trained twice, not by two processes at once either: one trains,
+others wait. While it trains, a checkpoint lies beside it. A model that the chapter on stories has
+trained is taken from its record. Published models come from ``<local runs>/pretrained/<name>`` if
+there is such a folder, else from the hub.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from filelock import FileLock, Timeout
 
 from lib import provenance
 from lib.config import digest, require, to_dict
@@ -25,7 +30,8 @@ if TYPE_CHECKING:
     from lib.models.language_model import LanguageModel
     from lib.training.abreast import Turns
 
-FOLDER, PRETRAINED = "language_models", "pretrained"
+FOLDER, PRETRAINED, LOCKS = "language_models", "pretrained", "locks"
+PAUSE = 0.2  # seconds between two looks at what another process trains
 KEPT = ("final_valid_loss", "final_valid_bits_per_byte")
 STORIES = ("stories.from_scratch", 1)  # whose records hold weights of the same cells
 
@@ -95,10 +101,58 @@ def language_model(language: LanguageCell | Published, context: Context) -> Turn
         return _published(language, context)
     path = model_path(language)
     if not path.exists():
-        outcome = yield from _train(language, context, path)
+        outcome = yield from _train_once(language, context, path)
         if outcome is not None:
             return outcome
     return _load(language, path, context)
+
+
+@dataclass(frozen=True)
+class _Elsewhere:
+    """A model that another process trains, until it is there, the other has ended without it (the
+    system takes the lock from a process that dies), or the budget is spent."""
+
+    lock: FileLock
+    path: Path
+    deadline: float | None
+
+    def query(self) -> bool:
+        """Whether the wait is over."""
+        return self.path.exists() or self.taken() or self.late
+
+    def taken(self) -> bool:
+        """Whether the lock is ours, now if not before."""
+        if not self.lock.is_locked:
+            try:
+                self.lock.acquire(blocking=False)
+            except Timeout:
+                return False
+        return True
+
+    @property
+    def late(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+
+def _train_once(cell: LanguageCell, context: Context, path: Path) -> Turns[Outcome | None]:
+    """:func:`_train`, unless another process does: then wait for its model."""
+    lock = runs_folder() / LOCKS / f"{path.stem}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    elsewhere = _Elsewhere(FileLock(lock), path, context.deadline)
+    try:
+        if not elsewhere.taken():
+            print(f"note: another process trains {path.stem}; waiting for it", file=sys.stderr)
+        while not elsewhere.query():
+            time.sleep(PAUSE)  # whoever trains by itself asks again at once
+            yield elsewhere
+        if path.exists():
+            return None
+        if not elsewhere.lock.is_locked:
+            reason = f"waiting for {path.stem}, which another process trains"
+            return Outcome(cell, "stopped", reason)
+        return (yield from _train(cell, context, path))
+    finally:
+        elsewhere.lock.release()
 
 
 def _published(language: Published, context: Context) -> Loaded:

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock, Timeout
 
 from lib import provenance, runner
 from lib.analysis.memory_reference import (
@@ -32,7 +34,7 @@ from lib.models.config import LanguageModelConfig, Mamba1Config
 from lib.models.hub import HubError, save_pretrained
 from lib.models.language_model import LanguageModel, build_language_model
 from lib.models.presets import non_embedding
-from lib.store import Record, Store
+from lib.store import Record, Store, write_atomic
 from lib.tasks.memory_text import TagsUnavailable
 from lib.tasks.reconstruction import CATEGORIES, LENGTHS
 from lib.training import compiling
@@ -361,6 +363,69 @@ def test_pretraining_goes_on_where_it_was_stopped(tmp_path: Path, runs: Path) ->
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, rest.model.state_dict()[name]), name
     assert not checkpoints[0].exists() and path.exists()
+
+
+def held_lock(path: Path) -> FileLock:
+    """The lock that another process holds while it trains a model."""
+    folder = _pretraining.runs_folder() / _pretraining.LOCKS
+    folder.mkdir(exist_ok=True)
+    lock = FileLock(folder / f"{path.stem}.lock")
+    lock.acquire(blocking=False)
+    return lock
+
+
+def test_a_model_that_another_process_trains_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_pretraining, "PAUSE", 0)
+    language = dataclasses.replace(short(memory.cells("quick")[0]).language, seed=31)  # type: ignore[arg-type]
+    whole = loaded_model(language, Context())
+    assert isinstance(whole, _pretraining.Loaded)
+    path = _pretraining.model_path(language)
+    payload = path.read_bytes()
+    path.unlink()
+    lock = held_lock(path)
+    training = _pretraining.language_in_turns
+    monkeypatch.setattr(_pretraining, "language_in_turns", None)
+    turns = _pretraining.language_model(language, Context())
+    awaited = [next(turns) for _ in range(3)]
+    assert all(other is not None and not other.query() for other in awaited)
+    assert f"another process trains {path.stem}" in capsys.readouterr().err
+    write_atomic(path, payload)
+    assert awaited[0] is not None and awaited[0].query()
+    found = by_itself(turns)
+    assert isinstance(found, _pretraining.Loaded) and found.metrics == whole.metrics
+
+    path.unlink()  # the other one ends without it: then this one trains, and nobody else
+    turns = _pretraining.language_model(language, Context())
+    next(turns)
+    lock.release()
+    monkeypatch.setattr(_pretraining, "language_in_turns", training)
+    next(turns)
+    with pytest.raises(Timeout):
+        held_lock(path)
+    again = by_itself(turns)
+    assert isinstance(again, _pretraining.Loaded) and again.metrics == whole.metrics
+    held_lock(path).release()
+
+
+def test_who_waits_for_a_model_keeps_to_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_pretraining, "PAUSE", 0)
+    cell = short(memory.cells("quick")[0])
+    language = dataclasses.replace(cell.language, seed=32)  # type: ignore[arg-type]
+    path = _pretraining.model_path(language)
+    lock = held_lock(path)
+    (outcome,) = _memory.train_decoders(
+        [dataclasses.replace(cell, language=language)],
+        Context(deadline=time.monotonic() + 0.2),
+    )
+    assert outcome.status == "stopped" and outcome.cell.language == language
+    assert outcome.reason == f"waiting for {path.stem}, which another process trains"
+    assert not path.exists() and lock.is_locked
+    lock.release()
+    stopped = loaded_model(language, Context(deadline=0.0))  # nobody's lock any more
+    assert isinstance(stopped, Outcome) and "waiting" not in (stopped.reason or "")
+    held_lock(path).release()
 
 
 def test_a_model_of_the_stories_is_taken_from_its_record(
