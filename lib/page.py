@@ -126,8 +126,11 @@ def badge(verdict: str, scaled: bool = False) -> str:
     return f"<span class='verdict {name}'>{verdict}</span>{mark}"
 
 
-def table(frame: pd.DataFrame, precision: int = 3, empty: str = "No run yet.") -> HTML:
-    """A frame for readers, without its index, or the sentence `empty` where it has no row.
+def table(
+    frame: pd.DataFrame, precision: int = 3, empty: str = "No run yet.", fold: str = ""
+) -> HTML:
+    """A frame for readers, without its index, or the sentence `empty` where it has no row; folded
+    away below the sentence `fold`, if there is one.
 
     Args:
         precision: digits behind the point of numbers that are not whole; what would vanish at so
@@ -137,7 +140,10 @@ def table(frame: pd.DataFrame, precision: int = 3, empty: str = "No run yet.") -
     if not len(frame):
         return HTML(f"<p>{html.escape(empty)}</p>")
     shown = frame.map(lambda value: _cell(value, precision))
-    return HTML(shown.to_html(index=False, border=0, classes="provenance", escape=False))
+    text = shown.to_html(index=False, border=0, classes="provenance", escape=False)
+    if fold:
+        text = f"<details class='idle'><summary>{html.escape(fold)}</summary>{text}</details>"
+    return HTML(text)
 
 
 def _cell(value: Any, precision: int) -> str:

@@ -62,3 +62,12 @@ def test_many_claims_that_were_not_run_are_folded(monkeypatch: pytest.MonkeyPatc
     assert folded.count("a direction") == page.FEW + 1 and "0 of 1 seed<" in folded
     rows.pop()
     assert "<details" not in page.verdict_table("demo").data
+
+
+def test_a_long_table_may_be_folded_away() -> None:
+    frame = pd.DataFrame({"a": [1.5]})
+    plain, folded = page.table(frame).data, page.table(frame, fold="all <pairs>").data
+    assert folded == (
+        f"<details class='idle'><summary>all &lt;pairs&gt;</summary>{plain}</details>"
+    )
+    assert "<details" not in page.table(frame[:0], fold="all pairs").data

@@ -279,16 +279,32 @@ def correlations(table: pd.DataFrame) -> pd.DataFrame:
     return shown.assign(text=shown["text"].replace(TEXT_NAMES))
 
 
+def differing(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Of a table of pairs of one or several seeds, those whose omission differs significantly in
+    every seed: group, other, mean difference, the largest corrected p, and the number of seeds."""
+    columns = ["group", "other", "difference", "p_corrected", "seeds"]
+    if not len(pairs):
+        return pd.DataFrame(columns=columns)
+    found = pairs.groupby(["group", "other"], sort=False, as_index=False).agg(
+        difference=("difference", "mean"),
+        p_corrected=("p_corrected", "max"),
+        seeds=("seed", "nunique"),
+        significant=("significant", lambda flags: flags.astype(bool).all()),
+    )
+    # a pair of which one seed has too few words has no test there
+    everywhere = found["significant"] & (found["seeds"] == pairs["seed"].nunique())
+    return found.loc[everywhere, columns].reset_index(drop=True)
+
+
 def differences(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Pairs of groups whose omission differs significantly, for readers; empty if none does."""
+    """:func:`differing` for readers; p that is too small for a float is said to be."""
+    rows = differing(pairs)
     names = {
         "group": "group", "other": "compared with", "difference": "omission, difference",
-        "p_corrected": "p, corrected",
+        "p_corrected": "p, corrected", "seeds": "seeds",
     }  # fmt: skip
-    if not len(pairs):
-        return pd.DataFrame(columns=list(names.values()))
-    rows = pairs[pairs["significant"].astype(bool)]
-    return rows.reindex(columns=list(names)).rename(columns=names)
+    small = rows["p_corrected"].map(lambda p: "below 1e-300" if p == 0 else p)
+    return rows.assign(p_corrected=small)[list(names)].rename(columns=names)
 
 
 EXPERIMENTS = (

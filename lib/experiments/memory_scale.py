@@ -202,7 +202,7 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row a record of :func:`frame`, for readers."""
+    """A row a record of :func:`frame`, for readers; rates to three digits."""
     names = {
         "length": "tokens a chunk", "batch": "chunks a batch", "precision": "precision",
         "step_seconds": "seconds a step", "train_tokens_per_second": "tokens a second, training",
@@ -210,7 +210,10 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
         "decode_tokens_per_second": "tokens a second, writing",
         "train_peak_gb": "peak memory / GB", "device": "device",
     }  # fmt: skip
-    return frame.reindex(columns=list(names)).rename(columns=names)
+    rows = frame.reindex(columns=list(names))
+    rates = [name for name in names if name.endswith("per_second")]
+    rows[rates] = rows[rates].map(lambda rate: float(f"{rate:.3g}"))
+    return rows.rename(columns=names)
 
 
 EXPERIMENTS = (

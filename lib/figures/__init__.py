@@ -158,8 +158,9 @@ def heat_map(
     values: Any, *, x: Sequence[Any], y: Sequence[Any], title: str, x_title: str, y_title: str,
     unit: str, diverging: bool = False, height: int = 320,
 ) -> go.Figure:  # fmt: skip
-    """A matrix (rows from top to bottom) with labelled axes; diverging scales are centred on 0."""
-    top = float(np.abs(np.asarray(values, dtype=float)).max()) if diverging else None
+    """A matrix (rows from top to bottom) with labelled axes; diverging scales are centred on 0, and
+    what is no number stays empty."""
+    top = float(np.nanmax(np.abs(np.asarray(values, dtype=float)))) if diverging else None
     figure = go.Figure(
         go.Heatmap(
             z=np.asarray(values, dtype=float),

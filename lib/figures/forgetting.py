@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from lib.figures import COLOURS, DASHES, band
+from lib.figures import COLOURS, DASHES, band, heat_map
 from lib.figures.memory import TOP, WRITERS, measure_axis, no_run
 
 LOST, KEPT = COLOURS[1], "#888888"
@@ -24,16 +24,18 @@ OUTSIDE = {"Not NE": "outside names", "Misc": "other names"}
 
 
 def by_group(table: pd.DataFrame, title: str) -> go.Figure:
-    """Omission of groups as bars, with the 95 % interval of drawing chunks again; beside them what
-    it would be if all groups had words of the same sizes, and what the language model alone would
-    leave out.
+    """Omission of groups as bars; beside them what it would be if all groups had words of the same
+    sizes, and what the language model alone would leave out. Error bars are the 95 % interval of
+    drawing chunks again of a single seed, the lowest and the highest of several.
 
     Args:
-        table: rows of one record with group, omission, low, high and writer, perhaps standardised.
+        table: rows of one model with group, omission, low, high and writer, perhaps standardised
+            and, of several records, seed.
     """
     if not len(table):
         return no_run()
-    own = table[table["writer"] == ""].sort_values("omission")
+    own, seeds = _over_seeds(table[table["writer"] == ""], "group")
+    own = own.sort_values("omission")
     names = own["group"].map(group_name)
     figure = go.Figure()
     figure.add_bar(
@@ -49,7 +51,7 @@ def by_group(table: pd.DataFrame, title: str) -> go.Figure:
     marks: list[tuple[str, Any, Any, str, str]] = []
     if "standardised" in own:
         marks.append(("words of equal sizes", own["standardised"], names, "diamond", COLOURS[1]))
-    alone = table[table["writer"] == "alone_"]
+    alone, _ = _over_seeds(table[table["writer"] == "alone_"], "group")
     if len(alone):
         name, groups = "language model alone", alone["group"].map(group_name)
         marks.append((name, alone["omission"], groups, "line-ns-open", COLOURS[4]))
@@ -58,7 +60,30 @@ def by_group(table: pd.DataFrame, title: str) -> go.Figure:
             x=x, y=y, mode="markers", name=name,
             marker={"symbol": symbol, "size": 11, "color": colour, "line": {"width": 3}},
         )  # fmt: skip
-    return _bars(figure, names.tolist(), title, "omission, 95 % interval over chunks")
+    bars = f"mean of {seeds} seeds, lowest to highest" if seeds > 1 else "95 % interval over chunks"
+    return _bars(figure, names.tolist(), title, f"omission, {bars}")
+
+
+def pair_map(pairs: pd.DataFrame, title: str) -> go.Figure:
+    """Differences in omission between groups, the row's less the column's, in the order of how much
+    is lost; pairs that are not among `pairs` stay empty.
+
+    Args:
+        pairs: columns group, other and difference (the group's omission less the other's).
+    """
+    if not len(pairs):
+        return no_run()
+    turned = pairs.rename(columns={"group": "other", "other": "group"})
+    both = pd.concat([pairs, turned.assign(difference=-turned["difference"])])
+    square = both.pivot_table(index="group", columns="other", values="difference")
+    order = square.mean(axis=1).sort_values(ascending=False).index
+    square = square.reindex(index=order, columns=order)
+    figure = heat_map(
+        square, x=list(order), y=list(map(group_name, order)), title=title, diverging=True,
+        x_title="compared with", y_title="", unit="difference", height=260 + 22 * len(order),
+    )  # fmt: skip
+    figure.update_xaxes(showgrid=False, tickangle=-45)
+    return figure.update_yaxes(showgrid=False, automargin=True)
 
 
 def published_groups(table: pd.DataFrame, title: str) -> go.Figure:
@@ -122,7 +147,7 @@ def over(
             rows = table[table["writer"] == writer]
             if not len(rows):
                 continue
-            mean, seeds = _over_seeds(rows)
+            mean, seeds = _over_seeds(rows, "x")
             entry = name + (f" ({seeds} seeds)" if seeds > 1 and not writer else mark)
             figure.add_scatter(
                 x=mean["x"], y=mean["omission"], mode="lines+markers",
@@ -149,15 +174,15 @@ def over(
     return figure
 
 
-def _over_seeds(rows: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Mean at each x, the number of seeds, and what error bars show: of one seed its interval, of
-    several the lowest and the highest."""
+def _over_seeds(rows: pd.DataFrame, by: str) -> tuple[pd.DataFrame, int]:
+    """Means at each value of `by`, the number of seeds, and what error bars show: of one seed its
+    interval, of several the lowest and the highest."""
     seeds = rows["seed"].nunique() if "seed" in rows else 1
-    if seeds == 1:
-        return rows.groupby("x", as_index=False)[["omission", "low", "high"]].mean(), 1
-    at = rows.groupby("x")["omission"]
-    mean = pd.DataFrame({"omission": at.mean(), "low": at.min(), "high": at.max()})
-    return mean.reset_index(), seeds
+    mean = rows.groupby(by, as_index=False).mean(numeric_only=True)
+    if seeds > 1:
+        at = rows.groupby(by)["omission"]
+        mean["low"], mean["high"] = at.min().to_numpy(), at.max().to_numpy()
+    return mean, seeds
 
 
 def writers(table: pd.DataFrame, title: str) -> go.Figure:

@@ -203,6 +203,23 @@ def test_tables_for_readers(quick: list[Record]) -> None:
     assert not len(memory.differences(pd.DataFrame()))
 
 
+def test_pairs_differ_if_they_do_in_every_seed() -> None:
+    facts: dict[str, list[Any]] = {
+        "group": ["a", "a", "b"], "other": ["b", "c", "c"], "difference": [0.2, 0.1, -0.1],
+        "p_corrected": [0.0, 0.01, 0.02], "significant": [True, True, False],
+    }  # fmt: skip
+    first = pd.DataFrame(facts).assign(seed=1)
+    assert memory.differing(first)["other"].tolist() == ["b", "c"]
+    second = first.assign(seed=2, difference=0.4, significant=True)
+    found = memory.differing(pd.concat([first, second.iloc[[0, 2]]]))  # a and c: too few words
+    assert found.to_dict("list") == {
+        "group": ["a"], "other": ["b"], "difference": pytest.approx([0.3]), "p_corrected": [0.0],
+        "seeds": [2],
+    }  # fmt: skip
+    shown = memory.differences(first)
+    assert shown["p, corrected"].tolist() == ["below 1e-300", 0.01]
+
+
 def test_kept_decoders_read_and_write(quick: list[Record]) -> None:
     readers = _reading.readers(quick)
     assert list(readers) == [4, 8]

@@ -132,7 +132,8 @@ def test_one_step_on_a_checkpoint_in_the_hub_s_format(monkeypatch: pytest.Monkey
     decode_greedily = autoencoder.decode_greedily
     monkeypatch.setattr(autoencoder, "decode_greedily", decode)
     (outcome,) = scale.run([cell], Context())
-    assert written == [cell.length + 1] * scale.DECODED  # all the way: its time is of so many
+    # a few, which compiles kernels, then all the way: the time is of so many
+    assert written == [2] * scale.DECODED + [cell.length + 1] * scale.DECODED
     found = outcome.metrics
     assert found["loss_last"] < found["loss_first"]  # type: ignore[operator]
     assert found["n_parameters"] == non_embedding(cell.model) + 512 * 64
@@ -147,6 +148,10 @@ def test_one_step_on_a_checkpoint_in_the_hub_s_format(monkeypatch: pytest.Monkey
     assert not len(scale.table(scale.frame([]))) and "seconds a step" in scale.table(
         scale.frame([])
     )
+    shown = scale.table(pd.DataFrame([{**found, "device": "a"}]))
+    (rate,) = shown["tokens a second, training"]
+    assert rate == pytest.approx(found["train_tokens_per_second"], rel=5e-3)
+    assert len(f"{rate:g}".rstrip("0").replace(".", "").strip("0")) <= 3
 
 
 def test_the_paper_s_sizes_are_measured() -> None:
@@ -196,6 +201,32 @@ def test_bars_of_groups_carry_interval_and_control() -> None:
     assert list(bar.y) == ["determiner (DET)", "number (NUM)"] and list(bar.x) == [0.3, 0.5]
     assert bar.error_x.array == pytest.approx([0.1, 0.1])
     assert list(even.x) == [0.35, 0.45] and list(alone.x) == [0.9]
+
+
+def test_bars_of_several_seeds_carry_their_range() -> None:
+    first = rates(seed=1)
+    second = rates(seed=2, omission=[0.7, 0.3, 0.5], standardised=[0.55, 0.35, None])
+    figure = forgetting.by_group(pd.concat([first, second]), "t")
+    bar, even, alone = figure.data
+    assert list(bar.x) == pytest.approx([0.3, 0.6])
+    assert bar.error_x.array == pytest.approx([0, 0.1]) == bar.error_x.arrayminus
+    assert list(even.x) == pytest.approx([0.35, 0.5]) and list(alone.x) == pytest.approx([0.7])
+    assert "2 seeds" in figure.layout.xaxis.title.text
+    assert "interval" in forgetting.by_group(first, "t").layout.xaxis.title.text
+
+
+def test_pairs_as_a_map() -> None:
+    pairs = pd.DataFrame(
+        {"group": ["DET", "DET"], "other": ["NUM", "VERB"], "difference": [-0.4, -0.1]}
+    )
+    (cells,) = forgetting.pair_map(pairs, "t").data
+    assert list(cells.x) == ["NUM", "VERB", "DET"] and cells.y[0] == "number (NUM)"
+    square = pd.DataFrame(cells.z, index=cells.x, columns=cells.x)
+    assert square.loc["NUM", "DET"] == 0.4 == -square.loc["DET", "NUM"]
+    assert square.loc["VERB", "DET"] == 0.1 and pd.isna(square.loc["VERB", "NUM"])
+    assert all(pd.isna(square.loc[name, name]) for name in square)
+    assert (cells.zmin, cells.zmax) == (-0.4, 0.4)
+    assert forgetting.pair_map(pairs[:0], "t").layout == figures.no_run().layout
 
 
 def test_published_groups_stand_in_the_order_of_the_first_model() -> None:
