@@ -1,0 +1,121 @@
+"""Where the time of a training step goes: ``python -m lib.bench.kernels EXPERIMENT``.
+
+For whoever makes it faster. A step of an experiment's first group of runs, as the trainer takes it
+(compiled and as a CUDA graph on a GPU, on random tokens), is timed and then watched: one line for
+each kernel, or operation on a processor, with its time in a step. Nothing is recorded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from lib import runner
+from lib.bench.config import StepBench
+from lib.bench.measure import Contestant, clock_of
+from lib.bench.step import contestant
+from lib.experiments import find
+from lib.models.config import InitialisationConfig
+from lib.ops import products
+
+USAGE_ERROR = 2
+LAPS, STEPS = 10, 5  # steps of a timing, and those that are watched
+
+
+def bench_of(cells: Sequence[Any], runs: int | None, device: str) -> StepBench:
+    """The training step of the first of `cells` and of those that can train with it, or of `runs`.
+
+    Raises:
+        ValueError: cells whose answer is not the last token, or fewer than one run.
+    """
+    first = cells[0]
+    # tasks whose answer is one token know the largest one
+    if not hasattr(getattr(first, "task", None), "largest_token"):
+        raise ValueError(
+            f"a cell is a {type(first).__name__}, allowed: one whose answer is its sequences' last "
+            "token, such as those of achilles.composite"
+        )
+    if runs is not None and runs < 1:
+        raise ValueError(f"runs is {runs}, allowed: 1 or more")
+
+    def shape(cell: Any) -> Any:
+        return (
+            cell.task, cell.training,
+            dataclasses.replace(cell.model, initialisation=InitialisationConfig()),
+        )  # fmt: skip
+
+    alike = sum(shape(cell) == shape(first) for cell in cells)
+    shared = (first.model, first.training.batch_size, first.task.length, runs or alike)
+    return StepBench(*shared, device="cuda" if device == "cuda" else "cpu", repeats=3)
+
+
+def milliseconds(step: Contestant, device: torch.device, repeats: int) -> float:
+    """Of one step, the least of so many timings of some steps each."""
+    clock, times = clock_of(device), []
+
+    def laps() -> None:
+        for _ in range(LAPS):
+            step.lap()
+
+    for _ in range(1 + repeats):  # the first warms up
+        assert step.reset is not None
+        step.reset()
+        times.append(clock.time(laps))
+    return 1e3 * min(times[1:]) / LAPS
+
+
+def kernels(step: Contestant, device: torch.device) -> list[tuple[str, float, float]]:
+    """Names, calls and microseconds in a step, most time first."""
+    on_gpu = device.type == "cuda"
+    assert step.reset is not None
+    step.reset()
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
+        for _ in range(STEPS):
+            step.lap()
+        if on_gpu:
+            torch.cuda.synchronize(device)
+    field = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    rows = [(e.key, e.count / STEPS, getattr(e, field) / STEPS) for e in seen.key_averages()]
+    return sorted((row for row in rows if row[2] > 0), key=lambda row: -row[2])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status: 0 well, 2 misused."""
+    parser = argparse.ArgumentParser(prog="python -m lib.bench.kernels", description=__doc__)
+    parser.add_argument("experiment")
+    parser.add_argument("--profile", default="paper", help="of the experiment")
+    parser.add_argument("--select", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--runs", type=int, help="at once (default: all that can)")
+    parser.add_argument("--top", type=int, default=30, help="lines (default: 30)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--products", action="store_true", help="on tensor cores, where they fit")
+    arguments = parser.parse_args(argv)
+    try:
+        device = torch.device(runner.choose_device(arguments.device))
+        cells = runner.chosen_cells(
+            find(arguments.experiment), arguments.profile, arguments.select, None
+        )
+        bench = bench_of(cells, arguments.runs, device.type)
+    except (ValueError, runner.RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    products.SIZES = dataclasses.replace(products.SIZES, used=arguments.products)
+    step = contestant(bench, "step", "auto", compile=device.type == "cuda")
+    print(
+        f"{arguments.experiment}: {bench.runs} runs, {bench.model.n_layers} layers of "
+        f"{bench.model.d_model} channels, batch {bench.batch}, length {bench.length}"
+    )
+    print(f"{milliseconds(step, device, bench.repeats):10.3f} ms a step")
+    for name, calls, time in kernels(step, device)[: arguments.top]:
+        print(f"{time:10.1f} us {calls:7.1f} calls  {name[:110]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from lib.bench import kernels
+from lib.experiments import cells_of, find
+from lib.ops import products
+
+
+def test_a_step_is_timed_and_taken_apart(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "SIZES", products.SIZES)  # the command sets it
+    select = ["--select", "n_layers=2", "--runs", "2", "--top", "4"]
+    arguments = ["achilles.phase_diagram", "--profile", "quick", "--device", "cpu", *select]
+    assert kernels.main([*arguments, "--products"]) == 0 and products.SIZES.used
+    assert kernels.main(arguments) == 0 and not products.SIZES.used
+    head, step, *lines = capsys.readouterr().out.splitlines()[6:]
+    assert head == ("achilles.phase_diagram: 2 runs, 2 layers of 32 channels, batch 150, length 8")
+    whole = float(re.fullmatch(r" *([\d.]+) ms a step", step)[1])  # type: ignore[index]
+    found = [re.fullmatch(r" *([\d.]+) us +([\d.]+) calls  (.+)", line) for line in lines]
+    times = [float(match[1]) for match in found if match is not None]
+    assert len(times) == 4 and times == sorted(times, reverse=True)
+    assert times[0] < 1e3 * 20 * whole  # of a step, not of all that were watched
+
+
+def test_runs_that_train_at_once_are_counted() -> None:
+    cells = cells_of(find("achilles.phase_diagram"), "paper")
+    assert kernels.bench_of(cells, None, "cpu").runs == 36
+    deeper = [cell for cell in cells if cell.model.n_layers == 7]
+    bench = kernels.bench_of(deeper[:5], None, "cpu")
+    assert (bench.runs, bench.model.n_layers, bench.batch, bench.length) == (5, 7, 2048, 8)
+    with pytest.raises(ValueError, match="runs is 0, allowed: 1 or more"):
+        kernels.bench_of(cells, 0, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["foundations.bench_scan", "--profile", "quick"], "a cell is a ScanBench, allowed: one"),
+        (["memory.architectures", "--profile", "matched"], "a cell is a MemoryCell, allowed: one"),
+        (["achilles.composite", "--select", "n_layers=99"], "fits no cell"),
+        (["nobody.knows"], "nobody.knows"),
+        (["achilles.composite", "--device", "moon"], "device"),
+    ],
+)
+def test_misuse_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert kernels.main(arguments) == kernels.USAGE_ERROR
+    assert message in capsys.readouterr().err
