@@ -32,6 +32,13 @@ def bar(total: int, what: str, start: int = 0, quiet: bool | None = None) -> Any
     return kind(total=total, initial=start, desc=what, disable=silent, leave=False)
 
 
+def note(text: str) -> None:
+    """Say something of this one execution to whoever watches or keeps a log; a notebook that runs
+    headless keeps silent, for its page would show it to all readers."""
+    if not (in_notebook() and headless()):
+        print(f"note: {text}", file=sys.stderr)
+
+
 def quiet_transformers() -> None:
     """Turn the bars of transformers off where nobody watches: in a notebook that runs headless they
     would leave widgets, which need scripts from elsewhere to be drawn."""

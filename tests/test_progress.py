@@ -34,6 +34,20 @@ def test_a_quiet_bar_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert "training" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flag", "kernel", "said"),
+    [("1", True, ""), ("1", False, "note: x\n"), ("0", True, "note: x\n")],
+)
+def test_a_note_is_for_logs_and_watchers_not_for_pages(
+    flag: str, kernel: bool, said: str,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("MAMBA_BOOK_HEADLESS", flag)
+    monkeypatch.setattr(progress, "in_notebook", lambda: kernel)
+    progress.note("x")
+    assert capsys.readouterr() == ("", said)
+
+
 @pytest.mark.parametrize("watched", [True, False])
 def test_bars_of_transformers_follow_ours(monkeypatch: pytest.MonkeyPatch, watched: bool) -> None:
     import transformers

@@ -10,7 +10,6 @@ there is such a folder, else from the hub.
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from filelock import FileLock, Timeout
 
-from lib import provenance
+from lib import progress, provenance
 from lib.config import digest, require, to_dict
 from lib.experiments import Context, Outcome
 from lib.experiments._language import LanguageCell, language_in_turns, language_readable
@@ -141,7 +140,7 @@ def _train_once(cell: LanguageCell, context: Context, path: Path) -> Turns[Outco
     elsewhere = _Elsewhere(FileLock(lock), path, context.deadline)
     try:
         if not elsewhere.taken():
-            print(f"note: another process trains {path.stem}; waiting for it", file=sys.stderr)
+            progress.note(f"another process trains {path.stem}; waiting for it")
         while not elsewhere.query():
             time.sleep(PAUSE)  # whoever trains by itself asks again at once
             yield elsewhere
