@@ -120,12 +120,12 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from lib import claims
+    from lib import claims, progress
 
     store = Store.at(arguments.root)
     rows = claims.report(arguments.root, store)
     for problem in store.problems:
-        print(f"note: {problem}", file=sys.stderr)
+        progress.note(problem)
     if arguments.json:
         print(json.dumps([_reported(row) for row in rows], indent=1))
         return 0

@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from lib import progress
 
 CONTROL = "nvidia-cuda-mps-control"  # comes with the driver
 PATIENCE = 60.0  # seconds to start, and to end
@@ -44,7 +45,7 @@ def shared() -> Iterator[dict[str, str]]:
             try:
                 _said(control, places, text="quit\n")
             except ValueError as error:  # what ran is done, and whoever waits for it must have it
-                print(f"note: {error}", file=sys.stderr)
+                progress.note(str(error))
 
 
 def _said(control: str, places: dict[str, str], *arguments: str, text: str | None = None) -> None:

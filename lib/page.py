@@ -68,8 +68,11 @@ def verdict_table(chapter: str, prefix: str = "", root: Path = provenance.ROOT) 
         return HTML(_verdict_rows(rows))
     judged = [row for row in rows if row["verdict"] != "not run"]
     text = f"{len(idle)} of {len(rows)} claims have not been run: show them"
-    folded = f"<details class='idle'><summary>{text}</summary>{_verdict_rows(idle)}</details>"
-    return HTML((_verdict_rows(judged) if judged else "") + folded)
+    return HTML((_verdict_rows(judged) if judged else "") + _folded(text, _verdict_rows(idle)))
+
+
+def _folded(summary: str, body: str) -> str:
+    return f"<details class='idle'><summary>{html.escape(summary)}</summary>{body}</details>"
 
 
 def _verdict_rows(rows: Sequence[dict[str, Any]]) -> str:
@@ -141,9 +144,7 @@ def table(
         return HTML(f"<p>{html.escape(empty)}</p>")
     shown = frame.map(lambda value: _cell(value, precision))
     text = shown.to_html(index=False, border=0, classes="provenance", escape=False)
-    if fold:
-        text = f"<details class='idle'><summary>{html.escape(fold)}</summary>{text}</details>"
-    return HTML(text)
+    return HTML(_folded(fold, text) if fold else text)
 
 
 def _cell(value: Any, precision: int) -> str:

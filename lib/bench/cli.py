@@ -15,10 +15,8 @@ from lib.bench import table
 from lib.bench.config import readable
 from lib.experiments import Context, Outcome, cells_of, find
 from lib.experiments.foundations import KINDS, PREFIX
+from lib.run_options import FAILED, USAGE_ERROR
 from lib.store import Store, StoreError
-
-FAILED = 1
-USAGE_ERROR = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

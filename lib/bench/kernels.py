@@ -18,14 +18,14 @@ from torch.profiler import ProfilerActivity, profile
 
 from lib import runner
 from lib.bench.config import StepBench
-from lib.bench.measure import Contestant, clock_of
+from lib.bench.measure import Contestant, clock_of, measure
 from lib.bench.step import contestant
 from lib.experiments import find
-from lib.models.config import InitialisationConfig
+from lib.experiments._training import shared_parts
 from lib.ops import products
+from lib.run_options import USAGE_ERROR
 
-USAGE_ERROR = 2
-LAPS, STEPS = 10, 5  # steps of a timing, and those that are watched
+STEPS = 5  # that are watched
 
 
 def bench_of(cells: Sequence[Any], runs: int | None, device: str) -> StepBench:
@@ -44,30 +44,9 @@ def bench_of(cells: Sequence[Any], runs: int | None, device: str) -> StepBench:
     if runs is not None and runs < 1:
         raise ValueError(f"runs is {runs}, allowed: 1 or more")
 
-    def shape(cell: Any) -> Any:
-        return (
-            cell.task, cell.training,
-            dataclasses.replace(cell.model, initialisation=InitialisationConfig()),
-        )  # fmt: skip
-
-    alike = sum(shape(cell) == shape(first) for cell in cells)
+    alike = sum(shared_parts(cell) == shared_parts(first) for cell in cells)
     shared = (first.model, first.training.batch_size, first.task.length, runs or alike)
     return StepBench(*shared, device="cuda" if device == "cuda" else "cpu", repeats=3)
-
-
-def milliseconds(step: Contestant, device: torch.device, repeats: int) -> float:
-    """Of one step, the least of so many timings of some steps each."""
-    clock, times = clock_of(device), []
-
-    def laps() -> None:
-        for _ in range(LAPS):
-            step.lap()
-
-    for _ in range(1 + repeats):  # the first warms up
-        assert step.reset is not None
-        step.reset()
-        times.append(clock.time(laps))
-    return 1e3 * min(times[1:]) / LAPS
 
 
 def kernels(step: Contestant, device: torch.device) -> list[tuple[str, float, float]]:
@@ -111,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{arguments.experiment}: {bench.runs} runs, {bench.model.n_layers} layers of "
         f"{bench.model.d_model} channels, batch {bench.batch}, length {bench.length}"
     )
-    print(f"{milliseconds(step, device, bench.repeats):10.3f} ms a step")
+    (timing,) = measure([step], clock_of(device), repeats=bench.repeats, errors={step.name: 0.0})
+    print(f"{timing.median:10.3f} ms a step")
     for name, calls, time in kernels(step, device)[: arguments.top]:
         print(f"{time:10.1f} us {calls:7.1f} calls  {name[:110]}")
     return 0

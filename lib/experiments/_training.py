@@ -107,6 +107,12 @@ class Study:
     by_layer: bool = False
 
 
+def shared_parts(cell: Any) -> Hashable:
+    """What cells that train at once have in common: all but seed and initialisation."""
+    model = dataclasses.replace(cell.model, initialisation=InitialisationConfig())
+    return cell.task, model, cell.training
+
+
 def train_cells(cells: Sequence[Any], context: Context, study: Study) -> Iterator[Outcome]:
     """Train the cells, those that differ in seed and initialisation alone at once (at most
     ``context.ensemble``) and groups of few beside each other (``context.abreast``), in a study of
@@ -134,8 +140,7 @@ def train_cells(cells: Sequence[Any], context: Context, study: Study) -> Iterato
     def key(cell: Any) -> Hashable:
         path = context.checkpoint(study.readable(cell), cell)
         step = checkpoint_step(path, context.identify(cell))
-        model = dataclasses.replace(cell.model, initialisation=InitialisationConfig())
-        return cell.task, model, cell.training, step
+        return shared_parts(cell), step
 
     alone = study.stacked is None
     groups = ([cell] for cell in cells) if alone else ensemble.together(cells, key, room)

@@ -197,7 +197,7 @@ def writers(table: pd.DataFrame, title: str) -> go.Figure:
     for index, (writer, name) in enumerate(WRITERS.items()):
         rows = table[table["writer"] == writer]
         if len(rows):
-            mean = rows.groupby("x", as_index=False)["omission"].mean()
+            mean, _ = _over_seeds(rows, "x")
             figure.add_scatter(
                 x=mean["x"], y=mean["omission"], mode="lines+markers", name=name,
                 line={"color": COLOURS[index], "dash": DASHES[index]},

@@ -57,12 +57,17 @@ MOST = 2**31  # numbers of one run's matrix, whose places are counted in 32 bits
 
 def pays(rows: Tensor, weight: Tensor) -> bool:
     """Whether ``rows @ weight.T`` (m, k), (n, k) should be made by :func:`product`."""
-    plain = rows.dtype == weight.dtype == torch.float32
-    if not (SIZES.used and rows.is_cuda and plain) or torch.is_autocast_enabled("cuda"):
+    return SIZES.used and backends.suits(
+        OP, NAME, device=rows.device, rows=rows.shape[0], side=min(weight.shape),
+        dtypes={rows.dtype, weight.dtype},
+    )  # fmt: skip
+
+
+def _prefers(facts: dict[str, Any]) -> bool:
+    if facts["device"].type != "cuda" or torch.is_autocast_enabled("cuda"):
         return False
-    if backends.missing(OP, NAME, rows.device) is not None:
-        return False
-    return rows.shape[0] >= SIZES.least_rows and min(weight.shape) >= SIZES.least
+    plain = facts["dtypes"] == {torch.float32}
+    return plain and facts["rows"] >= SIZES.least_rows and facts["side"] >= SIZES.least
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -131,5 +136,5 @@ _product.register_vmap(over_runs(_product))
 backends.register(OP, "reference", torch.matmul)
 backends.register(
     OP, NAME, product,
-    missing=lambda device: backends.triton_missing(device.type, "torch.matmul"),
+    missing=lambda device: backends.triton_missing(device.type, "torch.matmul"), prefers=_prefers,
 )  # fmt: skip

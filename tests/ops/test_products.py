@@ -130,7 +130,7 @@ def test_a_linear_map_takes_them_where_they_pay(monkeypatch: pytest.MonkeyPatch)
 
 def test_nothing_takes_them_before_they_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     class OnGpu(torch.Tensor):
-        is_cuda = True
+        device = torch.device("cuda")  # type: ignore[assignment]
 
     def on_a_gpu(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.zeros(rows, columns, dtype=dtype).as_subclass(OnGpu)  # type: ignore[return-value]
@@ -138,7 +138,7 @@ def test_nothing_takes_them_before_they_are_measured(monkeypatch: pytest.MonkeyP
     rows, weight = on_a_gpu(4096, 64), on_a_gpu(64, 64)
     assert not pays(rows, weight)
     monkeypatch.setattr(products, "SIZES", replace(products.SIZES, used=True))
-    monkeypatch.setattr(backends, "missing", lambda *_: None)
+    monkeypatch.setattr(backends, "triton_missing", lambda *_: None)
     assert pays(rows, weight) and not pays(torch.zeros(4096, 64), weight)
     assert not pays(rows[:4095], weight) and not pays(rows, on_a_gpu(63, 64))
     assert not pays(rows, on_a_gpu(64, 64, torch.float64))

@@ -10,22 +10,19 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+L1 = tl.constexpr("prefetch.global.L1 [$1]; mov.u32 $0, 0;")
+L2 = tl.constexpr("prefetch.global.L2 [$1]; mov.u32 $0, 0;")
+
 
 @triton.jit
 def fetch(where, LEVEL: tl.constexpr, FAST: tl.constexpr):
     """Have the lines that `where` points into brought to the cache of a processor (LEVEL 1) or of
     all (2), without waiting and without a register for them. The interpreter has no caches."""
     if FAST:
-        if LEVEL == 1:
-            tl.inline_asm_elementwise(
-                "prefetch.global.L1 [$1]; mov.u32 $0, 0;", "=r,l", [where.to(tl.int64)],
-                dtype=tl.int32, is_pure=False, pack=1,
-            )  # fmt: skip
-        elif LEVEL == 2:
-            tl.inline_asm_elementwise(
-                "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [where.to(tl.int64)],
-                dtype=tl.int32, is_pure=False, pack=1,
-            )  # fmt: skip
+        asm: tl.constexpr = L1 if LEVEL == 1 else L2
+        tl.inline_asm_elementwise(
+            asm, "=r,l", [where.to(tl.int64)], dtype=tl.int32, is_pure=False, pack=1
+        )
 
 
 @triton.jit
