@@ -72,7 +72,7 @@ def contestant(bench: StepBench, name: str, backend: str, compile: bool) -> Cont
     trainer.batches.begin_epoch(0)
     if trainer.cuda:
         trainer._capture()
-    graph = trainer.graph
+    graph = None if trainer.graphs is None else trainer.graphs.step
     counters = trainer.counters
 
     def step() -> None:

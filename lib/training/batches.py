@@ -61,7 +61,7 @@ class TensorBatches:
         batch_size: rows in a batch, at most the number of rows.
         seed: with the epoch it decides the order.
         drop_last: leave out the last, smaller batch. If it is kept, `gather` returns fewer rows
-            for it, and the step cannot be captured as a CUDA graph.
+            for it, which a CUDA graph of the other steps cannot take.
     """
 
     def __init__(

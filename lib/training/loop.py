@@ -3,7 +3,8 @@
 One run, or an ensemble of runs along a leading axis, goes through the same loop. One step reads its
 batch from the device, its learning rate from a table and adds its loss to device counters, so that
 a step never waits for the host. On a GPU the whole step (gather, forward, backward, clipping,
-AdamW) is captured once as a CUDA graph and replayed, and so is what is measured after an epoch.
+AdamW) is captured once as a CUDA graph and replayed, and so are the step of an epoch's smaller last
+batch and what is measured after an epoch.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from lib import progress
 from lib.training.abreast import Awaited
 from lib.training.batches import TensorBatches
 from lib.training.checkpoints import load_checkpoint, save_checkpoint
-from lib.training.compiling import eagerly
 from lib.training.config import TrainingConfig
 from lib.training.ensemble import Ensemble, clip_by_run, join_runs, losses_of, split_runs
 from lib.training.gradients import autocast, backward
+from lib.training.graphs import Graphs, capture
 from lib.training.optimizer import adamw
 from lib.training.runs import Run, TrainingResult
 from lib.training.schedules import warmup_cosine
@@ -125,8 +126,7 @@ class Trainer:
             "seen": torch.zeros(self.shape, dtype=torch.int64, device=self.device),
             "bad_step": torch.full(self.shape, NEVER, dtype=torch.int64, device=self.device),
         }
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.measured: tuple[torch.cuda.CUDAGraph, Tensor] | None = None
+        self.graphs: Graphs | None = None
         self.names: list[str] = []
 
     # -- one step --------------------------------------------------------------------------
@@ -176,27 +176,15 @@ class Trainer:
         return torch.stack(rows)
 
     def _capture(self) -> None:
-        """Capture one step and the measuring as CUDA graphs; warm-up steps are undone."""
+        """Capture the steps and the measuring as CUDA graphs; warm-up steps are undone."""
         before = {name: value.clone() for name, value in self.state().items()}
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                self._advance(self.counters["position"])
-            self._measure()
-        torch.cuda.current_stream().wait_stream(stream)
-        self.load_state(before)
-        graph, measuring = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        # products' scratch memory: trainings whose graphs run at once must not have the same
-        torch._C._cuda_clearCublasWorkspaces()
-        with torch.cuda.graph(graph, stream=stream):
-            self._advance(self.counters["position"])
-        # one pool for both: they never run at once, and what was measured is read right away
-        with torch.cuda.graph(measuring, pool=graph.pool(), stream=stream):
-            measured = self._measure()
-        torch._C._cuda_clearCublasWorkspaces()
-        self.load_state(before)
-        self.graph, self.measured = graph, (measuring, measured)
+        last = self.batches.steps - 1
+        self.graphs = capture(
+            lambda: self._advance(self.counters["position"]),
+            None if self.batches.even else lambda: self._advance(last),
+            self._measure,
+            lambda: self.load_state(before),
+        )
 
     # -- state -----------------------------------------------------------------------------
 
@@ -320,13 +308,12 @@ class Trainer:
                 self.save()
                 break
             position = self.step % steps
-            if self.graph is None:
+            if self.graphs is None:
                 self._advance(position)
-            elif self.batches.even or position < steps - 1:
-                self.graph.replay()
-            else:  # an epoch's smaller last batch, which is not worth compiling for
-                with eagerly():
-                    self._advance(position)
+            elif self.graphs.smaller is not None and position == steps - 1:
+                self.graphs.smaller.replay()
+            else:
+                self.graphs.step.replay()
             self.step += 1
             bar.update(1)
             if self.step % steps == 0:
@@ -367,10 +354,10 @@ class Trainer:
 
     def _measured(self) -> tuple[Tensor, torch.cuda.Event | None]:
         """:meth:`_measure` on the host, and on a GPU what must have come before it is read."""
-        if self.measured is None:
+        if self.graphs is None:
             return self._measure(), None
-        graph, table = self.measured
-        graph.replay()
+        self.graphs.measuring.replay()
+        table = self.graphs.table
         host = torch.empty(table.shape, dtype=table.dtype, pin_memory=True)
         host.copy_(table, non_blocking=True)
         return host, torch.cuda.current_stream().record_event()

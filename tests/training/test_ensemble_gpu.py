@@ -131,9 +131,11 @@ def test_a_turn_is_a_step_and_says_what_must_come_before_the_next() -> None:
     assert len(trainer.rows[2]) == 2 and trainer.step == trainer.total
 
 
-def test_they_follow_the_processor_with_a_smaller_last_batch() -> None:
-    todo = cells(MODELS["mamba2 tied"], drop_last=False)
-    together = list(run_composite(todo, Context("cuda", ensemble=4)))
+@pytest.mark.parametrize(("name", "compile"), [("mamba2 tied", False), ("mamba1 tied", True)])
+def test_they_follow_the_processor_with_a_smaller_last_batch(name: str, compile: bool) -> None:
+    """Of which the step is captured too, as it was written where other steps are compiled."""
+    todo = cells(MODELS[name], drop_last=False)
+    together = list(run_composite(todo, Context("cuda", compile=compile, ensemble=4)))
     for outcome, expected in zip(together, run_composite(todo, Context("cpu")), strict=True):
         assert outcome.metrics["steps"] == 55
         follows(outcome, expected)
