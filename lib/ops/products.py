@@ -105,12 +105,31 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     slices = max(1, ceil_div(k, each)) if k else 1
     out = torch.empty(slices, r, m, n, dtype=torch.float32, device=a.device)
     if out.numel():
+        unit = 4 if _in_fours(a, b) else 1
+        rows = [t.stride(2) == 1 for t in (a, b)]
+        in_units = [
+            [step if axis == (2 if row else 1) else step // unit
+             for axis, step in enumerate(t.stride())]
+            for t, row in zip((a, b), rows, strict=True)
+        ]  # fmt: skip
         launch(
-            kernel, tiles * slices * r, a, *a.stride(), b, *b.stride(), out, r, m, n, k, slices,
-            EACH=each, TM=SIZES.rows, TN=columns, TK=SIZES.steps, num_warps=SIZES.warps,
+            kernel, tiles * slices * r, a, *in_units[0], b, *in_units[1], out, r, m // unit,
+            n // unit, k // unit, slices, EACH=each, TM=SIZES.rows, TN=columns, TK=SIZES.steps,
+            UNIT=unit, A_ROWS=rows[0], B_ROWS=rows[1], num_warps=SIZES.warps,
             num_stages=SIZES.stages,
         )  # fmt: skip
     return out[0] if slices == 1 else out.sum(0)
+
+
+def _in_fours(*matrices: Tensor) -> bool:
+    """Whether four neighbours in memory can always be read at once: sizes, and strides other than
+    theirs, are multiples of four, and all begins at one of 16 bytes."""
+    return all(
+        t.data_ptr() % 16 == 0
+        and sorted(step % 4 for step in t.stride()) == [0, 0, 1] and 1 in t.stride()[1:]
+        and all(size % 4 == 0 for size in t.shape[1:])
+        for t in matrices
+    )  # fmt: skip
 
 
 @_product.register_fake

@@ -42,7 +42,7 @@ class Sizes:
     """
 
     steps: int = 8
-    tile: int = 256
+    tile: int = 128
     forward_entries: int = 4
     forward_warps: int = 1
     small_tile: int = 64
@@ -228,9 +228,10 @@ def _backward(
         )  # fmt: skip
     else:
         # a program's own: dt, x and dy, sums over entries (once more if these are taken in several
-        # blocks), the gradient of the state between chunks, B and C; in whole lines of the cache
-        sums = 2 if n <= shape["NB"] else 4
-        own = part * (power_of_two(steps) * (3 + sums) + (n if chunks > 1 else 0))
+        # blocks) and a tile's before them, the gradient of the state between chunks, B and C; in
+        # whole lines of the cache
+        sums, whole = (2 if n <= shape["NB"] else 4), power_of_two(steps)
+        own = part * (whole * (3 + sums) + (n if chunks > 1 else 0)) + 2 * whole * shape["DB"]
         own = ceil_div(own + (0 if SIZES.hold else 2 * steps * shape["NB"]), 32) * 32
         launch(
             backward, programs, *given, wide(programs, own), b, groups, length, chunks, each,

@@ -63,16 +63,28 @@ def over_entries(value, J: tl.constexpr, E: tl.constexpr):
 
 
 @triton.jit
-def exchange(low, high, j, APART: tl.constexpr):
+def across(x, j, APART: tl.constexpr, NEAR: tl.constexpr):
+    """x (d, J, ...) of j with the bit APART flipped. NEAR: d J are the lanes of a warp, j the inner
+    axis, so that it takes one instruction that needs no index."""
+    if NEAR:
+        flip: tl.constexpr = f"shfl.sync.bfly.b32 $0, $1, {APART}, 0x1f, 0xffffffff;"
+        yours = tl.inline_asm_elementwise(flip, "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    else:
+        yours = tl.gather(x, j ^ APART, 1)
+    return yours
+
+
+@triton.jit
+def exchange(low, high, j, APART: tl.constexpr, NEAR: tl.constexpr):
     """Two tensors (d, j, ...) to one: where j has the bit APART, high plus the high of j - APART,
     elsewhere low plus the low of j + APART."""
     upper = (j & APART) != 0
-    yours = tl.gather(tl.where(upper, low, high), j ^ APART, 1)
+    yours = across(tl.where(upper, low, high), j, APART, NEAR)
     return tl.where(upper, high, low) + yours
 
 
 @triton.jit
-def sum_over(values, j, J: tl.constexpr, EACH: tl.constexpr = 1):
+def sum_over(values, j, J: tl.constexpr, EACH: tl.constexpr = 1, NEAR: tl.constexpr = False):
     """v tensors (d, J, ...), of which only sums over J are wanted, to max(1, v / J): the k-th holds
     at j the sum of the values' v j / J + k, rounded down. With EACH the axis is (J EACH), and what
     is summed are the places that differ by multiples of EACH.
@@ -84,14 +96,14 @@ def sum_over(values, j, J: tl.constexpr, EACH: tl.constexpr = 1):
     if APART == 0:
         out = values
     elif len(values) == 1:
-        yours = tl.gather(values[0], j ^ APART, 1)
-        out = sum_over((values[0] + yours,), j, J // 2, EACH)
+        yours = across(values[0], j, APART, NEAR)
+        out = sum_over((values[0] + yours,), j, J // 2, EACH, NEAR)
     else:
         HALF: tl.constexpr = len(values) // 2
         half = ()
         for k in tl.static_range(HALF):
-            half = half + (exchange(values[k], values[k + HALF], j, APART),)
-        out = sum_over(half, j, J // 2, EACH)
+            half = half + (exchange(values[k], values[k + HALF], j, APART, NEAR),)
+        out = sum_over(half, j, J // 2, EACH, NEAR)
     return out
 
 

@@ -15,13 +15,37 @@ import triton.language as tl
 
 
 @triton.jit
+def split(x):
+    """x rounded to the 11 bits that tf32 has, and the rest. (Triton's own tf32x3 looks for what is not
+    finite too, in twice as many instructions; here infinity becomes NaN.)"""
+    most = ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+    return most, x - most
+
+
+@triton.jit
 def product(
     a, a_r, a_m, a_k, b, b_r, b_k, b_n, out, runs, M, N, K, slices,
     EACH: tl.constexpr, TM: tl.constexpr, TN: tl.constexpr, TK: tl.constexpr,
+    UNIT: tl.constexpr, A_ROWS: tl.constexpr, B_ROWS: tl.constexpr,
 ):  # fmt: skip
     """out (slices, r, m, n): sums over k of a (r, m, k) b (r, k, n), EACH of k a slice, which is
-    a multiple of TK. Grid, flat: tiles, those of a row of tiles next to each other because they
-    share a; slices; runs."""
+    a multiple of TK. Sizes, and strides but those of neighbours in memory, are in UNITs: so the
+    compiler knows that as many numbers can be read at once (by itself it finds out for 16 alone).
+    Neighbours are in rows, if A_ROWS and B_ROWS, or in columns. Grid, flat: tiles, those of a row
+    of tiles next to each other because they share a; slices; runs."""
+    M *= UNIT
+    N *= UNIT
+    K *= UNIT
+    a_r *= UNIT
+    b_r *= UNIT
+    if A_ROWS:
+        a_m *= UNIT
+    else:
+        a_k *= UNIT
+    if B_ROWS:
+        b_k *= UNIT
+    else:
+        b_n *= UNIT
     across = tl.cdiv(N, TN)
     tiles = tl.cdiv(M, TM) * across
     pid = tl.program_id(0)
@@ -33,6 +57,7 @@ def product(
     k = tl.arange(0, TK)
     first = part * EACH
     end = tl.minimum(first + EACH, K)
+    end = tl.multiple_of(end, UNIT)
     a += run * a_r + m * a_m
     b += run * b_r + n * b_n
     total = tl.zeros((TM, TN), tl.float32)
@@ -41,6 +66,11 @@ def product(
         ok = here < end
         left = tl.load(a + here[None, :] * a_k, mask=(m < M) & ok[None, :], other=0.0)
         right = tl.load(b + here[:, None] * b_k, mask=(n < N) & ok[:, None], other=0.0)
-        total = tl.dot(left, right, total, input_precision="tf32x3")
+        left, left_rest = split(left)
+        right, right_rest = split(right)
+        stretch = tl.dot(left_rest, right, input_precision="tf32")
+        stretch = tl.dot(left, right_rest, stretch, input_precision="tf32")
+        # tensor cores cut off what they add to: a long sum is made outside them
+        total += tl.dot(left, right, stretch, input_precision="tf32")
     out += (part * runs + run) * M * N
     tl.store(out + m * N + n, total, mask=(m < M) & (n < N))

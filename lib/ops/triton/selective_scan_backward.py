@@ -99,6 +99,16 @@ def add_up(where, value, ok, again):
 
 
 @triton.jit
+def store_sums(parts, c, values, j, J: tl.constexpr, NEAR: tl.constexpr):
+    """Over the lanes of channels c, of `values` (DB, J), to their places in `parts`."""
+    V: tl.constexpr = len(values)
+    sums = sum_over(values, j, J, 1, NEAR)
+    at = parts + c * V + j * V // J
+    for k in tl.static_range(len(sums)):
+        tl.store(at + k, sums[k])
+
+
+@triton.jit
 def of_tile(A, A_s, rows, q, n, ok, left, DB: tl.constexpr, STEPS: tl.constexpr,
             J: tl.constexpr, E: tl.constexpr, RAGGED: tl.constexpr):  # fmt: skip
     """A, dt, x and dy of the DB channels from q."""
@@ -135,12 +145,14 @@ def backward(
     PARTS: tl.constexpr = (CHANNELS + PART - 1) // PART
     RAGGED: tl.constexpr = CHANNELS % PART != 0
     pid = tl.program_id(0)
-    part = pid % PARTS
-    group = pid // PARTS % groups
     blocks = (batch + per_program - 1) // per_program
     runs = tl.num_programs(0) // PARTS // groups // blocks
-    block = pid // PARTS // groups % blocks
-    run = (pid // PARTS // groups // blocks).to(tl.int64)
+    # programs go to processors in turn: if runs divide their number, all of one are of one run,
+    # whose A then stays in its cache
+    run = (pid % runs).to(tl.int64)
+    part = pid // runs % PARTS
+    group = pid // runs // PARTS % groups
+    block = pid // runs // PARTS // groups
     d_inner = groups * CHANNELS
     channel = group * CHANNELS + part * PART  # the program's first, and how many are left from it
     left = CHANNELS - part * PART
@@ -151,7 +163,8 @@ def backward(
     rows = copies  # dt, x and dy (PART, 3, STEPS)
     if not HOLD:
         rows = copies + 2 * T * NB
-    parts = rows + 3 * STEPS * PART  # dx and ddt (PART, STEPS, 2): sums over a block of entries
+    # dx and ddt (PART, STEPS, 2): sums over a block of entries; before them a tile's of nothing
+    parts = rows + 3 * STEPS * PART + 2 * STEPS * DB
     totals = parts  # and over all of them
     if N > NB:
         totals = parts + 2 * STEPS * PART
@@ -170,6 +183,13 @@ def backward(
     late = tl.minimum(final + steps, length - 1)
     lines = tl.arange(0, triton.next_power_of_2((PART + 31) // 32))[None, :] * 32
     lines = channel + tl.minimum(lines, tl.minimum(left, PART) - 1)
+    # zeros to add to: to write the first sequence's instead would take a branch, and the compiler
+    # moves nothing across one
+    for n0 in tl.range(0, N, NB, num_stages=1):
+        n = n0 + tl.arange(0, NB)[None, :]
+        for q0 in tl.range(0, PART, DB, num_stages=1):
+            c = q0 + tl.arange(0, DB)[:, None]
+            write(dA + c * N + n, tl.zeros((DB, NB), tl.float32), (n < N) & (c < left))
     while b < end:
         seq = run * batch + b
         B_b = B + (run * B_s[0] + b * B_s[1] + group * B_s[2])
@@ -212,6 +232,7 @@ def backward(
                 write(at + STEPS, dt * u_t, ok)
                 write(at + 2 * STEPS, dy_t, ok)
             tl.debug_barrier()  # other threads of this program read what was written
+            fetch_rows(rows, 0, 1, 1, 3 * STEPS * PART, 4, 1, FAST)
             for n0 in tl.range(0, N, NB, num_stages=1):
                 n = n0 + tl.arange(0, NB)[None, :]
                 ok_n = everywhere()
@@ -236,8 +257,12 @@ def backward(
                         tl.store(copies + (n - n0) + (T + i) * NB, cs[i])
                     tl.debug_barrier()
                 here = of_tile(A, A_s, rows, 0, n, ok_n, left, DB, STEPS, J, E, RAGGED)
+                pending = ()
+                for _ in tl.static_range(V):
+                    pending = pending + (tl.zeros((DB, J), tl.float32),)
                 for q0 in tl.range(0, PART, DB, num_stages=1):
                     c = q0 + tl.arange(0, DB)[:, None]
+                    store_sums(parts, c - DB, pending, j, J, FAST and THREADS == 32)
                     ok_c = ok_n
                     if RAGGED:
                         ok_c = ok_n & (c < left)
@@ -303,20 +328,22 @@ def backward(
                     # now this tile's are not needed any more
                     q = tl.minimum(q0 + DB, PART - DB)
                     here = of_tile(A, A_s, rows, q, n, ok_n, left, DB, STEPS, J, E, RAGGED)
-                    sums = sum_over(values, j, J)
-                    at = parts + c * V + j * V // J
-                    for k in tl.static_range(len(sums)):
-                        tl.store(at + k, sums[k])
+                    pending = values
                     dbs = more
-                    if again:
-                        # no other thread adds there, and a thread's own additions keep their order
-                        tl.atomic_add(dA + c * N + n, da, mask=ok_c, sem="relaxed")
-                    else:
-                        write(dA + c * N + n, da, ok_c)
+                    # no other thread adds there, and a thread's own additions keep their order
+                    tl.atomic_add(dA + c * N + n, da, mask=ok_c, sem="relaxed")
                     if chunk > 0:
                         write(carried + c * N + n, g, ok_c)
                     elif dstart is not None:
                         write(dstart + (seq * d_inner + channel + c) * N + n, g, ok_c)
+                store_sums(
+                    parts,
+                    PART - DB + tl.arange(0, DB)[:, None],
+                    pending,
+                    j,
+                    J,
+                    FAST and THREADS == 32,
+                )
                 step = (((part * runs + run) * batch + b) * groups + group) * length + first
                 for i in tl.static_range(T):
                     ok_i = until(ok_n, first + i, length, WHOLE)
