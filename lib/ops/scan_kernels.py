@@ -42,7 +42,7 @@ class Sizes:
     """
 
     steps: int = 8
-    tile: int = 128
+    tile: int = 256
     forward_entries: int = 4
     forward_warps: int = 1
     small_tile: int = 64

@@ -16,8 +16,8 @@ import triton.language as tl
 
 @triton.jit
 def split(x):
-    """x rounded to the 11 bits that tf32 has, and the rest. (Triton's own tf32x3 looks for what is not
-    finite too, in twice as many instructions; here infinity becomes NaN.)"""
+    """x rounded to the 11 bits that tf32 has, and the rest. (Triton's own tf32x3 looks for what is
+    not finite too, in twice as many instructions; here infinity becomes NaN.)"""
     most = ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
     return most, x - most
 
