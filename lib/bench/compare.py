@@ -29,6 +29,7 @@ from lib.bench.measure import (
 )
 from lib.bench.peers import gather
 from lib.experiments import Outcome
+from lib.peak_memory import DeviceMemory
 
 
 def compare(
@@ -58,8 +59,7 @@ def compare(
     """
     started = time.perf_counter()
     device = torch.device(bench.device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    memory = DeviceMemory(device)
     contestants, absent = gather(builders)
     errors, refused = check(contestants, tolerance)
     contestants = [contestant for contestant in contestants if contestant.name in errors]
@@ -84,9 +84,7 @@ def compare(
         "laps": {timing.name: timing.laps for timing in timings},
         "rates": _rates(limits),
         "bench_seconds": round(time.perf_counter() - started, 3),
-        "peak_memory_bytes": (
-            torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-        ),
+        "peak_memory_bytes": memory.bytes(),
     }
     status = "done" if reason is None else "failed"
     return Outcome(bench, status, reason, metrics, samples(timings), None, facts)

@@ -25,6 +25,7 @@ from lib.experiments._language import LanguageCell, open_data
 from lib.experiments._pretraining import Loaded, Published, language_model
 from lib.experiments._training import beside, check_seed
 from lib.models.config import LanguageModelConfig
+from lib.peak_memory import DeviceMemory
 from lib.store import Record
 from lib.tasks.corpus import PILE_10K, CorpusConfig, LocalText, TextUnavailable
 from lib.tasks.language import LanguageTask
@@ -231,8 +232,7 @@ def _run_cell(
         return failed, lambda: failed
     started, clock = provenance.now(), time.perf_counter()
     device = torch.device(context.device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    memory = DeviceMemory(device)
     read = open_text(cell.language.task)
     data = read if cell.text is None else open_text(
         dataclasses.replace(cell.language.task, corpus=cell.text)
@@ -282,9 +282,7 @@ def _run_cell(
         with eagerly():  # chunks come in other numbers there
             observed = observe(model.eval(), asked, tagged)
         outcome.weights = _weights(cell, model, data)
-    facts["peak_memory_bytes"] = (
-        torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    )
+    facts["peak_memory_bytes"] = memory.bytes()
     outcome.wall_seconds = time.perf_counter() - clock
 
     def finish() -> Outcome:

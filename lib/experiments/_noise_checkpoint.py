@@ -21,6 +21,7 @@ from lib.experiments._noise_text_cell import (
     phase_file,
     source_name,
 )
+from lib.peak_memory import DeviceMemory
 from lib.store import Store
 from lib.tasks.noise import NONE
 from lib.training.config import TrainingConfig
@@ -46,8 +47,7 @@ def run_cell(cell: TextCell, context: Context, readable: Callable[[TextCell], st
 
     started, clock = provenance.now(), time.perf_counter()
     device = torch.device(context.device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    memory = DeviceMemory(device)
     material = cut(open_material(cell.data, cell.noise, cell.samples, cell.seed), cell.rows)
     model, tokenizer, used, result = load(cell, context)
     if result is not None and result.status != "done":
@@ -82,9 +82,7 @@ def run_cell(cell: TextCell, context: Context, readable: Callable[[TextCell], st
     facts = {
         "backends": used, "compile": False, "dtype": cell.clean.precision, "examples": examples,
         "inputs": material.inputs, "training_seconds": seconds,
-        "peak_memory_bytes": (
-            torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-        ),
+        "peak_memory_bytes": memory.bytes(),
     }  # fmt: skip
     parts = [t.assign(phase=p).drop(columns="question") for p, t in tables.items()]
     curves = pd.concat(parts, ignore_index=True)

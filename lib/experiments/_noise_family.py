@@ -27,6 +27,7 @@ from lib.experiments._noise_world import (
     summarise,
 )
 from lib.models.config import LanguageModelConfig
+from lib.peak_memory import DeviceMemory
 from lib.tasks.language import LanguageTask
 from lib.tasks.noise import NOISES, NONE, NoiseConfig
 from lib.training.config import TrainingConfig
@@ -93,6 +94,7 @@ class Family:
 
         self.cells, self.context, self.readable = list(cells), context, readable
         self.device = torch.device(context.device)
+        self.memory = DeviceMemory(self.device)
         self.text = open_data(cells[0].base)
         self.questions = open_questions(cells[0].world, cells[0].seed, cells[0].base)
         self.started, self.clock = provenance.now(), time.perf_counter()
@@ -305,8 +307,6 @@ class Family:
         self, number: int, model: nn.Module, tables: dict[str, pd.DataFrame],
         metrics: dict[str, Any],
     ) -> Outcome:  # fmt: skip
-        import torch
-
         from lib.analysis.world_scores import form_of
 
         cell = self.cells[number]
@@ -327,10 +327,7 @@ class Family:
                 **self.examples[number],
             },
             "tokenizer": self.text.tokenizer.fingerprint,
-            "peak_memory_bytes": (
-                torch.cuda.max_memory_allocated(self.device)
-                if self.device.type == "cuda" else None
-            ),
+            "peak_memory_bytes": self.memory.bytes(),
         }  # fmt: skip
         return Outcome(
             cell, "done", metrics=metrics, curves=compact(tables), facts=facts,

@@ -18,6 +18,7 @@ from lib import provenance
 from lib.config import to_dict
 from lib.experiments import Context, Outcome
 from lib.models.config import InitialisationConfig
+from lib.peak_memory import DeviceMemory
 
 if TYPE_CHECKING:
     import torch
@@ -200,8 +201,7 @@ def train_group(cells: Sequence[Any], context: Context, study: Study) -> Turns[l
 
     started, clock = provenance.now(), time.perf_counter()
     device, training = torch.device(context.device), cells[0].training
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    memory = DeviceMemory(device)
     names = [study.readable(cell) for cell in cells]
     seeds = list(dict.fromkeys(cell.seed for cell in cells))
     which = [seeds.index(cell.seed) for cell in cells]  # runs of one seed share its data
@@ -264,9 +264,7 @@ def train_group(cells: Sequence[Any], context: Context, study: Study) -> Turns[l
         "training_seconds": seconds,
         "ensemble": {"runs": len(cells), "training_seconds": round(len(cells) * seconds, 3)},
         "fastest_epoch_seconds": min(trainer.epoch_seconds, default=None),
-        "peak_memory_bytes": (
-            torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-        ),
+        "peak_memory_bytes": memory.bytes(),
     }
     outcomes = []
     for run, (cell, result) in enumerate(zip(cells, results, strict=True)):

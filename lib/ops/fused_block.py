@@ -11,7 +11,6 @@ layer and crossing at the experiments' shape.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 from lib.ops import backends
 from lib.ops.block import OP
 from lib.ops.checks import among
+from lib.ops.kernel_calls import over_runs
 
 # Sizes of programs. Forward: warps (8 sequences each) and columns at a time, 8 or 16. Backward:
 # tokens of a tile, tiles a program, columns of a product, stages of loads ahead; for what lies
@@ -276,25 +276,8 @@ def _gradients(ctx: Any, dout: Tensor, *unused: Tensor) -> tuple[Tensor | None, 
 _forward.register_autograd(_gradients, setup_context=_save)
 
 
-def _fold(tensor: Any, axis: int | None, size: int) -> Any:
-    """A vmapped argument's axis put in front of its axis of runs, and both made one."""
-    if not isinstance(tensor, Tensor):
-        return tensor
-    front = tensor.expand(size, *tensor.shape) if axis is None else tensor.movedim(axis, 0)
-    return front.flatten(0, 1).contiguous()
-
-
-def _mapped(op: Any) -> Any:
-    def batched(info: Any, axes: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:
-        folded = [_fold(t, axis, info.batch_size) for t, axis in zip(arguments, axes, strict=True)]
-        out = tuple(t.unflatten(0, (info.batch_size, -1)) for t in op(*folded))
-        return out, tuple(0 for _ in out)
-
-    return batched
-
-
-_forward.register_vmap(_mapped(_forward))
-_backward.register_vmap(_mapped(_backward))
+_forward.register_vmap(over_runs(_forward, dense=True))
+_backward.register_vmap(over_runs(_backward, dense=True))
 
 
 def _fused(

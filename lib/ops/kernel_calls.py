@@ -50,17 +50,24 @@ def fold_runs(tensor: Any, axis: int | None, size: int) -> Any:
     return front if front.dim() == 1 else front.flatten(0, 1)
 
 
-def over_runs(op: Any) -> Any:
-    """The rule by which `op`, whose tensors have an axis of runs in front, is mapped by vmap."""
+def over_runs(op: Any, dense: bool = False) -> Any:
+    """The rule by which `op`, whose tensors have an axis of runs in front, is mapped by vmap; with
+    `dense` it gets tensors without gaps, in order."""
 
     def batched(info: Any, axes: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:
         size = info.batch_size
         folded = [fold_runs(t, axis, size) for t, axis in zip(arguments, axes, strict=True)]
+        if dense:
+            folded = [t.contiguous() if isinstance(t, Tensor) else t for t in folded]
         results = op(*folded)
         if isinstance(results, Tensor):
             return results.unflatten(0, (size, -1)), 0
-        # an empty result stands for none
-        out = [t.unflatten(0, (size, -1)) if t.numel() else t.expand(size, 0) for t in results]
+        # an empty vector stands for none
+        none = [t.dim() == 1 and not t.numel() for t in results]
+        out = [
+            t.expand(size, 0) if absent else t.unflatten(0, (size, -1))
+            for t, absent in zip(results, none, strict=True)
+        ]
         return type(results)(out), type(results)(0 for _ in out)
 
     return batched
