@@ -6,8 +6,9 @@ float32's own multiply-adds would take more than twice as long for (by count, se
 :mod:`lib.ops.triton.product`). Results are bit-equal from call to call: a long sum is made in
 slices, which are added in one order.
 
-Nothing takes these products by itself yet: they have been compiled and tested, not measured. Once
-they have, :func:`lib.ops.linear.linear` takes them where :func:`pays` says so.
+Nothing takes these products by itself yet: earlier forms gained little or lost exactness
+(``book/reference/speed_log.yml``), this one has been compiled and tested, not measured. Once it has,
+:func:`lib.ops.linear.linear` takes them where :func:`pays` says so.
 """
 
 from __future__ import annotations

@@ -61,8 +61,26 @@ def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool, **options:
         name: int(re.search(rf"{key}:(\d+)", usage)[1])  # type: ignore[index]
         for name, key in (("registers", "REG"), ("stack", "STACK"), ("shared", "SHARED"))
     }
+    numbers["inner_lanes"] = exchanged_among_inner_lanes(kernel.asm["ttgir"])
     found[f"{self.__name__} {case}"] = numbers
     return kernel
+
+
+def exchanged_among_inner_lanes(code: str) -> bool:
+    """Whether all tensors (d, J) that lanes exchange by ``shfl.bfly`` lie as `lanes.across` takes
+    for granted: a warp's lanes along d and J, of which J is the inner axis."""
+    layouts = dict(re.findall(r"^(#\w+) = (.*)$", code, re.MULTILINE))
+    inner = r"threadsPerWarp = \[(\d+), (\d+), 1\], warpsPerCTA = \[1, 1, 1\], order = \[2, 1, 0\]"
+    for size, parent in re.findall(
+        r'"shfl\.sync\.bfly.*-> tensor<(\d+x\d+)xf32, #ttg\.slice<\{dim = 2, parent = (#\w+)\}',
+        code,
+    ):
+        lanes = re.search(inner, layouts[parent])
+        if lanes is None or size != f"{lanes[1]}x{lanes[2]}":
+            return False
+    return code.count('= tt.elementwise_inline_asm "shfl.sync.bfly') == len(
+        re.findall(r'"shfl\.sync\.bfly.*#ttg\.slice<\{dim = 2', code)
+    )
 
 
 def both_ways(run: Any, *tensors: Tensor | None, **options: Any) -> None:
@@ -93,8 +111,9 @@ if __name__ == "__main__":
     run = JITFunction.run
     JITFunction.run = compile_only
     backends._without_triton = lambda kind: None
-    case = "l8-n128-float32"
-    scan(8, 128, torch.float32)
+    for n in (16, 24, 64, 128):
+        case = f"l8-n{n}-float32"
+        scan(8, n, torch.float32)
     long_scan.SIZES = replace(long_scan.SIZES, most=128, backward_most=128)
     cases = ("l512-n16-bfloat16", "l257-n16-float32", "l64-n128-float32", "l33-n16-bfloat16-wide")
     for case in cases:

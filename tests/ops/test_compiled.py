@@ -40,5 +40,6 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
             assert used["stack"] == 0, f"{name} spills"
         else:
             assert used["stack"] <= 300, f"{name} spills {used['stack']} bytes a thread"
+        assert used["inner_lanes"], name
         if kernel == "long_backward":
             assert used["registers"] <= 168, name  # room for twelve warps a processor

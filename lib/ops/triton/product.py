@@ -1,10 +1,10 @@
 """A product of float32 matrices on tensor cores, as three products in tf32.
 
 Counts of one of the 8 warps of a program, for a tile of 128 x 128 over 32 of the sum, compiled for
-an H100: 479 instructions, most of which split numbers in two, and 12 of tensor cores; a program's
-take its processor 958 cycles to issue and 1,536 to multiply, 2,494 if nothing overlaps. The same
-in float32's own multiply-adds takes 4,096, and 5,600 to 6,800 at the 60 to 73 % of them that
-cuBLAS reached in a Mamba-1's training step.
+an H100: 307 to 340 instructions, a third of which split numbers in two and a fifth of which add to
+the sum, 12 of them of tensor cores; a program's take its processor 614 to 680 cycles to issue and
+1,536 to multiply, about 2,200 if nothing overlaps. The same in float32's own multiply-adds takes
+4,096, and 5,600 to 6,800 at the 60 to 73 % of them that cuBLAS reached in a Mamba-1's training step.
 """
 
 # mypy: ignore-errors
@@ -17,7 +17,7 @@ import triton.language as tl
 @triton.jit
 def split(x):
     """x rounded to the 11 bits that tf32 has, and the rest. (Triton's own tf32x3 looks for what is
-    not finite too, in twice as many instructions; here infinity becomes NaN.)"""
+    not finite too, in more instructions; here infinity becomes NaN.)"""
     most = ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
     return most, x - most
 

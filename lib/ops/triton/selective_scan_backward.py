@@ -19,8 +19,11 @@ results are bit-equal from run to run. (When dA was read, added to and written a
 its warps waiting for it a fifth of the time: the buffers of all programs, 34 MB, are pushed out of
 the cache by what else goes through it.)
 
-Registers leave room for few warps, so loads are made long before they are wanted: those of the next
-tile's A, dt, x and dy, four steps at once, before the exchanges of this one, and the next
+Registers leave room for few warps, which must not wait. What a tile reads lies in a processor's own
+cache: A, since the programs of a processor are of one run where they can be, and dt, x and dy, as
+they are fetched after they have been written. The next tile's are loaded, four steps at once, while this
+one is computed, and this one's sums are exchanged while the next is begun, which is when
+exponentials leave time. The loop has no branch, across which a compiler moves nothing. The next
 sequence's inputs are brought to the cache while this one is computed. With one channel a tile its
 numbers are the same for all threads, so the compiler puts them into the registers that a warp's
 threads share.
@@ -28,8 +31,8 @@ threads share.
 Counts for each state entry and step, of an H100's instructions at 8 steps, 128 entries a block and
 no first state: 0.9 exponentials (8 cycles of a scheduler each, beside the rest), 10.4 products and
 fused multiply-adds, 0.5 exchanges between threads with as many additions and twice as many choices,
-0.3 loads and stores, 0.8 moves to shared registers; 15.6 with everything around. 2^27 entries and
-steps (batch 2048, 64 channels, 8 steps, 128 entries) take the 528 schedulers 71 microseconds at
+0.3 loads and stores, 0.8 moves to shared registers; 15.2 with everything around. 2^27 entries and
+steps (batch 2048, 64 channels, 8 steps, 128 entries) take the 528 schedulers 69 microseconds at
 1.755 GHz if none ever waits. Bytes there: 54 MB of inputs and gradients; dA's buffers, 32 KB a
 program, of which each sequence adds to all; and 34 MB to add up.
 """
