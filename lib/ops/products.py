@@ -7,8 +7,8 @@ float32's own multiply-adds would take more than twice as long for (by count, se
 slices, which are added in one order.
 
 Nothing takes these products by itself yet: earlier forms gained little or lost exactness
-(``book/reference/speed_log.yml``), this one has been compiled and tested, not measured. Once it has,
-:func:`lib.ops.linear.linear` takes them where :func:`pays` says so.
+(``book/reference/speed_log.yml``), this one has been compiled and tested, not measured. Once it
+has, :func:`lib.ops.linear.linear` takes them where :func:`pays` says so.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Counts of one of the 8 warps of a program, for a tile of 128 x 128 over 32 of th
 an H100: 307 to 340 instructions, a third of which split numbers in two and a fifth of which add to
 the sum, 12 of them of tensor cores; a program's take its processor 614 to 680 cycles to issue and
 1,536 to multiply, about 2,200 if nothing overlaps. The same in float32's own multiply-adds takes
-4,096, and 5,600 to 6,800 at the 60 to 73 % of them that cuBLAS reached in a Mamba-1's training step.
+4,096, and 5,600 to 6,800 at the 60 to 73 % of them that cuBLAS reached in a Mamba-1's training
+step.
 """
 
 # mypy: ignore-errors

@@ -21,8 +21,8 @@ the cache by what else goes through it.)
 
 Registers leave room for few warps, which must not wait. What a tile reads lies in a processor's own
 cache: A, since the programs of a processor are of one run where they can be, and dt, x and dy, as
-they are fetched after they have been written. The next tile's are loaded, four steps at once, while this
-one is computed, and this one's sums are exchanged while the next is begun, which is when
+they are fetched after they have been written. The next tile's are loaded, four steps at once, while
+this one is computed, and this one's sums are exchanged while the next is begun, which is when
 exponentials leave time. The loop has no branch, across which a compiler moves nothing. The next
 sequence's inputs are brought to the cache while this one is computed. With one channel a tile its
 numbers are the same for all threads, so the compiler puts them into the registers that a warp's
