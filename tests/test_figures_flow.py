@@ -119,7 +119,7 @@ def test_flows_of_a_model_move_with_a_slider(model: LanguageModel) -> None:
 
 def test_bars_are_means_beside_every_model_and_the_paper() -> None:
     runs = [{11: 1.0, 43: 0.5}, {11: 0.5, 43: 0.7}]
-    figure = figures.agreement_bars(runs, "t", "share", {11: 0.9, 34: 0.8}, "their paper")
+    figure = figures.agreement_bars({"x": runs}, "t", "share", {11: 0.9, 34: 0.8}, "their paper")
     bars, dots, marks = figure.data
     assert bars.x == ("11", "34", "43") and bars.y == (0.75, None, 0.6)
     assert bars.marker.color[2] != bars.marker.color[0]
@@ -128,8 +128,22 @@ def test_bars_are_means_beside_every_model_and_the_paper() -> None:
     ]  # fmt: skip
     assert marks.name == "their paper" and marks.x == ("11", "34") and marks.y == (0.9, 0.8)
     assert "2 models" in bars.name and figure.layout.xaxis.type == "category"
-    (alone,) = figures.agreement_bars(runs[:1], "t", "share").data
+    (alone,) = figures.agreement_bars({"x": runs[:1]}, "t", "share").data
     assert alone.y == (1.0, 0.5) and alone.name == "ours"
+
+
+def test_bars_of_several_models_are_panels_with_one_legend() -> None:
+    groups = {f"model {k}": [{11: 0.1 * k, 43: 0.5}, {11: 0.1 * k, 43: 0.7}] for k in range(3)}
+    figure = figures.agreement_bars(groups, "t", "share", {11: 0.9})
+    assert [note.text for note in figure.layout.annotations] == list(groups)
+    assert [trace.y[0] for trace in figure.data if trace.type == "bar"] == pytest.approx(
+        [0, 0.1, 0.2]
+    )
+    assert sum(trace.showlegend for trace in figure.data) == 3
+    assert len({(trace.xaxis, trace.yaxis) for trace in figure.data}) == 3
+    # the lowest panel of each column says what its axis is
+    titled = [axis.title.text for axis in figure.select_xaxes() if axis.title.text]
+    assert len(titled) == 2 and figure.layout.yaxis.title.text == "share"
 
 
 def test_cosines_are_printed_once_each(model: LanguageModel) -> None:
@@ -187,7 +201,7 @@ def test_the_reader_can_cut(model: LanguageModel) -> None:
 def test_every_figure_has_a_title_and_labelled_axes(model: LanguageModel) -> None:
     drawn = [
         figures.information_flow(S, TOKENS, LENS, "t"),
-        figures.agreement_bars([{11: 1.0}], "t", "share"),
+        figures.agreement_bars({"x": [{11: 1.0}]}, "t", "share"),
         figures.cosine_maps({"x": kernel_cosines(model)}, "t"),
         figures.answer_change([0.4, 0.6], [0.5, 0.5], TOKENS, {}, "t"),
     ]

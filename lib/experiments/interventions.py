@@ -47,7 +47,8 @@ THIRD_PARTY_GAMMAS = (0.5, 1.0)
 SEEDS = (1, 2, 3)
 THIRD_PARTY_SEEDS = (42, 1, 2)
 
-NAMES = {"mamba1": "Mamba-1", "mamba2": "Mamba-2"}  # of blocks, for readers
+# blocks in the words of readers, the paper's first
+NAMES = {"mamba2": "Mamba-2", "mamba1": "Mamba-1"}
 
 # ends: where the pair may stand. "end": the second anchor may be the last token; "inner": not
 ENDS = {"end": True, "inner": False}
@@ -254,6 +255,20 @@ def by_pair(frame: pd.DataFrame, kind: str, end: str) -> list[dict[int, float]]:
     """
     found = {c: m for c in frame.columns if (m := re.fullmatch(rf"{kind}_{end}_(\d\d)", c))}
     return [{int(m[1]): float(row[c]) for c, m in found.items()} for _, row in frame.iterrows()]
+
+
+def by_model(frame: pd.DataFrame, kind: str, end: str) -> dict[str, list[dict[int, float]]]:
+    """:func:`by_pair` of the runs of each model that differ in the seed alone, the paper's block
+    first; names are for readers."""
+    models = frame.groupby(["block", "gamma"]) if len(frame) else ()
+    found = {
+        (list(NAMES).index(block), gamma): (
+            f"{NAMES[block]}, γ = {gamma:g}",
+            by_pair(rows, kind, end),
+        )
+        for (block, gamma), rows in models
+    }
+    return dict(found[key] for key in sorted(found))
 
 
 def choices(frame: pd.DataFrame, kind: str) -> pd.DataFrame:

@@ -174,7 +174,7 @@ def choice_marks(
     for text, at in (published or {}).items():
         figure.add_vline(
             x=at, line={"width": 1, "dash": "dot", "color": "#888888"}, annotation_text=text,
-            annotation_font_size=11,
+            annotation_font_size=11, annotation_position="top",
         )  # fmt: skip
     for index, (model, rows) in enumerate(table.groupby("model", sort=False)):
         figure.add_scatter(

@@ -152,46 +152,84 @@ def _nodes(figure: go.Figure, lens: Lens, tokens: Sequence[int], roles: Sequence
 
 
 def agreement_bars(
-    runs: Sequence[Mapping[int, float]], title: str, y_title: str,
+    groups: Mapping[str, Sequence[Mapping[int, float]]], title: str, y_title: str,
     published: Mapping[int, float] | None = None, whose: str = "paper",
 ) -> go.Figure:  # fmt: skip
-    """Share of equal answers by pair: a bar for the mean over models, a dot for each of several,
-    a diamond for the published share.
+    """Share of equal answers by pair, a panel a group of models: a bar for their mean, a dot for
+    each of several, a diamond for the published share.
 
     Args:
-        runs: for each model, pair (43) to share (``lib.analysis.interventions.agreement_by_pair``).
+        groups: name to runs; for each run, pair (43) to share
+            (``lib.analysis.interventions.agreement_by_pair``).
     """
-    pairs = sorted({pair for run in runs for pair in run} | set(published or {}))
+    every = [run for runs in groups.values() for run in runs]
+    pairs = sorted({pair for run in every for pair in run} | set(published or {}))
+    columns = min(2, len(groups))
+    rows = -(-len(groups) // columns)
+    figure = make_subplots(
+        rows,
+        columns,
+        shared_yaxes=True,
+        subplot_titles=list(groups),
+        horizontal_spacing=0.04,
+        vertical_spacing=0.24 / rows,
+    )
+    shown: set[str] = set()
+    for panel, runs in enumerate(groups.values()):
+        for trace in _agreement(runs, pairs, published or {}, whose):
+            trace.update(legendgroup=trace.name, showlegend=trace.name not in shown)
+            shown.add(trace.name)
+            figure.add_trace(trace, row=panel // columns + 1, col=panel % columns + 1)
+    figure.update_xaxes(
+        type="category", categoryorder="array", categoryarray=[str(pair) for pair in pairs],
+        tickfont_size=10 if columns > 1 else 12, tickangle=0,
+    )  # fmt: skip
+    for column in range(1, columns + 1):
+        last = (len(groups) - column) // columns + 1
+        figure.update_xaxes(title="anchor pair (43 is never trained)", row=last, col=column)
+    figure.update_yaxes(range=[0, 1.06])
+    figure.update_yaxes(title=y_title, col=1)
+    figure.update_annotations(font_size=13)
+    figure.update_layout(
+        title=title, height=180 + 220 * rows, barmode="overlay", legend_y=-0.32 / (rows + 0.4)
+    )
+    return figure
+
+
+def _agreement(
+    runs: Sequence[Mapping[int, float]], pairs: Sequence[int], published: Mapping[int, float],
+    whose: str,
+) -> list[Any]:  # fmt: skip
+    """Bars, dots and diamonds of one panel of :func:`agreement_bars`."""
     names = [str(pair) for pair in pairs]
     kept = [[run[pair] for run in runs if pair in run] for pair in pairs]
-    figure = go.Figure(
+    traces: list[Any] = [
         go.Bar(
             x=names, y=[float(np.mean(v)) if v else None for v in kept], opacity=0.6,
             name="ours" if len(runs) == 1 else f"ours, mean of {len(runs)} models",
             marker_color=[COLOURS[1] if pair == 43 else COLOURS[0] for pair in pairs],
             hovertemplate="pair %{x}: %{y:.4f}<extra>ours</extra>",
         )
-    )  # fmt: skip
+    ]  # fmt: skip
     if len(runs) > 1:
         dots = [(name, share) for name, shares in zip(names, kept, strict=True) for share in shares]
-        figure.add_scatter(
-            x=[name for name, _ in dots], y=[share for _, share in dots], mode="markers",
-            name="each model", marker={"color": "#666666", "size": 6},
-            hovertemplate="pair %{x}: %{y:.4f}<extra>one model</extra>",
+        traces.append(
+            go.Scatter(
+                x=[name for name, _ in dots], y=[share for _, share in dots], mode="markers",
+                name="each model", marker={"color": "#666666", "size": 6},
+                hovertemplate="pair %{x}: %{y:.4f}<extra>one model</extra>",
+            )
         )  # fmt: skip
     if published:
         given = [pair for pair in pairs if pair in published]
-        figure.add_scatter(
-            x=[str(pair) for pair in given], y=[published[pair] for pair in given], mode="markers",
-            name=whose, hovertemplate=f"pair %{{x}}: %{{y:.4f}}<extra>{whose}</extra>",
-            marker={"symbol": "diamond-open", "size": 11, "color": "#000000", "line_width": 2},
+        traces.append(
+            go.Scatter(
+                x=[str(p) for p in given], y=[published[p] for p in given], mode="markers",
+                name=whose, hovertemplate=f"pair %{{x}}: %{{y:.4f}}<extra>{whose}</extra>",
+                marker={"symbol": "diamond-open", "size": 9, "color": "#000000", "line_width": 2},
+            )
         )  # fmt: skip
-    figure.update_layout(
-        title=title, height=380, yaxis={"range": [0, 1.06], "title": y_title},
-        xaxis={"title": "anchor pair (43 is never trained)", "type": "category",
-               "categoryorder": "array", "categoryarray": names},
-    )  # fmt: skip
-    return figure
+    return traces
 
 
 def cosine_maps(cosines: Mapping[str, Sequence[Tensor]], title: str) -> go.Figure:

@@ -312,7 +312,10 @@ def test_pages_read_agreement_by_pair(outcomes: dict[str, Outcome], kind: str, e
     assert [list(one) for one in found] == [PAIRS, PAIRS]
     for one, outcome in zip(found, outcomes.values(), strict=True):
         assert one == {pair: outcome.metrics[f"{kind}_{end}_{pair}"] for pair in PAIRS}
-    assert achilles_flow.agreement_bars(found, "title", "share", found[0]).data
+    models = study.by_model(frame_of(outcomes), kind, end)
+    assert list(models) == ["Mamba-2, γ = 0.5", "Mamba-1, γ = 0.5"]
+    assert sorted(map(str, models.values())) == sorted(str([one]) for one in found)
+    assert achilles_flow.agreement_bars(models, "title", "share", found[0]).data
 
 
 @pytest.mark.parametrize("kind", ALSO)
