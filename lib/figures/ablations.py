@@ -171,10 +171,13 @@ def choice_marks(
     table = _with_columns(table, "choice", "model", "seed", value)
     order = list(dict.fromkeys(table["choice"]))
     figure = go.Figure()
-    for text, at in (published or {}).items():
+    lines = published or {}
+    for text, at in lines.items():
+        crowded = any(0 < other - at < 0.2 for other in lines.values())
         figure.add_vline(
             x=at, line={"width": 1, "dash": "dot", "color": "#888888"}, annotation_text=text,
             annotation_font_size=11, annotation_position="top",
+            annotation_xanchor="right" if crowded else "center",
         )  # fmt: skip
     for index, (model, rows) in enumerate(table.groupby("model", sort=False)):
         figure.add_scatter(
