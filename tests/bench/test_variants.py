@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from lib.bench import variants
+from lib.ops import backends, long_scan, products, scan_kernels
+
+MISSING = backends.triton_missing("cpu")
+on_cpu = pytest.mark.skipif(MISSING is not None, reason="needs Triton and its interpreter")
+SMALL = ["--runs", "2", "--batch", "2", "--channels", "8", "--entries", "16", "--device", "cpu"]
+
+
+@on_cpu
+@pytest.mark.parametrize(
+    ("what", "sizes", "passes"),
+    [("scan", ["steps=4", "backward_tile=64"], 2), ("product", ["rows=16,columns=16"], 3)],
+)
+def test_variants_are_checked_and_timed_beside_the_own_sizes(
+    what: str, sizes: list[str], passes: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = [module.SIZES for module in (scan_kernels, long_scan, products)]
+    assert variants.main([what, *sizes, *SMALL, "--repeats", "1"]) == 0
+    assert [module.SIZES for module in (scan_kernels, long_scan, products)] == before
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == passes * (2 + len(sizes))
+    head, own, *others = lines[: 2 + len(sizes)]
+    assert head.startswith(f"{what}, forward: microseconds a run")
+    row = r"  (\S.*?) +([\d.]+)  \[([\d.]+), ([\d.]+)\]  +([\d.]+) *"
+    found = [re.fullmatch(row, line) for line in (own, *others)]
+    assert [match[1] for match in found if match] == [variants.OWN, *sizes]
+    assert found[0] is not None and found[0][5] == "1.00"
+
+
+@on_cpu
+def test_what_does_not_run_or_differs_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = products._product
+
+    def wrong(a, b):  # type: ignore[no-untyped-def]
+        if products.SIZES.columns == 32:
+            raise RuntimeError("no such tile")
+        return real(a, b) * (2 if products.SIZES.rows == 16 else 1)
+
+    monkeypatch.setattr(products, "_product", wrong)
+    command = ["product", "columns=32", "rows=16", "steps=16", "--pass", "rows", *SMALL]
+    assert variants.main([*command, "--repeats", "1"]) == 0
+    head, own, third, *said = capsys.readouterr().out.splitlines()
+    assert "product, rows" in head and own.split()[0] == "as" and "steps=16" in third
+    assert any("columns=32" in line and "RuntimeError: no such tile" in line for line in said)
+    assert any("rows=16" in line and "differs from as it is" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["scan", "tile"], r"variant is 'tile', allowed: NAME=VALUE,... of steps, tile"),
+        (["scan", "colour=3"], "variant is 'colour=3', allowed"),
+        (["scan", "steps=many"], "steps is 'many', allowed: a whole number, none"),
+        (["scan", "hold=3"], "hold is '3', allowed: true, false"),
+        (["scan", "steps=4", "--pass", "sideways"], "'sideways', allowed: forward, backward"),
+        (["scan", "steps=4", "--batch", "0"], "batch is 0, allowed: 1 or more"),
+        (["product", "rows=16", "--device", "moon"], "device"),
+    ],
+)
+def test_misuse_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert variants.main(arguments) == variants.USAGE_ERROR
+    assert message in capsys.readouterr().err
