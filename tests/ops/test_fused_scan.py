@@ -238,6 +238,25 @@ def test_any_cut_into_programs_and_chunks(
     assert_same(partial(fused, **FULL), partial(reference, **FULL), inputs, torch.float32)
 
 
+@on_cpu
+@pytest.mark.parametrize("shape", [(7, 32, 8, 5), (5, 4, 128, 8), (2, 8, 32, 17)], ids=str)
+def test_whole_tiles_of_several_sequences_and_runs(
+    shape: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a model's: channels and entries fill their tiles, so that nothing is masked, and a program
+    adds the sequences of its run to one sum for A."""
+    monkeypatch.setattr(scan_kernels, "SIZES", replace(scan_kernels.SIZES, programs=4))
+    inputs = channels_last(scan_inputs(*shape))
+    assert_same(partial(fused, **FULL), partial(reference, **FULL), inputs, torch.float32)
+    two = [channels_last(scan_inputs(*shape, seed=seed)) for seed in (1, 2)]
+    both = {name: torch.stack([one[name] for one in two]) for name in two[0]}
+
+    def mapped(scan: Any) -> Any:
+        return lambda **given: torch.vmap(lambda given: scan(**given, **FULL))(given)
+
+    assert_same(mapped(fused), mapped(reference), both, torch.float32)
+
+
 @given(
     groups=st.integers(1, 300), b=st.integers(1, 5000), channels=st.integers(1, 3000),
     tile=st.sampled_from([1, 4, 8, 32]),

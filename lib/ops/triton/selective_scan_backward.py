@@ -334,7 +334,10 @@ def backward(
                     pending = values
                     dbs = more
                     # no other thread adds there, and a thread's own additions keep their order
-                    tl.atomic_add(dA + c * N + n, da, mask=ok_c, sem="relaxed")
+                    if RAGGED or N % NB:
+                        tl.atomic_add(dA + c * N + n, da, mask=ok_c, sem="relaxed")
+                    else:  # the interpreter adds nothing where a mask is smaller than its tile
+                        tl.atomic_add(dA + c * N + n, da, sem="relaxed")
                     if chunk > 0:
                         write(carried + c * N + n, g, ok_c)
                     elif dstart is not None:
