@@ -342,14 +342,8 @@ def backward(
                         write(carried + c * N + n, g, ok_c)
                     elif dstart is not None:
                         write(dstart + (seq * d_inner + channel + c) * N + n, g, ok_c)
-                store_sums(
-                    parts,
-                    PART - DB + tl.arange(0, DB)[:, None],
-                    pending,
-                    j,
-                    J,
-                    FAST and THREADS == 32,
-                )
+                final_c = PART - DB + tl.arange(0, DB)[:, None]
+                store_sums(parts, final_c, pending, j, J, FAST and THREADS == 32)
                 step = (((part * runs + run) * batch + b) * groups + group) * length + first
                 for i in tl.static_range(T):
                     ok_i = until(ok_n, first + i, length, WHOLE)
