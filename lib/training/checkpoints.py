@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from lib.store import StoreError, write_atomic
 
@@ -46,9 +46,11 @@ def load_checkpoint(
         CheckpointError: the file is missing, damaged, or (with `identity`) of another cell.
     """
     try:
-        with safe_open(str(path), framework="pt") as handle:
-            facts = {name: json.loads(fact) for name, fact in (handle.metadata() or {}).items()}
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+        # read at once: safe_open opens a file twice, between which a run may have replaced it
+        content = path.read_bytes()
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        facts = {name: json.loads(fact) for name, fact in header.get("__metadata__", {}).items()}
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path.name} cannot be read: {error}") from error
     if identity is not None and facts.get("identity") != identity:

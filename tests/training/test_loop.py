@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import threading
 import time
 from pathlib import Path
 
@@ -138,6 +139,29 @@ def test_checkpoints_take_tied_weights(tmp_path: Path) -> None:
     tensors, _ = load_checkpoint(path)
     assert torch.equal(tensors["a"], weight) and torch.equal(tensors["b"], weight)
     assert torch.equal(tensors["c"], weight.T)
+
+
+def test_a_reader_sees_the_old_checkpoint_or_the_new_one(tmp_path: Path) -> None:
+    """However often it is replaced meanwhile, by one of another size."""
+    path, over = tmp_path / "x.safetensors", threading.Event()
+
+    def replace_it() -> None:
+        step = 0
+        while not over.is_set():
+            step = (step + 1) % 7
+            tensors = {"x": torch.full((100 * (step + 1),), float(step))}
+            save_checkpoint(path, "a", tensors, step=step)
+
+    save_checkpoint(path, "a", {"x": torch.zeros(100)}, step=0)
+    writer = threading.Thread(target=replace_it)
+    writer.start()
+    try:
+        for _ in range(6000):
+            tensors, facts = load_checkpoint(path, "a")
+            assert tensors["x"].tolist() == [facts["step"]] * (100 * (facts["step"] + 1))
+    finally:
+        over.set()
+        writer.join()
 
 
 def test_nan_ends_as_failed_with_the_step() -> None:
