@@ -98,10 +98,11 @@ def scan_passes(arguments: argparse.Namespace, device: torch.device) -> dict[str
         return scan_kernels.forward_op(*given, True, False, True)
 
     def backward() -> list[Tensor]:
-        # states between chunks are of the variant's own chunks
-        if scan_kernels.SIZES not in kept:
-            kept[scan_kernels.SIZES] = forward()[2:]
-        return scan_kernels._backward(dy, None, *given, *kept[scan_kernels.SIZES], True, False)
+        # states between chunks are of the variant's own chunks, whichever kernels make them
+        own = tuple(module.SIZES for module in MODULES["scan"])
+        if own not in kept:
+            kept[own] = forward()[2:]
+        return scan_kernels._backward(dy, None, *given, *kept[own], True, False)
 
     kept: dict[Any, tuple[Tensor, ...]] = {}
     return {"forward": lambda: forward()[:1], "backward": lambda: backward()[:8]}

@@ -34,6 +34,19 @@ def test_variants_are_checked_and_timed_beside_the_own_sizes(
 
 
 @on_cpu
+def test_variants_of_long_sequences_start_from_their_own_states(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of the two modules of the scan only one has what differs, and its chunks are others."""
+    sizes = f"backward_steps={long_scan.SIZES.backward_steps // 2}"
+    command = ["scan", sizes, "--pass", "backward", "--length", "33", *SMALL, "--repeats", "1"]
+    assert variants.main(command) == 0
+    _, own, other = capsys.readouterr().out.splitlines()
+    assert own.split()[0] == "as" and sizes in other and "differs" not in other
+    assert re.search(r"\[[\d.]+, [\d.]+\]", other)  # timed
+
+
+@on_cpu
 def test_what_does_not_run_or_differs_says_so(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

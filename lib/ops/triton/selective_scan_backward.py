@@ -336,7 +336,7 @@ def backward(
                     # no other thread adds there, and a thread's own additions keep their order
                     if RAGGED or N % NB:
                         tl.atomic_add(dA + c * N + n, da, mask=ok_c, sem="relaxed")
-                    else:  # the interpreter adds nothing where a mask is smaller than its tile
+                    else:  # the interpreter adds too little where a mask is smaller than its tile
                         tl.atomic_add(dA + c * N + n, da, sem="relaxed")
                     if chunk > 0:
                         write(carried + c * N + n, g, ok_c)
