@@ -188,7 +188,8 @@ def agreement_bars(
         last = (len(groups) - column) // columns + 1
         figure.update_xaxes(title="anchor pair (43 is never trained)", row=last, col=column)
     figure.update_yaxes(range=[0, 1.06])
-    figure.update_yaxes(title=y_title, col=1)
+    # once, since titles of all rows may run into one another
+    figure.update_yaxes(title=y_title, row=(rows + 1) // 2, col=1)
     figure.update_annotations(font_size=13)
     figure.update_layout(
         title=title, height=180 + 220 * rows, barmode="overlay", legend_y=-0.32 / (rows + 0.4)
