@@ -8,7 +8,6 @@ each kernel, or operation on a processor, with its time in a step. Nothing is re
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +21,6 @@ from lib.bench.measure import Contestant, clock_of, measure
 from lib.bench.step import contestant
 from lib.experiments import find
 from lib.experiments._training import shared_parts
-from lib.ops import products
 from lib.run_options import USAGE_ERROR
 
 STEPS = 5  # that are watched
@@ -73,7 +71,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, help="at once (default: all that can)")
     parser.add_argument("--top", type=int, default=30, help="lines (default: 30)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--products", action="store_true", help="on tensor cores, where they fit")
     arguments = parser.parse_args(argv)
     try:
         device = torch.device(runner.choose_device(arguments.device))
@@ -84,7 +81,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, runner.RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
-    products.SIZES = dataclasses.replace(products.SIZES, used=arguments.products)
     step = contestant(bench, "step", "auto", compile=device.type == "cuda")
     print(
         f"{arguments.experiment}: {bench.runs} runs, {bench.model.n_layers} layers of "

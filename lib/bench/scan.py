@@ -14,6 +14,7 @@ from lib.bench.measure import Contestant
 from lib.bench.peers import Missing
 from lib.bench.works import scan_work
 from lib.experiments import Outcome
+from lib.models.mamba1 import makes_apart
 from lib.ops import backends
 from lib.ops.scan import OP, selective_scan
 
@@ -52,7 +53,8 @@ def run(bench: ScanBench) -> Outcome:
 
 def inputs(bench: ScanBench, index: int) -> dict[str, Tensor]:
     """One set: the scan's arguments as they come at initialisation, and y's gradient; in memory as
-    our Mamba-1 hands them over: channels as neighbours, B and C cut out of one projection."""
+    our Mamba-1 hands them over: channels as neighbours, B and C products of their own or, where
+    they are narrow, cut out of one."""
     device, kind = torch.device(bench.device), getattr(torch, bench.dtype)
     generator = torch.Generator(device).manual_seed(1000 * bench.seed + index)
     b, d, length, n = bench.batch, bench.d_inner, bench.length, bench.d_state
@@ -60,13 +62,17 @@ def inputs(bench: ScanBench, index: int) -> dict[str, Tensor]:
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, device=device)
 
-    projected = draw(b, length, -(-d // 32) + 2 * n).to(kind)
+    if makes_apart(d, n):
+        B, C = (draw(b, length, n).to(kind) for _ in range(2))
+    else:
+        projected = draw(b, length, -(-d // 32) + 2 * n).to(kind)
+        B, C = projected[..., -2 * n : -n], projected[..., -n:]
     out = {
         "u": draw(b, length, d).to(kind).mT,
         "delta": draw(b, length, d).to(kind).mT,
         "A": -torch.arange(1, n + 1, device=device).float().repeat(d, 1),
-        "B": projected[..., -2 * n : -n].mT,
-        "C": projected[..., -n:].mT,
+        "B": B.mT,
+        "C": C.mT,
         "D": torch.ones(d, device=device),
         "delta_bias": draw(d) - 3.0,
         "y_grad": draw(b, length, d).to(kind).mT,

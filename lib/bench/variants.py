@@ -24,14 +24,12 @@ from torch import Tensor
 
 from lib import runner
 from lib.bench.measure import Contestant, captured, check, clock_of, first_line, measure
-from lib.ops import long_scan, products, scan_kernels
+from lib.ops import long_scan, scan_kernels
 from lib.run_options import USAGE_ERROR
 
 OWN = "as it is"
-MODULES: dict[str, tuple[ModuleType, ...]] = {
-    "scan": (scan_kernels, long_scan), "product": (products,)
-}  # fmt: skip
-PASSES = {"scan": ("forward", "backward"), "product": ("forward", "rows", "weight")}
+MODULES: dict[str, tuple[ModuleType, ...]] = {"scan": (scan_kernels, long_scan)}
+PASSES = {"scan": ("forward", "backward")}
 Call = Callable[[], Sequence[Tensor]]
 
 
@@ -108,22 +106,7 @@ def scan_passes(arguments: argparse.Namespace, device: torch.device) -> dict[str
     return {"forward": lambda: forward()[:1], "backward": lambda: backward()[:8]}
 
 
-def product_passes(arguments: argparse.Namespace, device: torch.device) -> dict[str, Call]:
-    """A linear map of a batch's tokens, and its gradients in them and in the weight."""
-    draw = torch.Generator(device).manual_seed(1)
-    r, m = arguments.runs, arguments.batch * arguments.length
-    k, n = arguments.channels, arguments.entries
-    rows, weight, grad = (
-        torch.randn(r, *size, generator=draw, device=device) for size in ((m, k), (n, k), (m, n))
-    )
-    return {
-        "forward": lambda: [products._product(rows, weight.mT)],
-        "rows": lambda: [products._product(grad, weight)],
-        "weight": lambda: [products._product(grad.mT, rows)],
-    }
-
-
-MADE = {"scan": scan_passes, "product": product_passes}
+MADE = {"scan": scan_passes}
 
 
 def contestants(
@@ -154,8 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pass", dest="passes", action="append", help="all by default")
     for name, default, text in (
         ("runs", 12, "at once"), ("batch", 2048, "sequences"), ("length", 8, "steps of each"),
-        ("channels", 64, "of the scan, or of what is multiplied"),
-        ("entries", 128, "of a state, or columns of a product"), ("repeats", 15, "of each"),
+        ("channels", 64, "of the scan"),
+        ("entries", 128, "of a state"), ("repeats", 15, "of each"),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default, help=text)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")

@@ -15,6 +15,12 @@ from lib.ops.linear import linear
 from lib.ops.scan import selective_scan, selective_state_step
 
 
+def makes_apart(d_inner: int, d_state: int) -> bool:
+    """Whether dt, B and C of a layer are products of their own, not slices of one. Where B and C
+    are wider than what they are made from, to join their gradients would cost more."""
+    return 2 * d_state > d_inner
+
+
 class MixerState(NamedTuple):
     """What a block keeps between tokens.
 
@@ -66,7 +72,7 @@ class Mamba1Mixer(nn.Module):
         """x (..., d) after the convolution to dt (before bias and softplus), B and C."""
         c = self.config
         sizes, weight = [c.rank, c.d_state, c.d_state], self.x_proj.weight
-        if 2 * c.d_state > c.d_inner:  # to join the gradients of B and C would cost more
+        if makes_apart(c.d_inner, c.d_state):
             dt, B, C = (linear(x, part) for part in weight.split(sizes))
         else:
             dt, B, C = linear(x, weight).split(sizes, dim=-1)

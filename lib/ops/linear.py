@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from lib.ops import products
-
 # see linear(); measured at 12 runs of 16,384 rows with weights of 2,048 to 16,384 numbers. Of
 # 98,432 numbers (769 x 128) the gradient of six runs is 84 tiles, fewer than an H200 has
 # processors, and took it 1.6 ms
@@ -20,14 +18,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     for every sequence and multiplies each alone: half the time of a Mamba-1 training step. So x
     becomes a matrix first. And cuBLAS makes the gradient of a small weight, a sum over all rows,
     by a few of a GPU's processors alone: it is made of SLICES sums instead, of LEAST_ROWS or more
-    in all, if the weight has at most SMALL numbers. Where they pay, products of three in tf32 on
-    tensor cores take the place of both; see :mod:`lib.ops.products`.
+    in all, if the weight has at most SMALL numbers.
     """
     rows = x.reshape(-1, x.shape[-1])
     out_shape = (*x.shape[:-1], weight.shape[0])
-    if products.pays(rows, weight):
-        out = products.product(rows, weight.t()).reshape(out_shape)
-        return out if bias is None else out + bias
     many = rows.shape[0] >= LEAST_ROWS and rows.shape[0] % SLICES == 0
     if x.is_cuda and many and weight.numel() <= SMALL:
         return in_slices(rows, weight, bias).reshape(out_shape)

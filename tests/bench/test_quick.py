@@ -14,6 +14,8 @@ from lib.bench.config import CpuBench, ScanBench
 from lib.bench.peers import renamed
 from lib.experiments import Context, cells_of, find
 from lib.experiments.foundations import PREFIX
+from lib.models.config import Mamba1Config
+from lib.models.mamba1 import Mamba1Mixer
 from lib.store import Store
 
 OURS = {"scan": "chunked", "block": "eager", "step": "eager", "language": "chunked",
@@ -48,16 +50,19 @@ def test_a_quick_benchmark_leaves_a_whole_record(kind: str, tmp_path: Path) -> N
     assert not names & set(facts["absent"])
 
 
-def test_the_scan_is_given_in_the_layout_of_each_ones_model() -> None:
-    bench = ScanBench(3, 5, 7, 4, device="cpu")
+@pytest.mark.parametrize("d_state", [3, 4])  # sliced out of one projection; of their own
+def test_the_scan_is_given_in_the_layout_of_each_ones_model(d_state: int) -> None:
+    bench = ScanBench(3, 6, 7, d_state, device="cpu")
+    mixer = Mamba1Mixer(Mamba1Config(d_model=3, d_state=d_state))
+    _, B, C = mixer._split(torch.zeros(3, 7, 6))
     ours = scan.inputs(bench, 0)
     theirs = scan.official_layout(bench, ours)
     assert ours.keys() == theirs.keys() == {*scan.NAMES, "y_grad"}
     for name in ("u", "delta", "y_grad"):
-        assert ours[name].stride() == (35, 1, 5)
+        assert ours[name].stride() == (42, 1, 6)
         assert theirs[name].is_contiguous()
-    for name in ("B", "C"):  # slices of a projection one column wider than both
-        assert ours[name].stride() == (63, 1, 9)
+    for name, made in (("B", B), ("C", C)):
+        assert ours[name].stride() == made.mT.stride()
         assert theirs[name].is_contiguous()
     for name, value in ours.items():
         assert torch.equal(value, theirs[name])

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from lib.bench import variants
-from lib.ops import backends, long_scan, products, scan_kernels
+from lib.ops import backends, long_scan, scan_kernels
 
 MISSING = backends.triton_missing("cpu")
 on_cpu = pytest.mark.skipif(MISSING is not None, reason="needs Triton and its interpreter")
@@ -13,20 +13,17 @@ SMALL = ["--runs", "2", "--batch", "2", "--channels", "8", "--entries", "16", "-
 
 
 @on_cpu
-@pytest.mark.parametrize(
-    ("what", "sizes", "passes"),
-    [("scan", ["steps=4", "backward_tile=64"], 2), ("product", ["rows=16,columns=16"], 3)],
-)
 def test_variants_are_checked_and_timed_beside_the_own_sizes(
-    what: str, sizes: list[str], passes: int, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    before = [module.SIZES for module in (scan_kernels, long_scan, products)]
-    assert variants.main([what, *sizes, *SMALL, "--repeats", "1"]) == 0
-    assert [module.SIZES for module in (scan_kernels, long_scan, products)] == before
+    sizes = ["steps=4", "backward_tile=64"]
+    before = [module.SIZES for module in (scan_kernels, long_scan)]
+    assert variants.main(["scan", *sizes, *SMALL, "--repeats", "1"]) == 0
+    assert [module.SIZES for module in (scan_kernels, long_scan)] == before
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == passes * (2 + len(sizes))
+    assert len(lines) == 2 * (2 + len(sizes))
     head, own, *others = lines[: 2 + len(sizes)]
-    assert head.startswith(f"{what}, forward: microseconds a run")
+    assert head.startswith("scan, forward: microseconds a run")
     row = r"  (\S.*?) +([\d.]+)  \[([\d.]+), ([\d.]+)\]  +([\d.]+) *"
     found = [re.fullmatch(row, line) for line in (own, *others)]
     assert [match[1] for match in found if match] == [variants.OWN, *sizes]
@@ -50,20 +47,21 @@ def test_variants_of_long_sequences_start_from_their_own_states(
 def test_what_does_not_run_or_differs_says_so(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = products._product
+    real = scan_kernels.forward_op
 
-    def wrong(a, b):  # type: ignore[no-untyped-def]
-        if products.SIZES.columns == 32:
+    def wrong(*given):  # type: ignore[no-untyped-def]
+        if scan_kernels.SIZES.tile == 32:
             raise RuntimeError("no such tile")
-        return real(a, b) * (2 if products.SIZES.rows == 16 else 1)
+        y, *rest = real(*given)
+        return y * (2 if scan_kernels.SIZES.steps == 2 else 1), *rest
 
-    monkeypatch.setattr(products, "_product", wrong)
-    command = ["product", "columns=32", "rows=16", "steps=16", "--pass", "rows", *SMALL]
+    monkeypatch.setattr(scan_kernels, "forward_op", wrong)
+    command = ["scan", "tile=32", "steps=2", "steps=4", "--pass", "forward", *SMALL]
     assert variants.main([*command, "--repeats", "1"]) == 0
     head, own, third, *said = capsys.readouterr().out.splitlines()
-    assert "product, rows" in head and own.split()[0] == "as" and "steps=16" in third
-    assert any("columns=32" in line and "RuntimeError: no such tile" in line for line in said)
-    assert any("rows=16" in line and "differs from as it is" in line for line in said)
+    assert "scan, forward" in head and own.split()[0] == "as" and "steps=4" in third
+    assert any("tile=32" in line and "RuntimeError: no such tile" in line for line in said)
+    assert any("steps=2" in line and "differs from as it is" in line for line in said)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +73,7 @@ def test_what_does_not_run_or_differs_says_so(
         (["scan", "hold=3"], "hold is '3', allowed: true, false"),
         (["scan", "steps=4", "--pass", "sideways"], "'sideways', allowed: forward, backward"),
         (["scan", "steps=4", "--batch", "0"], "batch is 0, allowed: 1 or more"),
-        (["product", "rows=16", "--device", "moon"], "device"),
+        (["scan", "steps=4", "--device", "moon"], "device"),
     ],
 )
 def test_misuse_is_refused(

@@ -21,7 +21,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-from lib.ops import backends, long_scan, products, segments
+from lib.ops import backends, long_scan, segments
 from lib.ops.block import mamba2_block
 from lib.ops.conv import causal_conv1d
 from lib.ops.scan import selective_scan
@@ -132,7 +132,4 @@ if __name__ == "__main__":
         causal_conv1d, torch.ones(2, 64, 8), torch.ones(64, 4), torch.ones(64),
         activation="silu", backend="fused",
     )  # fmt: skip
-    x, weight, grad = (torch.ones(2, *shape) for shape in ((4096, 128), (772, 128), (4096, 772)))
-    for case, a, b in (("y", x, weight.mT), ("dx", grad, weight), ("dw", grad.mT, x)):  # noqa: B007
-        products._product(a, b)
     print(json.dumps(found))
