@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 
 from lib import claims, page
-from lib.analysis import routes
+from lib.analysis import phase, routes
+from lib.analysis.reference import load_reference
 from lib.experiments import (
     ablations,
     find,
@@ -24,6 +25,7 @@ from lib.experiments import (
     mistakes,
     noise_bf16,
     noise_phases,
+    phase_diagram,
     pretrained,
     scaling,
     stories,
@@ -141,6 +143,25 @@ def test_positional_encoding_what_it_means() -> None:
     assert (third["best_symmetric"] < 0.13).all()
     bare = of_variant(frame, "third party, none")
     assert (bare["final_composite"] > 0.5).sum() == 1 and (bare["final_symmetric"] < 0.04).all()
+
+
+def test_the_diagram_of_mamba1_composes_for_large_gamma() -> None:
+    frame = frame_of(phase_diagram.MAMBA1)
+    cells = frame.groupby("n_layers")["gamma"].nunique()
+    assert cells.to_dict() == {2: 12, 3: 12, 4: 12, 5: 12}  # those that the chapter speaks of
+    deep = frame[(frame["n_layers"] >= 4) & (frame["gamma"] >= 0.7)]
+    assert len(deep) == 12 and (deep["final_composite"] > 0.49).all()
+    assert (frame["best_symmetric_by_tens"] < 0.15).all()
+    theirs = load_reference("achilles_mamba1").maps["best_composite_by_tens"]
+    table = phase.beside(
+        phase_diagram.diagram(
+            phase_diagram.MAMBA1, "paper", page.records_of(phase_diagram.MAMBA1, "paper")
+        ).map("best_composite_by_tens"),
+        theirs,
+    )
+    assert len(table) == 32
+    furthest = table.loc[table["difference"].abs().nlargest(2).index, "gamma"]
+    assert (furthest == 0.5).all()
 
 
 def test_blocking_two_ways_to_the_answer() -> None:
