@@ -33,7 +33,12 @@ def axis(figure: Any, name: str) -> Any:
 
 def test_variants_draw_every_run_where_it_belongs() -> None:
     frame, order = runs(), ["standard", "all-one", "not run yet"]
-    figure = ablations.variants(frame, order, "title", {"all-one": {"composite": 0.02}})
+    figure = ablations.variants(
+        frame,
+        order,
+        "title",
+        {"all-one": {"best_composite": 0.02, "final_composite": 0.01, "final_symmetric": 0.9}},
+    )
     panels = {"x": "best", "x2": "final"}
     ours = [t for t in figure.data if t.name in ablations.LABELS.values()]
     assert [(t.xaxis, t.name) for t in ours] == [
@@ -44,9 +49,13 @@ def test_variants_draw_every_run_where_it_belongs() -> None:
         assert list(trace.x) == frame[f"{panels[trace.xaxis]}_{label}"].tolist()
         assert list(trace.y) == frame["variant"].tolist()
         assert list(trace.text) == [f"seed {s}" for s in frame["seed"]]
-    (published,) = [t for t in figure.data if "published" in t.name]
+    published, *others = [t for t in figure.data if "published" in t.name]
     assert published.name == "published, composite label"
     assert (published.x, published.y, published.xaxis) == ((0.02,), ("all-one",), "x")
+    assert [(t.name, t.x, t.y, t.xaxis, t.showlegend) for t in others] == [
+        ("published, composite label", (0.01,), ("all-one",), "x2", False),  # one entry a label
+        ("published, symmetric label", (0.9,), ("all-one",), "x2", None),
+    ]
     # open, and of the colour and shape of the label that it is of
     (same,) = [t for t in ours if t.name == "composite label" and t.xaxis == "x"]
     assert published.marker.color == same.marker.color
@@ -163,7 +172,7 @@ def test_without_a_run_a_figure_says_so(name: str) -> None:
 
 def test_published_values_stand_without_a_run() -> None:
     frame = find(experiments.ALL_ONE).frame([])
-    figure = ablations.variants(frame, ["standard"], "t", {"standard": {"composite": 0.95}})
+    figure = ablations.variants(frame, ["standard"], "t", {"standard": {"best_composite": 0.95}})
     found = [(t.x, t.y) for t in figure.data if "published" in t.name]
     assert found == [((0.95,), ("standard",))]
     assert axis(figure, "yaxis").categoryarray == ("standard",)

@@ -52,7 +52,7 @@ def test_all_one_convolution_what_it_means() -> None:
     assert (standard < 0.2).sum() == 1 and (standard > 0.8).sum() == 2
     assert ones["final_composite"].mean() > standard.mean()
     third, third_ones = (
-        of_variant(frame, f"third party, {kind}") for kind in ("standard", "all-one")
+        of_variant(frame, f"third party, {kind}") for kind in ("standard", "all-one, bias trained")
     )
     assert (third_ones["final_composite"] > 0.75).all() and third_ones[
         "best_symmetric"

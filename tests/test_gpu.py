@@ -152,7 +152,7 @@ def test_an_ensemble_of_transformers_equals_each_alone(
     """Through the library's attention kernels, which differ with the widths of keys and values."""
     torch.compiler.reset()
     pattern = (AttentionConfig(32, d_v=d_v, conv_kind=conv_kind), FeedForwardConfig(32, 64))
-    config = LanguageModelConfig(30, 4, pattern, norm_place="after")
+    config = LanguageModelConfig(30, 4, pattern, norm_place="after", norm_kind="layer")
     models = [build_language_model(config, seed=seed) for seed in range(3)]
     tokens = torch.randint(30, (3, 64, 29), generator=torch.Generator().manual_seed(0))
     ensemble = Ensemble([model.to("cuda") for model in models])

@@ -19,6 +19,7 @@ from lib.analysis.statistics import rank_correlation
 
 # Where a group ends. Chosen after the values were seen; they name groups and decide no verdict.
 MOST, LEAST = 0.95, 0.05
+USUAL = 2  # layers, of models whose name does not say
 CONVOLUTION, STATE, BOTH = "the convolution", "the state", "both"
 KEPT, GIVEN = "blocking_inner_mean_after_pair", "substitution_inner_mean"
 CONTROL = "blocking_inner_mean_untrained"
@@ -28,19 +29,22 @@ def routes(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a run that was looked into.
 
     Returns:
-        Columns block, gamma, model (both, for readers), seed; kept (share of sequences whose answer
-        stays when S is cut behind the pair, the pair never last); given (share answered as the twin
-        after substitution); untrained (kept, before training); best_composite, final_composite; and
-        route: CONVOLUTION where kept and given are at least MOST, STATE where both are at most
-        LEAST, else BOTH.
+        Columns block, n_layers, gamma, model (all three, for readers), seed; kept (share of
+        sequences whose answer stays when S is cut behind the pair, the pair never last); given
+        (share answered as the twin after substitution); untrained (kept, before training);
+        best_composite, final_composite; and route: CONVOLUTION where kept and given are at least
+        MOST, STATE where both are at most LEAST, else BOTH.
     """
     names = {KEPT: "kept", GIVEN: "given", CONTROL: "untrained"}
-    columns = ["block", "gamma", "seed", *names, "best_composite", "final_composite"]
+    columns = ["block", "n_layers", "gamma", "seed", *names, "best_composite", "final_composite"]
     table = frame.reindex(columns=columns).rename(columns=names)
     table = table.dropna(subset=["kept", "given"]).reset_index(drop=True)
     pair = table[["kept", "given"]]
-    kinds = zip(table["block"], table["gamma"], strict=True)
-    table["model"] = [f"{block.replace('mamba', 'Mamba-')}, γ {gamma:g}" for block, gamma in kinds]
+    kinds = zip(table["block"], table["n_layers"], table["gamma"], strict=True)
+    table["model"] = [
+        f"{block.replace('mamba', 'Mamba-')}{'' if n == USUAL else f', {n:g} layers'}, γ {gamma:g}"
+        for block, n, gamma in kinds
+    ]
     table["route"] = BOTH
     table.loc[(pair >= MOST).all(axis=1), "route"] = CONVOLUTION
     table.loc[(pair <= LEAST).all(axis=1), "route"] = STATE

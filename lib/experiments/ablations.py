@@ -188,12 +188,14 @@ def _scaled(variants: Mapping[str, Variant]) -> dict[str, Variant]:
 
 def all_one_table() -> dict[str, Variant]:
     """``achilles.all_one_convolution``: the paper's model, and the third party's, which found the
-    opposite."""
+    opposite; its program freezes ones with a bias of zero, which is none."""
     theirs = third_party_base(5, 1.0)
+    ones = all_one_variants(theirs)
     return {
         **all_one_variants(base(5, 1.0)),
         "third party, standard": theirs,
-        "third party, all-one": theirs.block_with(conv_kind="all_one"),
+        "third party, all-one": ones["all-one, no bias"],
+        "third party, all-one, bias trained": ones["all-one"],
     }
 
 

@@ -149,6 +149,8 @@ def model_parts(model: LanguageModelConfig) -> list[str]:
         parts.append("noprenorm")
     if not model.final_norm and block.kind != "attention":
         parts.append("nofinalnorm")
+    if (model.norm_kind == "layer") != (block.kind == "attention"):  # a Transformer's own
+        parts.append(f"{model.norm_kind}norm")
     if block.kind == "mamba2":  # the third party's Mamba-1 has its own ways to start
         wider = [part for part in start.scope if part not in plain.scope]
         less = [f"no{part}" for part in plain.scope if part not in start.scope]

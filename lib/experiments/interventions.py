@@ -3,7 +3,8 @@
 Experiment ``achilles.interventions`` of the chapter "Achilles' Heel of Mamba" (arXiv 2509.17514,
 Figs. 5, 6 and 12). Its cells are composite cells; when one has been trained, its model is blocked,
 substituted and measured, and its weights are kept, for pages that draw it or let a reader cut it.
-The paper does not say which models it opened, so there are several.
+The paper does not say which models it opened, so there are several. The third party's results name
+its checkpoint: 7 layers, gamma 1, seed 42.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ NAME = "achilles.interventions"
 LAYERS = 2  # as drawn in Fig. 5, and as in Fig. 12
 GAMMAS = (0.5, 1.0, 1.5, 2.0)  # Fig. 12 has 1.0
 THIRD_PARTY_GAMMAS = (0.5, 1.0)
+OPENED = (7, 1.0)  # layers and gamma of the model that the third party opened
 SEEDS = (1, 2, 3)
 THIRD_PARTY_SEEDS = (42, 1, 2)
 
@@ -67,7 +69,8 @@ CHOICES_TEXT = {
 
 def cells(profile: str) -> list[CompositeCell]:
     """Cells of a profile: the paper's Mamba-2 at four gammas and the third party's Mamba-1 at two,
-    two layers each, three seeds. quick: one of each on little data. matched: none."""
+    two layers each, then the one that it opened, three seeds. quick: one of each block on little
+    data. matched: none."""
     if profile == "quick":
         # few keys, because every key is looked at in every place
         task = CompositeTask(key_max=31, train_per_pair=300, test_per_pair=30)
@@ -91,8 +94,8 @@ def cells(profile: str) -> list[CompositeCell]:
         for seed in SEEDS
     ]
     theirs_ = [
-        CompositeCell(third_party(), third_party_model(LAYERS, gamma), THIRD_PARTY_TRAINING, seed)
-        for gamma in THIRD_PARTY_GAMMAS
+        CompositeCell(third_party(), third_party_model(n, gamma), THIRD_PARTY_TRAINING, seed)
+        for n, gamma in (*((LAYERS, gamma) for gamma in THIRD_PARTY_GAMMAS), OPENED)
         for seed in THIRD_PARTY_SEEDS
     ]
     return [*ours, *theirs_]
@@ -144,7 +147,8 @@ def _agreements(
     model: LanguageModel, task: CompositeTask, split: Split, choices: bool = True
 ) -> dict[tuple[str, str], dict[int, float]]:
     """(kind, choice) to agreement by pair; the choice "" is the paper's words read as widely as
-    they go, each of the other `choices` differs from it in one thing."""
+    they go, each of the other `choices` differs from it in one thing. Layers one by one only where
+    there are LAYERS at most: among more, one alone has little to say."""
     from lib.analysis.composite import answers
     from lib.analysis.cuts import PATHS
     from lib.analysis.interventions import (
@@ -159,7 +163,7 @@ def _agreements(
         "blocking": answers(model, split.tokens),
         "substitution": answers(model, twins.tokens),
     }
-    layers = range(len(model.layers))
+    layers = range(len(model.layers)) if len(model.layers) <= LAYERS else ()
     ways: dict[tuple[str, str], Callable[[], torch.Tensor]] = {
         ("blocking", ""): lambda: blocked_answers(model, split),
         ("substitution", ""): lambda: substituted_answers(model, split, twins),
@@ -259,16 +263,21 @@ def by_pair(frame: pd.DataFrame, kind: str, end: str) -> list[dict[int, float]]:
 
 def by_model(frame: pd.DataFrame, kind: str, end: str) -> dict[str, list[dict[int, float]]]:
     """:func:`by_pair` of the runs of each model that differ in the seed alone, the paper's block
-    first; names are for readers."""
-    models = frame.groupby(["block", "gamma"]) if len(frame) else ()
+    first, shallow ones before deep ones; names are for readers."""
+    models = frame.groupby(["block", "n_layers", "gamma"]) if len(frame) else ()
     found = {
-        (list(NAMES).index(block), gamma): (
-            f"{NAMES[block]}, γ = {gamma:g}",
+        (list(NAMES).index(block), n_layers, gamma): (
+            f"{_named(block, n_layers)}, γ = {gamma:g}",
             by_pair(rows, kind, end),
         )
-        for (block, gamma), rows in models
+        for (block, n_layers, gamma), rows in models
     }
     return dict(found[key] for key in sorted(found))
+
+
+def _named(block: str, n_layers: int) -> str:
+    """A model for readers; its depth only where it is not that of most."""
+    return NAMES[block] if n_layers == LAYERS else f"{NAMES[block]}, {n_layers} layers"
 
 
 def choices(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
@@ -299,7 +308,7 @@ def _long(
     found = {c: m for c in frame.columns if (m := re.fullmatch(pattern, c))}
     rows = [
         {
-            "model": f"{NAMES[row['block']]}, γ {row['gamma']:g}",
+            "model": f"{_named(row['block'], row['n_layers'])}, γ {row['gamma']:g}",
             "seed": row["seed"],
             "choice": choice(m[1], m[2]),
             value: row[column],

@@ -37,6 +37,7 @@ KINDS = {
     "gated": "Mamba-2, gated bypass and positions",
     "transformer": "Transformer",
 }
+OWN = ", output weights of its own"
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,20 @@ class MatchingCell:
 
 
 def model_of(
-    kind: str, n_layers: int, gamma: float, length: int, d_model: int = D_MODEL, d_state: int = 128
-) -> LanguageModelConfig:
+    kind: str, n_layers: int, gamma: float, length: int, d_model: int = D_MODEL,
+    d_state: int = 128, tied: bool = True,
+) -> LanguageModelConfig:  # fmt: skip
     """The model called `kind` (see KINDS) for sequences of `length`. Bypasses stand beside the
-    convolution of x, B and C, and come with learned positions."""
+    convolution of x, B and C, and come with learned positions.
+
+    Args:
+        tied: whether a Mamba's output weights are its embedding, as in the phase diagram; a
+            Transformer's never are. If they are, the embeddings of tokens that training never shows
+            are trained after all: each step pushes them away from the answer as it does all others.
+    """
     if kind == "transformer":
         return transformer(n_layers, gamma, d_model=d_model, max_length=length)
-    plain = mamba2_model(n_layers, gamma, d_state=d_state, tied=True, d_model=d_model)
+    plain = mamba2_model(n_layers, gamma, d_state=d_state, tied=tied, d_model=d_model)
     if kind == "mamba":
         return plain
     mixer: Any = plain.pattern[0]
@@ -70,7 +78,8 @@ def model_of(
 
 
 def cells(profile: str) -> list[MatchingCell]:
-    """Cells of a profile: the two-layer models of Figs. 9 and 15 to 17 first, then deeper Mambas;
+    """Cells of a profile: the two-layer models of Figs. 9 and 15 to 17 first, then deeper Mambas,
+    then the Mambas of two layers with output weights of their own, of which the paper says nothing;
     six gammas, three seeds each. quick: each kind once, small. matched: none."""
     if profile == "quick":
         task = InverseTask(layers=1, train_samples=600, test_samples=60, ood_samples=60)
@@ -81,12 +90,13 @@ def cells(profile: str) -> list[MatchingCell]:
         ]
     if profile != "paper":
         return []
-    grid = [(kind, MAMBA_LAYERS[0]) for kind in KINDS]
-    grid += [("mamba", n_layers) for n_layers in MAMBA_LAYERS[1:]]
+    grid = [(kind, MAMBA_LAYERS[0], True) for kind in KINDS]
+    grid += [("mamba", n_layers, True) for n_layers in MAMBA_LAYERS[1:]]
+    grid += [(kind, MAMBA_LAYERS[0], False) for kind in KINDS if kind != "transformer"]
     tasks = {n_layers: InverseTask(layers=n_layers) for n_layers in MAMBA_LAYERS}
     return [
-        MatchingCell(tasks[n], model_of(kind, n, gamma, tasks[n].length), TRAINING, seed)
-        for kind, n in grid
+        MatchingCell(tasks[n], model_of(kind, n, gamma, tasks[n].length, tied=tied), TRAINING, seed)
+        for kind, n, tied in grid
         for seed in SEEDS
         for gamma in GAMMAS
     ]
@@ -127,16 +137,17 @@ def kind_of(model: LanguageModelConfig) -> str:
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
-    """One row a record: model (as in KINDS, with its layers), n_layers, gamma, seed and every
-    metric; ``final_train`` is the accuracy over the last epoch's batches."""
+    """One row a record: model (as in KINDS, with its layers and, if so, OWN), n_layers, gamma, seed
+    and every metric; ``final_train`` is the accuracy over the last epoch's batches."""
     rows: list[dict[str, Any]] = []
     for record in records:
         cell = from_dict(MatchingCell, record.config)
         n_layers, kind = depth(cell.model), kind_of(cell.model)
+        own = kind != "transformer" and not cell.model.tie_embeddings
         rows.append(
             {
                 "kind": kind,
-                "model": f"{KINDS[kind]}, {n_layers} layers",
+                "model": f"{KINDS[kind]}, {n_layers} layers{OWN if own else ''}",
                 "n_layers": n_layers,
                 "gamma": cell.model.initialisation.gamma,
                 "seed": cell.seed,

@@ -2,8 +2,8 @@
 2509.17514, section 4.3 and Fig. 8).
 
 If the convolution is what makes Mamba compose, a Transformer that is given the same convolution on
-queries, keys and values should compose too. The paper names no widths, no norms and no positions;
-ours are those of its other Transformer (inverse task) scaled to 32 channels.
+queries, keys and values should compose too. The paper names no widths and no positions; ours are
+those of its other Transformer (inverse task) scaled to 32 channels.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def transformer(
     vocab_size: int = 201, max_length: int = 8, positions: str = "learned",
 ) -> LanguageModelConfig:  # fmt: skip
     """The group's Transformer: one head, values twice as wide as the stream, a feed-forward map as
-    wide as it, SiLU (arXiv 2509.17514, App. D); a norm after each sum, as in its Fig. 1; positions
-    learned and an output layer of its own, as in the group's code for a sister paper.
+    wide as it, SiLU (arXiv 2509.17514, App. D); a layer norm after each sum, as in its Fig. 1;
+    positions learned and an output layer of its own, as in the group's code for a sister paper.
 
     Args:
         n_layers: attention and feed-forward together are one.
@@ -53,6 +53,7 @@ def transformer(
         n_layers=2 * n_layers,
         pattern=(mixer, FeedForwardConfig(d_model=d_model, d_hidden=d_model, activation="silu")),
         norm_place="after",
+        norm_kind="layer",
         final_norm=False,
         positional_encoding=positions,  # type: ignore[arg-type]
         max_length=None if positions == "none" else max_length,

@@ -39,8 +39,8 @@ def variants(
     Args:
         frame: columns ``variant``, ``seed`` and ``{best,final}_{composite,symmetric}``.
         order: variants from top to bottom; those without a run keep their row.
-        published: variant to label to the published value: an open mark of the label's kind, which
-            stands where it belongs, left.
+        published: variant to published values, named as the frame's columns: open marks of their
+            label's kind, each in the panel of its epoch.
     """
     measured = [f"{kind}_{name}" for kind in ("best", "final") for name in LABELS]
     frame = _with_columns(frame, "variant", "seed", *measured)
@@ -59,16 +59,21 @@ def variants(
                         "opacity": 0.75},
                 row=1, col=column,
             )  # fmt: skip
-    for index, (name, text) in enumerate(LABELS.items()):
-        marks = {v: values[name] for v, values in (published or {}).items() if name in values}
-        if marks:
+    known = {(v, name): x for v, values in (published or {}).items() for name, x in values.items()}
+    for index, (label, text) in enumerate(LABELS.items()):
+        for column, kind in enumerate(("best", "final"), 1):
+            marks = {v: x for (v, name), x in known.items() if name == f"{kind}_{label}"}
+            if not marks:
+                continue
             figure.add_scatter(
                 x=list(marks.values()), y=list(marks), mode="markers", name=f"published, {text}",
+                legendgroup=f"published {label}",
                 hovertemplate=f"%{{y}}, published, {text}: %{{x:.2f}}<extra></extra>",
-                marker={"color": COLOURS[index], "symbol": f"{SYMBOLS[name]}-open", "size": 17,
+                marker={"color": COLOURS[index], "symbol": f"{SYMBOLS[label]}-open", "size": 17,
                         "line": {"width": 2}},
-                row=1, col=1,
+                row=1, col=column,
             )  # fmt: skip
+    one_entry_a_group(figure)
     figure.update_yaxes(
         categoryorder="array", categoryarray=list(reversed(order)), type="category",
         range=[-0.6, len(order) - 0.4],

@@ -82,14 +82,16 @@ class LanguageModelConfig:
         n_layers: blocks in the stack; of a Transformer, attention and feed-forward each count.
         pattern: block configs, repeated over the layers (one for a plain stack, more for hybrids,
             attention and feed-forward for a Transformer); all of one d_model.
-        pre_norm: each block has an RMS norm, where `norm_place` says; False for no norm at all.
-        final_norm: RMS norm before the head.
+        pre_norm: each block has a norm, where `norm_place` says; False for no norm at all.
+        final_norm: a norm before the head.
         tie_embeddings: the head shares the embedding's weight.
         positional_encoding: "none", "learned" or "sinusoidal", added to the embeddings.
         max_length: positions that the encoding covers; needed unless it is "none".
         norm_eps: of all norms.
         norm_place: a block's norm stands "before" it, x + block(norm(x)), or "after" the sum,
             norm(x + block(x)), as arXiv 2509.17514, Fig. 1, draws its Transformer.
+        norm_kind: of blocks' norms and the final one: "rms", or "layer", which takes the mean away
+            first and has a bias, as that Transformer's. Norms inside a block stay its own.
     """
 
     vocab_size: int
@@ -103,6 +105,7 @@ class LanguageModelConfig:
     norm_eps: float = 1e-5
     initialisation: InitialisationConfig = field(default_factory=InitialisationConfig)
     norm_place: Literal["before", "after"] = added_later("before")
+    norm_kind: Literal["rms", "layer"] = added_later("rms")
 
     def __post_init__(self) -> None:
         require(self, "vocab_size", counts(self.vocab_size), "at least 1, whole")
@@ -120,10 +123,13 @@ class LanguageModelConfig:
         wanted = f"at least 1, whole, with {self.positional_encoding} positions"
         require(self, "max_length", fits, wanted)
         require(self, "norm_eps", positive(self.norm_eps), "more than 0, finite")
-        # without norms their place means nothing, and two names would be one model
+        # without norms their place and kind mean nothing, and two names would be one model
         places = ("before", "after") if self.pre_norm else ("before",)
         wanted = f"{', '.join(places)}, with pre_norm {self.pre_norm}"
         require(self, "norm_place", self.norm_place in places, wanted)
+        kinds_ = ("rms", "layer") if self.pre_norm or self.final_norm else ("rms",)
+        wanted = f"{', '.join(kinds_)}, with pre_norm {self.pre_norm}, final_norm {self.final_norm}"
+        require(self, "norm_kind", self.norm_kind in kinds_, wanted)
 
     @property
     def d_model(self) -> int:

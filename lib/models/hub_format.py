@@ -88,6 +88,7 @@ def their_config(config: LanguageModelConfig) -> Any:
     assert isinstance(block, Mamba1Config | Mamba2Config)
     wanted: list[tuple[Any, str, Any]] = [
         (config, "pre_norm", True), (config, "final_norm", True), (config, "norm_place", "before"),
+        (config, "norm_kind", "rms"),
         (config, "positional_encoding", "none"), (block, "conv_kind", "standard"),
         (block, "conv_bypass", "none"),
     ]  # fmt: skip

@@ -22,7 +22,7 @@ from lib.models.config import (
 from lib.models.feedforward import FeedForwardMixer, FeedForwardState
 from lib.models.gru import GRUMixer, GRUState
 from lib.models.initialisation import initialise
-from lib.models.layers import Activation, Linear, PositionalEncoding, RMSNorm, watched
+from lib.models.layers import NORMS, Activation, Linear, PositionalEncoding, RMSNorm, watched
 from lib.models.mamba1 import Mamba1Mixer, MixerState
 from lib.models.mamba2 import Mamba2Mixer
 from lib.models.mamba3 import Mamba3Mixer
@@ -42,13 +42,19 @@ MIXERS: dict[type, type[nn.Module]] = {
 BlockState = MixerState | Mamba3State | AttentionState | FeedForwardState | GRUState
 
 
+def _norm(config: LanguageModelConfig) -> nn.Module:
+    return NORMS[config.norm_kind](config.d_model, config.norm_eps)
+
+
 class Layer(nn.Module):
     """x + mixer(norm(x)), or norm(x + mixer(x)); without a norm, x + mixer(x)."""
 
     def __init__(self, block: BlockConfig, config: LanguageModelConfig, backend: str) -> None:
         super().__init__()
-        self.norm = RMSNorm(config.d_model, config.norm_eps) if config.pre_norm else nn.Identity()
+        self.norm = _norm(config) if config.pre_norm else nn.Identity()
         self.norm_first = config.norm_place == "before"
+        # those that a fused block makes itself, or that it need not make
+        self.fusible = not self.norm_first or isinstance(self.norm, (RMSNorm, nn.Identity))
         self.mixer: Any = MIXERS[type(block)](block, backend=backend, norm_eps=config.norm_eps)
         self.act_resid = Activation()
 
@@ -61,7 +67,8 @@ class Layer(nn.Module):
         have length 1.
         """
         own = cast("MixerState | None", state)
-        if isinstance(self.mixer, Mamba2Mixer) and self.mixer.fuses(x, own, return_state):
+        mamba2 = self.fusible and isinstance(self.mixer, Mamba2Mixer)
+        if mamba2 and self.mixer.fuses(x, own, return_state):
             norm = self.norm if self.norm_first else None
             return self.act_resid(self._after(self.mixer.fused(x, norm, last_only))), None
         alone = state is None and not return_state and hasattr(self.mixer, "last")
@@ -98,8 +105,7 @@ class LanguageModel(nn.Module):
                 config.positional_encoding, config.max_length or 0, config.d_model
             )
         self.layers = nn.ModuleList(Layer(block, config, backend) for block in config.blocks)
-        final = RMSNorm(config.d_model, config.norm_eps) if config.final_norm else nn.Identity()
-        self.final_norm = final
+        self.final_norm = _norm(config) if config.final_norm else nn.Identity()
         self.head = Linear(config.d_model, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight

@@ -49,6 +49,26 @@ class RMSNorm(nn.Module):
         return F.rms_norm(wide, self.weight.shape, self.weight.to(wide.dtype), self.eps).to(x.dtype)
 
 
+class LayerNorm(nn.Module):
+    """(x - mean(x)) / std(x) * weight + bias over the last axis, computed in float32 or wider
+    (Ba et al. 2016, arXiv 1607.06450)."""
+
+    def __init__(self, size: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.bias = nn.Parameter(torch.zeros(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., size) to the same shape and dtype."""
+        wide = x if x.dtype == torch.float64 else x.float()
+        weight, bias = self.weight.to(wide.dtype), self.bias.to(wide.dtype)
+        return F.layer_norm(wide, weight.shape, weight, bias, self.eps).to(x.dtype)
+
+
+NORMS: dict[str, type[RMSNorm] | type[LayerNorm]] = {"rms": RMSNorm, "layer": LayerNorm}
+
+
 class GatedRMSNorm(RMSNorm):
     """Mamba-2's norm: rms_norm(y * silu(z)), the gate before the norm (arXiv 2405.21060, fig. 6).
 

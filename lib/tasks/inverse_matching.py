@@ -46,8 +46,8 @@ class InverseTask:
         residue_modulus: test sets are those whose tokens are all equal modulo this.
         train_samples, test_samples, ood_samples: sequences; 80, 10 and 10 % of 100,000.
         fillers_repeat: whether a separator or blank may occur twice in a sequence (unstated).
-        blanks_in_set: whether a blank may be a token of the set. Of separators the paper says that
-            they may not, of blanks only that they are random.
+        blanks_in_set: whether a blank may be a token of the set; by the paper (Fig. 3) neither a
+            blank nor a separator may.
     """
 
     kind: ClassVar[str] = "inverse_matching"

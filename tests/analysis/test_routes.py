@@ -5,16 +5,16 @@ import pytest
 
 from lib.analysis.routes import BOTH, CONVOLUTION, STATE, routes, routes_sentence
 
-NAMES = ["block", "gamma", "seed", "blocking_inner_mean_after_pair", "substitution_inner_mean",
-         "blocking_inner_mean_untrained", "best_composite", "final_composite"]  # fmt: skip
+NAMES = ["block", "n_layers", "gamma", "seed", "blocking_inner_mean_after_pair",
+         "substitution_inner_mean", "blocking_inner_mean_untrained", "best_composite", "final_composite"]  # fmt: skip
 FRAME = pd.DataFrame(
     [
-        ("mamba2", 1.0, 1, 0.999, 0.97, 0.99, 0.60, 0.1),
-        ("mamba2", 1.0, 2, 0.95, 0.95, 0.98, 0.80, 0.8),
-        ("mamba2", 0.5, 1, 0.02, 0.05, 0.97, 0.10, 0.1),
-        ("mamba2", 2.0, 1, 0.96, 0.50, 1.00, 0.40, 0.2),
-        ("mamba2", 2.0, 2, 0.40, 0.20, 1.00, 0.30, 0.2),
-        ("mamba2", 2.0, 3, None, None, None, 0.30, 0.2),  # not looked into
+        ("mamba2", 2, 1.0, 1, 0.999, 0.97, 0.99, 0.60, 0.1),
+        ("mamba2", 2, 1.0, 2, 0.95, 0.95, 0.98, 0.80, 0.8),
+        ("mamba2", 2, 0.5, 1, 0.02, 0.05, 0.97, 0.10, 0.1),
+        ("mamba2", 2, 2.0, 1, 0.96, 0.50, 1.00, 0.40, 0.2),
+        ("mamba2", 2, 2.0, 2, 0.40, 0.20, 1.00, 0.30, 0.2),
+        ("mamba2", 2, 2.0, 3, None, None, None, 0.30, 0.2),  # not looked into
     ],
     columns=NAMES,
 )
@@ -24,6 +24,8 @@ def test_a_route_needs_both_interventions() -> None:
     found = routes(FRAME)
     assert found["route"].tolist() == [CONVOLUTION, CONVOLUTION, STATE, BOTH, BOTH]
     assert found["model"].tolist()[1:3] == ["Mamba-2, γ 1", "Mamba-2, γ 0.5"]
+    deep = routes(FRAME.assign(n_layers=7))
+    assert deep["model"].tolist()[1:3] == ["Mamba-2, 7 layers, γ 1", "Mamba-2, 7 layers, γ 0.5"]
     assert found["kept"].tolist() == [0.999, 0.95, 0.02, 0.96, 0.40]
 
 

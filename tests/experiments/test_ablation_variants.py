@@ -67,7 +67,9 @@ DIFFERENCES: list[tuple[str, str, tuple[str, str], Any]] = [
     (ALL_ONE, "all-one", (ALL_ONE, "standard"), ALL_ONES),
     (ALL_ONE, "all-one, no bias", (ALL_ONE, "standard"), {**ALL_ONES, BLOCK + "conv_bias": False}),
     (ALL_ONE, "all-one, trained", (ALL_ONE, "all-one"), {BLOCK + "conv_frozen": False}),
-    (ALL_ONE, "third party, all-one", (ALL_ONE, "third party, standard"), ALL_ONES),
+    (ALL_ONE, "third party, all-one", (ALL_ONE, "third party, standard"),
+     {**ALL_ONES, BLOCK + "conv_bias": False}),
+    (ALL_ONE, "third party, all-one, bias trained", (ALL_ONE, "third party, standard"), ALL_ONES),
     (POSITIONS, "learned", (POSITIONS, "none"),
      {"model.positional_encoding": "learned", "model.max_length": 8}),
     (POSITIONS, "sinusoidal", (POSITIONS, "learned"), SINES),
@@ -96,7 +98,7 @@ def cell_of(name: str, variant: str, profile: str = "paper", seed: int = 1) -> C
     return dict(zip(labels, cells, strict=True))[variant]
 
 
-@pytest.mark.parametrize(("name", "count"), [(ALL_ONE, 6), (POSITIONS, 5), (BEYOND, 8),
+@pytest.mark.parametrize(("name", "count"), [(ALL_ONE, 7), (POSITIONS, 5), (BEYOND, 8),
                                              (SENSITIVITY, 38)])  # fmt: skip
 def test_the_grid_is_every_variant_with_three_seeds(name: str, count: int) -> None:
     cells, labels = cells_of(find(name), "paper"), list(TABLES[name]())

@@ -36,7 +36,7 @@ from lib.store import Record, Store
 from lib.tasks.composite import CompositeTask
 from lib.training.config import TrainingConfig
 
-LENGTHS = {ALL_ONE: 6, POSITIONS: 5, BEYOND: 8}
+LENGTHS = {ALL_ONE: 7, POSITIONS: 5, BEYOND: 8}
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:

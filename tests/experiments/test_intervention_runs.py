@@ -76,11 +76,11 @@ def test_the_grid_is_two_models_by_gamma_and_seed() -> None:
         for gamma, seed in itertools.product((0.5, 1.0, 1.5, 2.0), (1, 2, 3))
     ]
     theirs = [
-        CompositeCell(third_party(), third_party_model(2, gamma), THIRD_PARTY_TRAINING, seed)
-        for gamma, seed in itertools.product((0.5, 1.0), (42, 1, 2))
+        CompositeCell(third_party(), third_party_model(n, gamma), THIRD_PARTY_TRAINING, seed)
+        for (n, gamma), seed in itertools.product(((2, 0.5), (2, 1.0), (7, 1.0)), (42, 1, 2))
     ]
     assert cells == [*ours, *theirs]
-    assert len({identity(study.NAME, 1, to_dict(cell)) for cell in cells}) == 18
+    assert len({identity(study.NAME, 1, to_dict(cell)) for cell in cells}) == 21
     assert cells_of(EXPERIMENT, "matched") == []
 
 
@@ -163,6 +163,17 @@ def test_of_one_layer_that_layer_is_all(kind: str) -> None:
     for name in ("blocking_end", "blocking_inner", "substitution_end", "substitution_inner"):
         assert metrics[f"{name}_mean_layer0"] == metrics[f"{name}_mean"]
     assert "blocking_end_mean_layer1" not in metrics
+
+
+def test_of_many_layers_none_is_cut_alone_and_the_depth_is_in_the_name() -> None:
+    (outcome,) = runs.run(EXPERIMENT, [tiny("mamba1", n_layers=3)])
+    metrics = outcome.metrics
+    assert "blocking_end_mean_everything" in metrics and "cosine_final_layer2" in metrics
+    assert not [name for name in metrics if re.search(r"mean_layer\d", name)]
+    frame = frame_of({"mamba1": outcome})
+    (name,) = study.by_model(frame, "blocking", "end")
+    assert name.startswith("Mamba-1, 3 layers, γ = ")
+    assert set(study.choices(frame, "blocking")["model"]) == {name.replace(" = ", " ")}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -18,6 +18,7 @@ from lib.experiments.inverse_matching import (
     KINDS,
     MAMBA_LAYERS,
     NAME,
+    OWN,
     SEEDS,
     MatchingCell,
     depth,
@@ -31,17 +32,23 @@ from lib.store import Record, identity
 from lib.tasks.inverse_matching import InverseTask
 
 
-def place(cell: MatchingCell) -> tuple[str, int, int, float | None]:
-    return kind_of(cell.model), depth(cell.model), cell.seed, cell.model.initialisation.gamma
+def place(cell: MatchingCell) -> tuple[str, int, bool, int, float | None]:
+    model = cell.model
+    return (
+        kind_of(model), depth(model), model.tie_embeddings, cell.seed, model.initialisation.gamma
+    )  # fmt: skip
 
 
 def test_the_cells_are_those_of_the_figures() -> None:
     cells = cells_of(find(NAME), "paper")
-    grid = [(kind, 2) for kind in KINDS] + [("mamba", n) for n in MAMBA_LAYERS[1:]]
+    mambas = ["mamba", "residual", "gated"]
+    grid = [(kind, 2, kind in mambas) for kind in KINDS]
+    grid += [("mamba", n, True) for n in MAMBA_LAYERS[1:]]
+    grid += [(kind, 2, False) for kind in mambas]
     assert [place(cell) for cell in cells] == [
-        (kind, n, seed, gamma) for (kind, n), seed, gamma in itertools.product(grid, SEEDS, GAMMAS)
+        (*model, seed, gamma) for model, seed, gamma in itertools.product(grid, SEEDS, GAMMAS)
     ]
-    assert len({identity(NAME, 1, to_dict(cell)) for cell in cells}) == len(cells) == 126
+    assert len({identity(NAME, 1, to_dict(cell)) for cell in cells}) == len(cells) == 180
     for cell in cells:
         # the task grows with the depth, and the encoding reaches to its end
         assert cell.task == InverseTask(layers=depth(cell.model))
@@ -106,6 +113,9 @@ def test_all_kinds_are_measured_on_all_three_parts(
     frame = find(NAME).frame(records)
     assert frame["kind"].tolist() == list(KINDS)
     assert frame["model"].tolist() == [f"{text}, 1 layers" for text in KINDS.values()]
+    untied = dataclasses.replace(records[0], config={**records[0].config})
+    untied.config["model"] = {**untied.config["model"], "tie_embeddings": False}
+    assert find(NAME).frame([untied])["model"].tolist() == [f"{KINDS['mamba']}, 1 layers{OWN}"]
     assert (frame["final_train"] == frame["final_train_accuracy"]).all()
     wanted = [c for c in claims.load_claims(root, chapter="achilles") if c.experiment == NAME]
     assert wanted
@@ -159,7 +169,7 @@ def test_a_kind_of_one_depth_can_train_as_one_ensemble() -> None:
         dataclasses.replace(c, seed=0, model=dataclasses.replace(c.model, initialisation=plain))
         for c in cells_of(find(NAME), "paper")
     )
-    assert list(groups.values()) == [18] * 7
+    assert list(groups.values()) == [18] * 10
 
 
 def test_positions_must_cover_the_sequence(outcomes: dict[MatchingCell, Outcome]) -> None:
@@ -187,7 +197,11 @@ def test_every_published_number_has_its_cells() -> None:
     ours = Counter(published_name(cell) for cell in cells_of(find(NAME), "paper"))
     theirs = load_parts("achilles_inverse")
     assert set(ours) == {(model, gamma) for model, rows in theirs.items() for gamma in rows}
-    assert set(ours.values()) == {3}
+    # twice where a Mamba's output weights are tied and its own
+    twice = {text for kind, text in KINDS.items() if kind != "transformer"}
+    for (model, _), count in ours.items():
+        name, _, layers = model.rpartition(", ")
+        assert count == (6 if name in twice and layers == "2 layers" else 3), model
 
 
 def test_claims_choose_the_cells_they_speak_of_and_quote_them(root: Path) -> None:
@@ -196,12 +210,16 @@ def test_claims_choose_the_cells_they_speak_of_and_quote_them(root: Path) -> Non
     assert len(wanted) >= 7
     for claim in wanted:
         cells = claims.Evidence().cells(claim)
-        kind = claim.id.rsplit(".", 1)[1].split("-")[0]
-        assert {(kind_of(cell.model), depth(cell.model)) for cell in cells} == {(kind, 2)}
+        kind, *more = claim.id.rsplit(".", 1)[1].split("-")
+        depths = MAMBA_LAYERS[1:] if more == ["deeper"] else MAMBA_LAYERS[:1]
+        tied = kind != "transformer"
+        assert {(kind_of(c.model), depth(c.model), c.model.tie_embeddings) for c in cells} == {
+            (kind, n, tied) for n in depths
+        }
         gammas = claim.select["gamma"]
         gammas = gammas if isinstance(gammas, list) else [gammas]
         counts = Counter(cell.model.initialisation.gamma for cell in cells)
-        assert counts == dict.fromkeys(gammas, 3)
+        assert counts == dict.fromkeys(gammas, 3 * len(depths))
         part = claim.metric.split("_")[1]
         values = [theirs[model][gamma or 0.0][part] for model, gamma in map(published_name, cells)]
         assert sum(values) / len(values) == pytest.approx(claim.value, abs=0.005), claim.id

@@ -59,6 +59,7 @@ def test_the_grid_is_the_papers_map_with_three_seeds(name: str, kernel: Any) -> 
             max_length=8,
             initialisation=InitialisationConfig(gamma=gamma),
             norm_place="after",
+            norm_kind="layer",
         )
 
 
@@ -173,7 +174,7 @@ def test_sizes_by_hand(n_layers: int, convolution: bool) -> None:
     config = transformer(n_layers, 1.0, convolution=convolution)
     model = build_language_model(config, seed=0)
     attention = 32 * (32 + 32 + 64) + 64 * 32 + (128 * 4 + 128 if convolution else 0)
-    layer = attention + 2 * 32 * 32 + 2 * 32  # the feed-forward maps, and a norm after each
+    layer = attention + 2 * 32 * 32 + 4 * 32  # the feed-forward maps, a norm with bias after each
     ends = 201 * 32 + 8 * 32 + 32 * 201  # embedding, positions, a head of its own
     assert sum(p.numel() for p in model.parameters()) == n_layers * layer + ends
 
@@ -195,13 +196,15 @@ def test_gamma_is_the_scale_of_all_maps_but_the_kernels(gamma: float) -> None:
 
 
 def test_every_sum_is_normed_and_nothing_else() -> None:
-    """Fig. 1: what leaves attention, and what leaves the feed-forward map, has a mean square of 1;
-    what the head reads is that of the last."""
+    """Fig. 1: what leaves attention, and what leaves the feed-forward map, has a mean of 0 and a
+    mean square of 1 ("LN" is layer normalization there); what the head reads is that of the last.
+    """
     model: Any = build_language_model(transformer(2, 0.5, convolution=True), seed=0)
     with torch.no_grad(), record_activations(model, "resid") as found:
         said = model(TOKENS)
     assert len(found) == 4
     for value in found.values():
+        torch.testing.assert_close(value.mean(-1), torch.zeros(1, 8), rtol=0, atol=1e-5)
         torch.testing.assert_close(value.square().mean(-1), torch.ones(1, 8), rtol=1e-3, atol=0)
     torch.testing.assert_close(said, found["layers.3.resid"] @ model.head.weight.T)
 
@@ -258,7 +261,7 @@ def test_everything_that_can_train_does(tmp_path: Path) -> None:
     record = runs.record(experiment, outcome, store)
     model, cell = load_model(record)
     start = build_language_model(cell.model, seed=cell.seed).state_dict()
-    assert len(start) == 11  # two ends, positions, 2 + 2 + a norm, 2 + a norm
+    assert len(start) == 13  # two ends, positions, 2 + 2 + a norm's 2, 2 + a norm's 2
     for name, value in model.state_dict().items():
         assert not torch.equal(value, start[name]), name
     assert experiment.reevaluate is not None

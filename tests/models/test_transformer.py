@@ -28,7 +28,8 @@ from lib.models.config import (
 )
 from lib.models.feedforward import FeedForwardMixer
 from lib.models.language_model import LanguageModel, build_language_model
-from lib.models.layers import RMSNorm
+from lib.models.layers import LayerNorm, RMSNorm
+from lib.models.mamba2 import Mamba2Mixer
 from lib.store import identity
 from lib.training.ensemble import Ensemble
 
@@ -53,6 +54,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "before": {},
     "after": {"norm_place": "after", "final_norm": False},
     "learned": {"norm_place": "after", "positional_encoding": "learned", "max_length": 20},
+    "layer norm": {"norm_place": "after", "norm_kind": "layer"},
 }
 LENGTH = 11
 
@@ -129,6 +131,56 @@ def test_norm_is_where_the_config_says(variant: str) -> None:
             x = model.final_norm(x)
         close(model(sequence), x @ model.head.weight.T)
         assert all(isinstance(layer.norm, RMSNorm) for layer in model.layers)
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+@pytest.mark.parametrize("pattern", ["transformer", "hybrid"])
+def test_layer_norms_take_the_mean_away_and_add_a_bias(pattern: str, place: str) -> None:
+    """Those of blocks and the final one; a Mamba-2 block that could be fused is not, since a fused
+    one makes an RMS norm itself."""
+    model, sequence = make(pattern, norm_place=place, norm_kind="layer"), tokens()
+    assert not [m for m in model.modules() if type(m) is RMSNorm]
+    draw = torch.Generator().manual_seed(3)
+
+    def normed(x: Tensor, norm: Any) -> Tensor:
+        x = x - x.mean(-1, keepdim=True)
+        x = x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        return x * norm.weight + norm.bias
+
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, LayerNorm):
+                assert (module.weight == 1).all() and (module.bias == 0).all()
+                module.weight.normal_(generator=draw)
+                module.bias.normal_(generator=draw)
+        x = model.embedding(sequence)
+        for layer in model.layers:
+            if place == "before":
+                x = x + layer.mixer(normed(x, layer.norm))
+            else:
+                x = normed(x + layer.mixer(x), layer.norm)
+        expected = normed(x, model.final_norm) @ model.head.weight.T
+        close(model(sequence), expected)
+        close(model(sequence, last_token_only=True), expected[:, -1])
+
+
+def test_a_fused_block_never_stands_in_for_a_layer_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[bool] = []
+
+    def fused(self: Any, x: Tensor, norm: Any, last_only: bool) -> Tensor:
+        called.append(True)
+        return x
+
+    monkeypatch.setattr(Mamba2Mixer, "fuses", lambda *_: True)
+    monkeypatch.setattr(Mamba2Mixer, "fused", fused)
+    block = PATTERNS["hybrid"][0]
+    for place, kind, fuses in [
+        ("before", "rms", True), ("before", "layer", False), ("after", "layer", True)
+    ]:  # fmt: skip
+        called.clear()
+        config = LanguageModelConfig(30, 1, (block,), norm_place=place, norm_kind=kind)  # type: ignore[arg-type]
+        build_language_model(config, seed=0)(tokens(8))
+        assert bool(called) == fuses, (place, kind)
 
 
 def test_a_mamba_stack_takes_norms_after_too() -> None:
@@ -368,6 +420,16 @@ def test_edges_of_attention_can_be_cut() -> None:
             lambda: LanguageModelConfig(9, 1, (FEED,), pre_norm=False, norm_place="after"),
             "norm_place is 'after', allowed: before, with pre_norm False",
         ),
+        (
+            lambda: LanguageModelConfig(9, 1, (FEED,), norm_kind="batch"),  # type: ignore[arg-type]
+            "LanguageModelConfig.norm_kind is 'batch', allowed: rms, layer, with pre_norm True",
+        ),
+        (
+            lambda: LanguageModelConfig(
+                9, 1, (FEED,), pre_norm=False, final_norm=False, norm_kind="layer"
+            ),
+            "norm_kind is 'layer', allowed: rms, with pre_norm False, final_norm False",
+        ),
         (lambda: LanguageModelConfig(9, 2, (FEED, AttentionConfig(8))), "the same d_model"),
     ],
 )
@@ -383,6 +445,7 @@ def test_configs_survive_their_records(pattern: str) -> None:
         plain = json.loads(json.dumps(to_dict(config)))
         assert from_dict(LanguageModelConfig, plain) == config
         assert ("norm_place" in plain) == (variant != "before")
+        assert ("norm_kind" in plain) == (variant == "layer norm")
 
 
 def test_published_records_keep_their_identity(root: Path) -> None:
@@ -395,7 +458,7 @@ def test_published_records_keep_their_identity(root: Path) -> None:
             again = to_dict(from_dict(CompositeCell, body["config"]))
             found = identity(body["experiment"], body["protocol"], again)
             assert found == body["identity"] and path.stem.endswith(found)
-            assert "norm_place" not in again["model"]
+            assert not {"norm_place", "norm_kind"} & set(again["model"])
 
 
 def test_swiglu_is_silu_of_the_first_half() -> None:
