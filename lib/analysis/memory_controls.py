@@ -13,18 +13,43 @@ shuffled_input       trained                 of the chunk in disorder    words w
 language_model_alone none: guesses each      none; the true text before  what can be guessed
                      next token              each token
 ==================== ======================= =========================== =====================
+
+:func:`unrelated_text` needs no model at all: it says what the measures give to a writer that knows
+a text's kind and nothing of the text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lib.models.autoencoder import Decoded, StateAutoencoder, map_states
 from lib.models.language_model import LanguageModel
+from lib.tasks.reconstruction import Chunks
+
+
+def unrelated_text(chunks: Chunks, seed: int) -> list[list[int]]:
+    """In place of what a decoder writes of each chunk, another chunk of its category, from another
+    document.
+
+    Raises:
+        ValueError: a category with chunks of one document alone.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 0xA7]))
+    rows, tokens = [], chunks.tokens.tolist()
+    own = {name: np.flatnonzero(chunks.categories == name) for name in set(chunks.categories)}
+    for category, document in zip(chunks.categories, chunks.documents, strict=True):
+        others = own[category][chunks.documents[own[category]] != document]
+        if not len(others):
+            raise ValueError(
+                f"category {category} has chunks of one document, allowed: of two or more"
+            )
+        rows.append(tokens[int(rng.choice(others))])
+    return rows
 
 
 @torch.no_grad()

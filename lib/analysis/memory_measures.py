@@ -110,15 +110,15 @@ class Observed:
 
     Attributes:
         rows: what each writer wrote of the chunks asked for, as tokens; by the prefixes of WRITERS.
-        similarity: of each, by writer.
-        perplexity: of each chunk.
+        similarity: of each, by writer; of those that a model's embedding has compared.
+        perplexity: of each chunk, or None if no model has read them.
         tagged_rows: what the decoder wrote of other chunks, with tags; None if there are none.
         sizes: of the state and of the decoder.
     """
 
     rows: dict[str, list[list[int]]]
     similarity: dict[str, list[float]]
-    perplexity: list[float]
+    perplexity: list[float] | None
     tagged_rows: list[list[int]] | None
     sizes: dict[str, float]
 
@@ -170,13 +170,15 @@ def similarity(embedding: Tensor, tokens: Tensor, written: Decoded) -> list[floa
 
 
 def scores(
-    references: list[list[int]], rows: list[list[int]], decode: Decode, similar: list[float]
-) -> pd.DataFrame:
-    """One row a chunk: ROUGE F1, scorable, token_accuracy, exact, similarity."""
+    references: list[list[int]], rows: list[list[int]], decode: Decode,
+    similar: list[float] | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """One row a chunk: ROUGE F1, scorable, token_accuracy, exact and, if given, similarity."""
     table = rouge([decode(row) for row in references], [decode(row) for row in rows])
     table["token_accuracy"] = token_accuracy(references, rows)
     table["exact"] = exact_matches(references, rows)
-    return table.astype(float).assign(similarity=similar)
+    table = table.astype(float)
+    return table if similar is None else table.assign(similarity=similar)
 
 
 def tabulate(
@@ -203,7 +205,7 @@ def tabulate(
     metrics: Metrics = dict(observed.sizes)
     tables: list[pd.DataFrame] = []
     for name, rows in observed.rows.items():
-        whole = scores(references, rows, decode, observed.similarity[name])
+        whole = scores(references, rows, decode, observed.similarity.get(name))
         if name:
             whole = whole.drop(columns="scorable")  # of the text asked for: the same for all
         items = token_table(
@@ -213,7 +215,8 @@ def tabulate(
         metrics |= {f"{name}{key}": float(value) for key, value in means.items()}
         for category, own in whole.groupby(asked.chunks.categories):
             metrics |= {f"{name}{key}_{category}": float(own[key].mean())
-                        for key in ("rouge1", "token_accuracy", "similarity")}  # fmt: skip
+                        for key in ("rouge1", "token_accuracy", "similarity")
+                        if key in own}  # fmt: skip
         for by, prefix in (("category", ""), ("label", "label_")):
             if by in items:
                 found = _means(items, by)
@@ -222,7 +225,7 @@ def tabulate(
             tables += _token_tables(items, asked.chunks.tokens.shape[1], name)
         if not name:
             metrics |= _positions(items) | _prevalence(items, perplexity)
-    words, written = asked, {name: observed.rows[name] for name in ("", "alone_")}
+    words, written = asked, {k: v for k, v in observed.rows.items() if k in ("", "alone_")}
     if tagged is not None and observed.tagged_rows is not None:
         words, written = tagged, {"": observed.tagged_rows}
     if words.tagged is not None:
@@ -231,7 +234,8 @@ def tabulate(
         tables += more
     tables.append(_examples(asked, observed.rows[""], decode))
     metrics["chunks"] = float(len(references))
-    metrics["perplexity"] = float(np.mean(perplexity))
+    if perplexity is not None:
+        metrics["perplexity"] = float(np.mean(perplexity))
     return metrics, pd.concat(tables, ignore_index=True)
 
 
@@ -248,10 +252,15 @@ def _named(table: pd.DataFrame, name: str, by: str, writer: str = "") -> pd.Data
 def _token_tables(items: pd.DataFrame, length: int, writer: str) -> list[pd.DataFrame]:
     items = items.assign(
         position=omission.position_bins(items["position"], length),
-        perplexity=omission.perplexity_bins(items["perplexity"]).clip(max=200),
         frequency=omission.frequency_bins(items["frequency"]),
-    )  # fmt: skip
-    names = ["category", "position", "perplexity", "frequency", *(["label"] * ("label" in items))]
+    )
+    if "perplexity" in items:
+        items["perplexity"] = omission.perplexity_bins(items["perplexity"]).clip(max=200)
+    names = [
+        name
+        for name in ("category", "position", "perplexity", "frequency", "label")
+        if name in items
+    ]
     out = [_named(omission.rates(items, by, draws=DRAWS), by, by, writer) for by in names]
     if not writer:
         out += [_pairs(items, by) for by in ("category", "label") if by in names]
@@ -265,22 +274,30 @@ def _pairs(items: pd.DataFrame, by: str) -> pd.DataFrame:
 
 def _positions(items: pd.DataFrame) -> Metrics:
     """Omission in the first and the last quarter of a chunk, in the first and the last of the
-    paper's bins, and its slope over the whole."""
+    paper's bins, and its slope over the whole.
+
+    The paper's rule has the first *the* of a text found if one *the* came back, the second if two
+    did: what is lost of a repeated token then counts as lost late, wherever it was lost. So the
+    quarters are given ``_even`` too, with what came back shared among all places of the token.
+    """
     length = int(items["position"].max()) + 1
     place = items["position"] / length
     lost = 1.0 - items["found"]
+    even = 1.0 - items.groupby(["chunk", "token"])["found"].transform("mean")
     bins = omission.position_bins(items["position"], length)
     slope = float(np.polyfit(place, lost, 1)[0])
     return {
         "omission_first_quarter": float(lost[place < 0.25].mean()),
         "omission_last_quarter": float(lost[place >= 0.75].mean()),
+        "omission_first_quarter_even": float(even[place < 0.25].mean()),
+        "omission_last_quarter_even": float(even[place >= 0.75].mean()),
         "omission_first_bin": float(lost[bins == bins.min()].mean()),
         "omission_last_bin": float(lost[bins == bins.max()].mean()),
         "omission_slope": slope,
     }
 
 
-def _prevalence(items: pd.DataFrame, perplexity: list[float]) -> Metrics:
+def _prevalence(items: pd.DataFrame, perplexity: list[float] | None) -> Metrics:
     """Spearman's rho of omission with how often a token stands in the pretraining text, over kinds
     of tokens and within categories (mean), and with the perplexity of a chunk."""
     out: Metrics = {"rho_frequency": _rho(items), "rho_perplexity": None}
@@ -288,7 +305,7 @@ def _prevalence(items: pd.DataFrame, perplexity: list[float]) -> Metrics:
     known = [value for value in inside if value is not None]
     out["rho_frequency_within"] = float(np.mean(known)) if known else None
     lost = 1 - items.groupby("chunk")["found"].mean()
-    if len(lost) > 2 and lost.nunique() > 1:
+    if perplexity is not None and len(lost) > 2 and lost.nunique() > 1:
         out["rho_perplexity"] = omission.rank_correlation(perplexity, lost.tolist())[0]
     return out
 

@@ -5,8 +5,10 @@ import pytest
 
 from lib.analysis.routes import BOTH, CONVOLUTION, STATE, routes, routes_sentence
 
-NAMES = ["block", "n_layers", "gamma", "seed", "blocking_inner_mean_after_pair",
-         "substitution_inner_mean", "blocking_inner_mean_untrained", "best_composite", "final_composite"]  # fmt: skip
+NAMES = [
+    "block", "n_layers", "gamma", "seed", "blocking_inner_mean_after_pair",
+    "substitution_inner_mean", "blocking_inner_mean_untrained", "best_composite", "final_composite",
+]  # fmt: skip
 FRAME = pd.DataFrame(
     [
         ("mamba2", 2, 1.0, 1, 0.999, 0.97, 0.99, 0.60, 0.1),
