@@ -22,6 +22,7 @@ from lib.experiments import (
     interventions,
     memory,
     memory_training,
+    memory_unrelated,
     mistakes,
     noise_bf16,
     noise_phases,
@@ -162,6 +163,42 @@ def test_the_diagram_of_mamba1_composes_for_large_gamma() -> None:
     assert len(table) == 32
     furthest = table.loc[table["difference"].abs().nlargest(2).index, "gamma"]
     assert (furthest == 0.5).all()
+
+
+def test_unrelated_text_does_what_the_memory_pages_say() -> None:
+    """Numbers of claims' notes too, rounded as they are there."""
+    frame = memory_unrelated.frame(page.records_of(memory_unrelated.NAME, "matched"))
+    assert len(frame) == 21
+    chance = frame.drop(columns=["corpus", "status"]).groupby("length").mean()
+    decoders = memory.frame(page.records_of(memory.NAME, "matched"))
+    decoders = decoders[decoders["model"] == "mamba1-20x192-kinds"]
+    own = decoders.drop(columns=["model", "corpus", "status"]).groupby("length").mean()
+    share = own["omission"] / chance["omission"]
+    assert share[64] == pytest.approx(0.5, abs=0.05) and share[128] == pytest.approx(0.75, abs=0.05)
+    assert share[256] > 0.97
+    within = chance["rho_frequency_within"]
+    for model in ("mamba1-20x192-kinds", "mamba1-17x128-kinds"):
+        table = memory.frame(page.records_of(memory.NAME, "matched"))
+        rows = table[table["model"] == model].groupby("length")["rho_frequency_within"].mean()
+        assert (within[rows.dropna().index] < rows.dropna()).all()
+    long = chance.loc[[64, 128, 256]]
+    assert long["rho_frequency"].round(2).agg(["min", "max"]).tolist() == [-0.58, -0.55]
+    assert long["rho_frequency_within"].round(2).agg(["min", "max"]).tolist() == [-0.55, -0.52]
+    slope = long["omission_first_quarter"] - long["omission_last_quarter"]
+    assert slope.round(2).agg(["min", "max"]).tolist() == [-0.19, -0.14]
+    even = long["omission_first_quarter_even"] - long["omission_last_quarter_even"]
+    assert even.abs().max() < 0.005
+    theirs = (own["omission_first_quarter"] - own["omission_last_quarter"]).loc[long.index]
+    assert (theirs > slope).all()
+    kinds = ("prose", "code", "mathematics", "dialogue", "reference")
+    lost = chance[[f"omission_{kind}" for kind in kinds]]
+    assert (lost.idxmax(axis=1) == "omission_prose").all()
+    for kind, ends in (("mathematics", [-0.3, -0.24]), ("code", [-0.27, -0.26])):
+        less = long[f"omission_{kind}"] - long["omission_prose"]
+        assert less.round(2).agg(["min", "max"]).tolist() == ends
+    classes = chance.filter(regex="^omission_pos_[A-Z]+$").loc[8:]
+    for _, row in classes.iterrows():
+        assert {c.rsplit("_", 1)[1] for c in row.nlargest(3).index} == {"NOUN", "ADJ", "NUM"}
 
 
 def test_blocking_two_ways_to_the_answer() -> None:

@@ -14,24 +14,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
 from lib import provenance
-from lib.config import require
 from lib.experiments import Context, Outcome
 from lib.experiments._language import LanguageCell, open_data
+from lib.experiments._memory_cell import MemoryCell, readable
 from lib.experiments._pretraining import Loaded, Published, language_model
-from lib.experiments._training import beside, check_seed
-from lib.models.config import LanguageModelConfig
+from lib.experiments._training import beside
 from lib.peak_memory import DeviceMemory
 from lib.store import Record
-from lib.tasks.corpus import PILE_10K, CorpusConfig, LocalText, TextUnavailable
+from lib.tasks.corpus import PILE_10K, LocalText, TextUnavailable
 from lib.tasks.language import LanguageTask
-from lib.tasks.memory_text import TAGS, Asked
-from lib.tasks.reconstruction import ReconstructionConfig
-from lib.training.config import TrainingConfig
+from lib.tasks.memory_text import Asked
 
 if TYPE_CHECKING:
     import torch
@@ -45,71 +42,6 @@ if TYPE_CHECKING:
 # to fill a GPU
 ABREAST = {"cpu": 0, "cuda": 4}
 PILE_FILE = "data/pile-10k.jsonl"  # Pile-10k as lines of JSON, where no hub is in reach
-
-
-@dataclass(frozen=True)
-class MemoryCell:
-    """One decoder.
-
-    Attributes:
-        language: the model whose state is read, and its text: trained here, or published.
-        task: how texts are cut into chunks.
-        training: of the decoder. An "epoch" is `epoch_chunks` chunks.
-        epoch_chunks: chunks between two measurements; None for one pass over the text.
-        asked: test chunks of each category, at most; of text with tags as many as of all.
-        tags: which text word classes are measured on, see :mod:`lib.tasks.memory_text`: "built-in"
-            takes those of the built-in text, None measures none.
-        slots: of a model with attention, see :mod:`lib.models.autoencoder`.
-        text: what the decoder learns and is asked for, where that is other text than the language
-            model's: its corpus (the tokenizer stays the model's).
-        keep_weights: whether encoder and decoder, in half precision, go with the record.
-        seed: of the decoder's order of training and of the test chunks.
-    """
-
-    language: LanguageCell | Published
-    task: ReconstructionConfig
-    training: TrainingConfig
-    epoch_chunks: int | None
-    asked: int
-    tags: str | None
-    seed: int
-    slots: int = 0
-    text: CorpusConfig | None = None
-    keep_weights: bool = False
-
-    def __post_init__(self) -> None:
-        check_seed(self.seed)
-        require(self, "asked", self.asked >= 1, "1 or more")
-        require(self, "tags", self.tags in (None, *TAGS), f"None, {', '.join(TAGS)}")
-        rows = self.epoch_chunks
-        fits = rows is None or rows >= self.training.batch_size
-        require(self, "epoch_chunks", fits, "None, or a batch and more")
-        limit = self.language.model.max_length
-        if limit is not None and self.task.length >= limit:
-            raise ValueError(
-                f"task.length is {self.task.length}, allowed: less than max_length {limit}, the "
-                "positions of the model"
-            )
-
-    @property
-    def model(self) -> LanguageModelConfig:
-        """Encoder and decoder."""
-        return self.language.model
-
-
-def readable(cell: MemoryCell) -> str:
-    """For example ``mamba-130m-hf-L64-s1`` or ``mamba1-L20-m192-kinds-L64-s1``."""
-    return f"{language_name(cell)}-L{cell.task.length}-s{cell.seed}"
-
-
-def language_name(cell: MemoryCell) -> str:
-    """Short name of a cell's language model, with its text; without its seed."""
-    language = cell.language
-    if isinstance(language, Published):
-        return language.short
-    model = language.model
-    blocks = "_".join(dict.fromkeys(block.kind for block in model.pattern))
-    return f"{blocks}-{model.n_layers}x{model.d_model}-{language.task.corpus.source.kind}"
 
 
 # -- running --------------------------------------------------------------------------------
@@ -227,8 +159,10 @@ def _run_cell(
     from lib.training.runs import Run
 
     language = yield from opened.take(cell.language)
-    if isinstance(language, Outcome):
-        failed = Outcome(cell, language.status, language.reason)
+    start = language if cell.start == "copy" else (yield from opened.take(cell.beginning))
+    if isinstance(language, Outcome) or isinstance(start, Outcome):
+        missing = language if isinstance(language, Outcome) else cast("Outcome", start)
+        failed = Outcome(cell, missing.status, missing.reason)
         return failed, lambda: failed
     started, clock = provenance.now(), time.perf_counter()
     device = torch.device(context.device)
@@ -243,7 +177,7 @@ def _run_cell(
     eos = data.tokenizer.eos
     settings = AutoencoderConfig(cell.task.length, eos, eos, cell.slots, cell.seed)
     # the decoder is a copy, the encoder the loaded model itself: many cells share it
-    model = StateAutoencoder(language.model, settings).to(device)
+    model = StateAutoencoder(language.model, settings, start.model).to(device)
     batches = _batches(cell, data, device)
     watched = asked.chunks.tokens[: max(1, 8192 // cell.task.length)].to(device)
     with torch.no_grad(), backends.recording() as used, autocast(cell.training, device):

@@ -7,7 +7,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lib.config import from_dict
-from lib.experiments._memory import MemoryCell, load_decoder
+from lib.experiments._memory import load_decoder
+from lib.experiments._memory_cell import MemoryCell
 from lib.store import Record
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ import pandas as pd
 from lib.config import from_dict
 from lib.experiments import Experiment
 from lib.experiments._language import TEXT_NAMES, LanguageCell
-from lib.experiments._memory import MemoryCell, language_name, readable, train_decoders
+from lib.experiments._memory import train_decoders
+from lib.experiments._memory_cell import MemoryCell, language_name, readable
 from lib.experiments._pretraining import Published
 from lib.experiments._reading import reevaluate
 from lib.experiments.stories import TEXTS

@@ -16,7 +16,8 @@ import pandas as pd
 
 from lib.config import from_dict
 from lib.experiments import Experiment
-from lib.experiments._memory import MemoryCell, readable, train_decoders
+from lib.experiments._memory import train_decoders
+from lib.experiments._memory_cell import MemoryCell, readable
 from lib.experiments.memory import (
     CORPORA,
     decoder_cell,

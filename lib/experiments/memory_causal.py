@@ -5,10 +5,15 @@ hard go together there. Here language models read stories in which one category 
 times rarer or ten times more frequent and all else is equal (:mod:`lib.tasks.stories`: the same
 stories, the same words in all other beats). The decoders of all of them learn and are asked for the
 same other stories, with the same tokens, so that nothing but the pretraining differs.
+
+Pretraining acts twice, though: on the model whose state is read, and on the decoder, which starts
+as its copy. So there is a second reading, in which all decoders of a seed start from the model of
+base rates, whatever they read.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +21,9 @@ import pandas as pd
 
 from lib.config import from_dict
 from lib.experiments import Experiment
-from lib.experiments._memory import MemoryCell, readable, train_decoders
+from lib.experiments._language import LanguageCell
+from lib.experiments._memory import train_decoders
+from lib.experiments._memory_cell import MemoryCell, readable
 from lib.experiments.memory import decoder_cell, language_cell, quick_decoder, quick_language
 from lib.models.presets import preset
 from lib.store import Record
@@ -29,6 +36,11 @@ NAME = "memory.prevalence_causal"
 CATEGORIES = ("numbers", "names")
 FREQUENCIES = (1.0, 0.1, 10.0)
 LENGTHS = (32, 64)
+ALIKE = 32  # length of the second reading
+ASKED = 5  # times as many chunks as of one kind elsewhere: here there is one kind, not five
+# a category's own words, whose omission the claims are about: most tokens of its sentences are of
+# others, the same from sentence to sentence
+OWN = {"numbers": "number_words", "names": "name_words"}
 SEEDS = (1, 2, 3)
 OTHER = 90  # seed of the stories that decoders learn: none of the language models read them
 TOKENS, STEPS = 16_384_000, 1000  # of pretraining, of a decoder
@@ -49,8 +61,9 @@ def cells(profile: str) -> list[MemoryCell]:
     """Cells of a profile.
 
     matched: 2M parameters, numbers and names at 0.1, 1 and 10 times the base rate, two lengths,
-    three seeds, a whole seed at a time. quick: a tiny model, numbers at 0.1 and 10 times. paper:
-    none, nobody published such a run.
+    three seeds, a whole seed at a time; each seed ends with decoders that start alike, at the rare
+    and the frequent end. quick: a tiny model, numbers at 0.1 and 10 times. paper: none, nobody
+    published such a run.
     """
     if profile == "quick":
         asked = asked_stories(150, 0.3)
@@ -64,8 +77,14 @@ def cells(profile: str) -> list[MemoryCell]:
         return []
     asked = asked_stories(60_000, 0.02)
     tokenizer = BPEConfig(2048, corpus=asked)
+
+    def decoder(language: LanguageCell, length: int, **more: Any) -> MemoryCell:
+        cell = decoder_cell(language, length, None, steps=STEPS, text=asked, **more)
+        return dataclasses.replace(cell, asked=ASKED * cell.asked)
+
     found = []
     for seed in SEEDS:
+        read: dict[tuple[str, float], LanguageCell] = {}
         for category in CATEGORIES:
             for frequency in FREQUENCIES:
                 if frequency == 1 and category != CATEGORIES[0]:
@@ -73,10 +92,13 @@ def cells(profile: str) -> list[MemoryCell]:
                 corpus = read_stories(category, frequency, 25_000, 0.02)
                 model = preset("mamba1", "2M", 2048)
                 language = language_cell(model, corpus, tokenizer, seed, TOKENS)
-                found += [
-                    decoder_cell(language, length, None, steps=STEPS, text=asked)
-                    for length in LENGTHS
-                ]
+                read[category, frequency] = language
+                found += [decoder(language, length) for length in LENGTHS]
+        found += [
+            decoder(language, ALIKE, start="base rates")
+            for (_, frequency), language in read.items()
+            if frequency != 1
+        ]
     return found
 
 
@@ -93,16 +115,19 @@ def changed(cell: MemoryCell) -> tuple[str, float]:
 def name_of(cell: MemoryCell) -> str:
     """For example ``numbers-x0.1-mamba1-17x128-stories-L64-s1``."""
     category, frequency = changed(cell)
-    return f"{category}-x{frequency:g}-{readable(cell)}"
+    alike = "" if cell.start == "copy" else "-alike"
+    return f"{category}-x{frequency:g}-{readable(cell)}{alike}"
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
-    """One row a finished record: changed (a category), frequency, length, seed, every metric, and
-    `own` and `rest`: omission of tokens of the changed category, and mean of the others'."""
+    """One row a finished record: changed (a category), frequency, length, seed, alike (whether the
+    decoder started from the model of base rates), every metric, and `own` and `rest`: omission of
+    the changed category's words, and mean of the other categories' tokens."""
     rows: list[dict[str, Any]] = []
     for record in records:
         cell = from_dict(MemoryCell, record.config)
         category, frequency = changed(cell)
+        own = record.metrics.get(f"omission_label_{OWN.get(category, category)}")
         found = {name: record.metrics.get(f"omission_label_{name}") for name in stories.CATEGORIES}
         rest = [value for name, value in found.items() if name != category and value is not None]
         rows.append(
@@ -111,8 +136,9 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
                 "frequency": frequency,
                 "length": cell.task.length,
                 "seed": cell.seed,
+                "alike": cell.start != "copy",
                 "status": record.status,
-                "own": found.get(category),
+                "own": own,
                 "rest": sum(rest) / len(rest) if rest else None,
                 **record.metrics,
             }
@@ -124,24 +150,42 @@ def by_frequency(table: pd.DataFrame, category: str) -> pd.DataFrame:
     """Rows of one category's test: its cells and those at base rates, which all tests share.
 
     Returns:
-        Columns frequency, length, seed, own (omission of the category), rest, alone (what the
-        language model alone does not guess).
+        Columns frequency, length, seed, own (omission of the category's words), rest, alone (what
+        of them the language model alone does not guess).
     """
     if not len(table):
         return pd.DataFrame()
-    rows = table[table["changed"].isin([category, "none"])].copy()
+    rows = table[table["changed"].isin([category, "none"]) & ~table["alike"]].copy()
     names = [f"omission_label_{name}" for name in stories.CATEGORIES if name != category]
-    rows["own"] = rows[f"omission_label_{category}"]
+    rows["own"] = rows[f"omission_label_{OWN[category]}"]
     rows["rest"] = rows[[name for name in names if name in rows]].mean(axis=1)
-    rows["alone"] = rows[f"alone_omission_label_{category}"]
+    rows["alone"] = rows[f"alone_omission_label_{OWN[category]}"]
     return rows[["frequency", "length", "seed", "own", "rest", "alone"]].sort_values("frequency")
+
+
+def gaps(table: pd.DataFrame) -> pd.DataFrame:
+    """How much more of a category's words is lost where it was rare than where it was frequent, for
+    readers: a row a category, length and seed, with decoders that start as copies of the model
+    whose state they read, and with decoders that start alike."""
+    names = {False: "decoders start as copies", True: "decoders start alike"}
+    columns = ["category", "tokens", "seed", *names.values()]
+    rows = table[table["changed"] != "none"] if len(table) else table
+    if not len(rows):
+        return pd.DataFrame(columns=columns)
+    keys = ["changed", "length", "seed", "alike"]
+    lost = rows.pivot_table(index=keys, columns="frequency", values="own").reindex(
+        columns=[min(FREQUENCIES), max(FREQUENCIES)]
+    )
+    found = (lost.iloc[:, 0] - lost.iloc[:, 1]).unstack("alike").rename(columns=names)
+    found = found.reindex(columns=list(names.values())).reset_index()
+    return found.rename(columns={"changed": "category", "length": "tokens"})[columns]
 
 
 EXPERIMENTS = (
     Experiment(
         name=NAME,
         title="Is what is rare in pretraining forgotten? A causal test",
-        protocol=1,
+        protocol=2,  # 2: a category's words have a label of their own
         notebook="notebooks/memory/prevalence_causal.ipynb",
         cells=cells,
         readable=name_of,

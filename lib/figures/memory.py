@@ -18,6 +18,8 @@ WRITERS = {
     "alone_": "language model, told the text before",
 }
 
+UNRELATED = "no model: another text of its kind"
+
 # name of a metric and its unit
 MEASURES = {
     "rouge1": ("ROUGE-1 F1", ""),
@@ -99,11 +101,14 @@ def early_to_late(table: pd.DataFrame, title: str) -> go.Figure:
     return figure
 
 
-def by_writer(frame: pd.DataFrame, metric: str, title: str) -> go.Figure:
+def by_writer(
+    frame: pd.DataFrame, metric: str, title: str, unrelated: pd.DataFrame | None = None
+) -> go.Figure:
     """Our scores by length, the decoder's and the controls'.
 
     Args:
         frame: the experiment's table. metric: "rouge1", "token_accuracy", "omission" ...
+        unrelated: :func:`lib.experiments.memory_unrelated.frame`'s: a control without a model.
     """
     if not len(frame):
         return no_run()
@@ -111,6 +116,9 @@ def by_writer(frame: pd.DataFrame, metric: str, title: str) -> go.Figure:
     for index, (prefix, name) in enumerate(WRITERS.items()):
         if prefix + metric in frame:
             band(figure, frame, "length", prefix + metric, name, index, limits=(0, 1))
+    if unrelated is not None and metric in unrelated:
+        rows = unrelated[unrelated["length"].isin(frame["length"])]
+        band(figure, rows, "length", metric, UNRELATED, len(WRITERS), limits=(0, 1))
     return (
         by_length(figure, measure_axis(metric), title)
         .update_layout(**TOP)

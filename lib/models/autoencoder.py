@@ -85,12 +85,16 @@ class StateAutoencoder(nn.Module):
     Args:
         encoder: a language model; its parameters are frozen in place.
         config: see :class:`AutoencoderConfig`.
+        start: the language model whose weights the decoder starts from; None for the encoder.
 
     Raises:
-        ValueError: tokens outside the vocabulary; attention without slots, or slots without it.
+        ValueError: tokens outside the vocabulary; attention without slots, or slots without it; a
+            start of another architecture.
     """
 
-    def __init__(self, encoder: LanguageModel, config: AutoencoderConfig) -> None:
+    def __init__(
+        self, encoder: LanguageModel, config: AutoencoderConfig, start: LanguageModel | None = None
+    ) -> None:
         super().__init__()
         vocab = encoder.config.vocab_size
         for name in ("bos", "eos"):
@@ -99,7 +103,11 @@ class StateAutoencoder(nn.Module):
         wanted = "at least 1 for attention" if attends else "0 without attention"
         require(config, "slots", (config.slots > 0) == attends, wanted)
         self.config = config
-        self.decoder = copy.deepcopy(encoder).requires_grad_(True)
+        if start is not None and start.config != encoder.config:
+            raise ValueError(
+                f"start is {start.config}, allowed: {encoder.config}, the encoder's architecture"
+            )
+        self.decoder = copy.deepcopy(encoder if start is None else start).requires_grad_(True)
         self.encoder = encoder.requires_grad_(False).eval()
         self.slots: nn.Parameter | None = None
         if config.slots:

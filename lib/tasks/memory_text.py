@@ -9,6 +9,7 @@ five kinds has a part of speech for each word, the built-in stories a category f
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from lib import provenance
-from lib.tasks import kinds, stories
+from lib.tasks import kinds, stories, story_words
 from lib.tasks.corpus import Corpus, HubText, KindsText, LocalText, StoryText
 from lib.tasks.encoding import Encode, Encoded, encode_bytes, encoding_of
 from lib.tasks.language import OpenedText
@@ -51,7 +52,8 @@ class Asked:
     Attributes:
         chunks: to be written down. encoded: tokens of the documents that they were cut from.
         tagged: words of these documents with their tags, or None.
-        labels: (count, L) of each token the kind of passage it stands in, or None.
+        labels: (count, L) of each token the kind of passage it stands in, or None: in the built-in
+            stories a beat's category, or "number_words" and "name_words" of a token of such a word.
     """
 
     chunks: Chunks
@@ -260,10 +262,27 @@ def _labels(data: OpenedText, chunks: Chunks, encoded: list[Encoded]) -> np.ndar
     rows = [int(row) for row in data.corpus.validation.rows]
     out = []
     for document, start in zip(chunks.documents, chunks.starts, strict=True):
-        spans = stories.spans(source.stories, rows[int(document)])
+        row = rows[int(document)]
+        spans = stories.spans(source.stories, row)
         firsts = [begin for begin, _ in spans]
         offsets = encoded[document].offsets[start : start + chunks.tokens.shape[1]]
         # a token that begins with the blank before a beat belongs to the beat
         places = np.searchsorted(firsts, [end - 1 for _, end in offsets], side="right") - 1
-        out.append([spans[max(0, int(place))][1] for place in places])
+        labels = [spans[max(0, int(place))][1] for place in places]
+        for label, first, last in _own_words(stories.story(source.stories, row)):
+            for index, (begin, end) in enumerate(offsets):
+                if begin < last and end > first:
+                    labels[index] = label
+        out.append(labels)
     return np.array(out, dtype=object)
+
+
+def _own_words(story: str) -> Iterator[tuple[str, int, int]]:
+    """Number words and names of a story: label, first letter, behind the last one. They stand in
+    beats of their category alone, where most tokens are of the sentence around them."""
+    numbers, names = set(story_words.NUMBERS), {*story_words.GIRLS, *story_words.BOYS}
+    for word in re.finditer("[A-Za-z]+", story):
+        if word[0].lower() in numbers:
+            yield "number_words", word.start(), word.end()
+        elif word[0] in names:
+            yield "name_words", word.start(), word.end()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -144,6 +146,33 @@ def test_all_that_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     first = asked.chunks.of("code").tokens[0].tolist()
     assert example["text"].split("\x1f") == list(decode(first))
     assert example["marks"] == "001111"
+
+
+def test_what_no_model_wrote_is_measured_without_one() -> None:
+    asked = text()
+    rows = asked.chunks.tokens.tolist()[::-1]
+    plain = measures.Observed({"": rows}, {}, None, None, {})
+    metrics, tables = measures.tabulate(plain, asked, decode, np.arange(VOCAB))
+    assert not {"similarity", "perplexity", "alone_omission"} & set(metrics)
+    assert metrics["rho_perplexity"] is None and "perplexity" not in set(tables["table"])
+    lost = [
+        sum((Counter(a) - Counter(b)).values()) / LENGTH
+        for a, b in zip(asked.chunks.tokens.tolist(), rows, strict=True)
+    ]
+    assert metrics["omission"] == pytest.approx(sum(lost) / len(lost))
+
+
+def test_what_came_back_of_a_repeated_token_can_be_shared_among_its_places() -> None:
+    """The paper's rule takes the first as found: half of the b's came back, none of the c's."""
+    items = pd.DataFrame({
+        "chunk": 0, "position": range(8), "token": list("babcbbab"),
+        "found": [True, True, True, False, False, False, True, False],
+    })  # fmt: skip
+    found = measures._positions(items)
+    assert found["omission_first_quarter"] == 0 and found["omission_last_quarter"] == 0.5
+    # five b's of which two came back, both a's
+    assert found["omission_first_quarter_even"] == pytest.approx((3 / 5 + 0) / 2)
+    assert found["omission_last_quarter_even"] == pytest.approx((0 + 3 / 5) / 2)
 
 
 def test_word_tables_of_other_writers_are_the_same_by_either_way() -> None:

@@ -24,6 +24,7 @@ from lib.experiments import (
     Outcome,
     _language,
     _memory,
+    _memory_cell,
     _pretraining,
     _reading,
     find,
@@ -55,7 +56,7 @@ def loaded_model(language: Any, context: Context) -> _pretraining.Loaded | Outco
     return by_itself(_pretraining.language_model(language, context))
 
 
-def short(cell: _memory.MemoryCell, steps: int = 4, **change: Any) -> _memory.MemoryCell:
+def short(cell: _memory_cell.MemoryCell, steps: int = 4, **change: Any) -> _memory_cell.MemoryCell:
     """A cell of a few steps, its language model too."""
     language = cell.language
     training = dataclasses.replace(language.training, epochs=1, batch_size=4)  # type: ignore[union-attr]
@@ -73,13 +74,15 @@ def test_paper_cells_are_the_published_models() -> None:
     cells = memory.cells("paper")
     assert len(cells) == 28 and {cell.task.length for cell in cells} == set(LENGTHS)
     first = cells[0]
-    assert _memory.readable(first) == "mamba-130m-hf-L4-s1" and first.training.batch_size == 200
+    assert (
+        _memory_cell.readable(first) == "mamba-130m-hf-L4-s1" and first.training.batch_size == 200
+    )
     assert first.training.lr_start == first.training.lr_peak == first.training.lr_end == 1e-5
     assert (first.model.n_layers, first.model.d_model) == (24, 768)
-    tagged = {_memory.readable(cell) for cell in cells if cell.tags is not None}
+    tagged = {_memory_cell.readable(cell) for cell in cells if cell.tags is not None}
     assert tagged == {"mamba-130m-hf-L256-s1", "mamba-1.4b-hf-L256-s1"}
     for cell in cells:
-        assert from_dict(_memory.MemoryCell, to_dict(cell)) == cell
+        assert from_dict(_memory_cell.MemoryCell, to_dict(cell)) == cell
 
 
 def test_matched_cells_begin_with_a_whole_comparison() -> None:
@@ -262,7 +265,7 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
     stopped = dataclasses.replace(context, deadline=0.0)
     (first,) = _memory.train_decoders([cell], stopped)
     assert (first.status, whole.status) == ("stopped", "done")
-    assert context.checkpoint(_memory.readable(cell), cell).exists()  # type: ignore[union-attr]
+    assert context.checkpoint(_memory_cell.readable(cell), cell).exists()  # type: ignore[union-attr]
     (rest,) = _memory.train_decoders([cell], context)
     assert rest.metrics == whole.metrics and rest.curves is not None
     pd.testing.assert_frame_equal(rest.curves, whole.curves)
@@ -484,7 +487,7 @@ def test_published_weights_come_from_a_folder(runs: Path) -> None:
     for name, value in drawn.state_dict().items():
         assert torch.equal(value, loaded.model.state_dict()[name]), name
     cell = short(own, tags=None, language=language, keep_weights=False)
-    assert _memory.readable(cell) == "tiny-hf-L4-s1"
+    assert _memory_cell.readable(cell) == "tiny-hf-L4-s1"
     (outcome,) = _memory.train_decoders([cell], Context())
     assert outcome.status == "done" and outcome.facts["pretrained"] == "nobody/tiny-hf"
     wrong = dataclasses.replace(language, model=dataclasses.replace(model, n_layers=3))

@@ -8,14 +8,20 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 
 from lib import runner
-from lib.experiments import Context, find, registry
+from lib.config import from_dict, to_dict
+from lib.experiments import Context, Outcome, find, registry
 from lib.experiments import memory_architectures as architectures
 from lib.experiments import memory_causal as causal
 from lib.experiments import memory_scale as scale
 from lib.experiments import memory_training as training
+from lib.experiments._memory import train_decoders
+from lib.experiments._memory_cell import MemoryCell
+from lib.experiments._pretraining import language_model
+from lib.experiments.memory import quick_language
 from lib.figures import forgetting
 from lib.figures import memory as figures
 from lib.models import autoencoder
@@ -25,6 +31,7 @@ from lib.models.presets import non_embedding
 from lib.store import Record, Store
 from lib.tasks import stories
 from lib.tasks.stories import StoryConfig
+from lib.training.abreast import by_itself
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -47,7 +54,17 @@ def records(runs: Path, name: str, select: tuple[str, ...] = ()) -> list[Record]
 
 def test_pretraining_differs_in_one_category_and_nothing_else_does() -> None:
     cells = causal.cells("matched")
-    assert len(cells) == 3 * 5 * 2 and len({causal.name_of(cell) for cell in cells}) == 30
+    assert len(cells) == 3 * (5 * 2 + 4) and len({causal.name_of(cell) for cell in cells}) == 42
+    # in the second reading the decoders of a seed start from its model of base rates
+    alike = [cell for cell in cells if cell.start != "copy"]
+    assert len(alike) == 12 and {cell.task.length for cell in alike} == {causal.ALIKE}
+    read = [cell.language for cell in cells]
+    for cell in alike:
+        assert causal.changed(cell)[1] in (0.1, 10)
+        assert cell.beginning in read and cell.beginning.seed == cell.seed  # type: ignore[union-attr]
+        assert cell.beginning.task.corpus.source.stories == StoryConfig()  # type: ignore[union-attr]
+        copy = dataclasses.replace(cell, start="copy")
+        assert copy in cells and copy.beginning == cell.language
     for cell in cells:
         source = cell.language.task.corpus.source
         category, frequency = causal.changed(cell)
@@ -68,7 +85,7 @@ def test_the_causal_test_from_end_to_end(runs: Path) -> None:
     frame = causal.frame(found)
     assert frame["frequency"].tolist() == [0.1, 10.0] and set(frame["changed"]) == {"numbers"}
     for row, record in zip(frame.itertuples(), found, strict=True):
-        assert row.own == record.metrics["omission_label_numbers"]
+        assert row.own == record.metrics["omission_label_number_words"]
         assert 0 < row.rest < 1
     # the one text is asked of both, in the same tokens
     assert len({r.provenance["tokenizer"] for r in found}) == 1
@@ -79,8 +96,45 @@ def test_the_causal_test_from_end_to_end(runs: Path) -> None:
     assert len(causal.by_frequency(frame, "names")) == 0
     assert not len(causal.by_frequency(pd.DataFrame(), "names"))
     labels = found[0].read_curves().query("table == 'label' and writer == ''")["group"]
-    assert set(labels) >= {"numbers", "frame", "dialogue"}
+    assert set(labels) >= {"numbers", "number_words", "frame", "dialogue"}
     assert len(forgetting.causal(table, "numbers", "t").data) >= 3
+    gap = frame["own"][0] - frame["own"][1]
+    (row,) = causal.gaps(frame).to_dict("records")
+    assert (row["category"], row["tokens"], row["seed"]) == ("numbers", 8, 1)
+    assert row["decoders start as copies"] == pytest.approx(gap)
+    assert pd.isna(row["decoders start alike"])
+    assert not len(causal.gaps(pd.DataFrame()))
+    both = pd.concat([frame, frame.assign(alike=True, own=[0.5, 0.25])], ignore_index=True)
+    (row,) = causal.gaps(both).to_dict("records")
+    assert row["decoders start alike"] == pytest.approx(0.25)
+    # the second reading is no part of the first one's figures
+    assert causal.by_frequency(both, "numbers")["own"].tolist() == frame["own"].tolist()
+
+
+def test_a_decoder_starts_from_base_rates_if_asked_to(runs: Path) -> None:
+    rare = causal.cells("quick")[0]
+    assert "start" not in to_dict(rare)  # newer than published records
+    cell = dataclasses.replace(rare, start="base rates")
+    base = cell.beginning
+    for language in (base, quick_language()):  # it is there already; it has read no stories
+        with pytest.raises(ValueError, match="start is 'base rates', allowed: copy, or base rates"):
+            dataclasses.replace(cell, language=language)
+    slow = {"epochs": 1, "warmup_epochs": 0, "lr_start": 1e-12, "lr_peak": 1e-12, "lr_end": 1e-12}
+    cell = dataclasses.replace(
+        cell, keep_weights=True,
+        training=dataclasses.replace(rare.training, **slow),  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert from_dict(MemoryCell, to_dict(cell)) == cell
+    context = Context(identify=lambda cell: "")
+    (outcome,) = train_decoders([cell], context)
+    assert outcome.status == "done" and outcome.weights is not None, outcome.reason
+    tensors = safetensors.torch.load(outcome.weights)
+    for part, language in (("encoder", rare.language), ("decoder", base)):
+        opened = by_itself(language_model(language, context))
+        assert not isinstance(opened, Outcome)
+        for name, value in opened.model.state_dict().items():
+            if name != "head.weight":  # the embedding, kept once
+                assert torch.equal(tensors[f"{part}.{name}"], value.half()), (part, name)
 
 
 # -- architectures --------------------------------------------------------------------------
@@ -308,4 +362,5 @@ def test_the_chapter_s_experiments() -> None:
     assert sorted(names) == [
         "memory.architectures", "memory.decoder_training", "memory.paper_scale",
         "memory.prevalence_causal", "memory.reconstruction_by_length",
+        "memory.unrelated_text",
     ]  # fmt: skip

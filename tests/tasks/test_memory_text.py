@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lib import provenance
-from lib.tasks import kinds, memory_text, stories
+from lib.tasks import kinds, memory_text, stories, story_words
 from lib.tasks.corpus import Corpus, CorpusConfig, KindsText, LocalText, StoryText
 from lib.tasks.kinds import KindsConfig
 from lib.tasks.language import LanguageData, LanguageTask, build
@@ -96,6 +96,23 @@ def test_tokens_of_stories_know_their_beat() -> None:
                 assert labels[place] == "dialogue"
                 digits += 1
     assert digits > 3 and set(asked.labels.flatten()) > {"numbers", "dialogue", "frame"}
+    # number words and names have labels of their own, each letter by the word that it is in
+    documents, seen = held_out_documents(data.corpus), set()
+    for row, document, start in zip(
+        asked.labels, asked.chunks.documents, asked.chunks.starts, strict=True
+    ):
+        text = documents[document].text
+        for place, label in enumerate(row, int(start)):
+            first = last = place
+            while first and text[first - 1].isalpha() and text[place].isalpha():
+                first -= 1
+            while last < len(text) and text[last].isalpha():
+                last += 1
+            word = text[first:last]
+            assert (label == "number_words") == (word.lower() in story_words.NUMBERS)
+            assert (label == "name_words") == (word in story_words.GIRLS + story_words.BOYS)
+            seen.add(label)
+    assert {"number_words", "name_words"} <= seen
 
 
 def test_spans_cover_a_story() -> None:
