@@ -102,7 +102,11 @@ def run(cells: Sequence[UnrelatedCell], context: Context) -> Iterator[Outcome]:
         rows = unrelated_text(asked.chunks, cell.seed)
         observed = Observed({"": rows}, {}, None, None, {})
         metrics, tables = tabulate(observed, asked, data.tokenizer.decode, frequency)
-        facts = {"text": data.corpus.describe(), "tokenizer": data.tokenizer.fingerprint}
+        facts = {
+            "backends": {},
+            "text": data.corpus.describe(),
+            "tokenizer": data.tokenizer.fingerprint,
+        }
         yield Outcome(cell, "done", None, metrics, tables, facts=facts, started=provenance.now())
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import runner
+from lib import page, runner
 from lib.analysis.memory_controls import unrelated_text
 from lib.config import from_dict, to_dict
 from lib.experiments import Context, cells_of, find, memory, registry
@@ -79,6 +79,7 @@ def test_quick_cells_from_end_to_end(tmp_path: Path) -> None:
     assert frame["omission"].between(0.5, 1).all() and frame["token_accuracy"].between(0, 0.2).all()
     assert {"omission_pos_NUM", "rho_frequency", "omission_first_quarter_even"} <= set(frame)
     assert {"position", "category", "frequency", "pos"} <= set(records[0].read_curves()["table"])
+    assert "unrelated-kinds-L4-s1" in page.provenance_groups(records).data
     decoders = frame.assign(omission=0.25)
     table = unrelated.beside(decoders, frame)
     assert table[["tokens", ""]].to_numpy().tolist() == [
