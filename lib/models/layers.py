@@ -144,6 +144,16 @@ class CausalConv(nn.Module):
         y, last = out if return_state else (out, x.new_zeros(0))
         return self.activated(y.transpose(1, 2), x), last
 
+    def part(self, x: Tensor, channels: slice) -> Tensor:
+        """The layer on some of its channels alone, without a state: x (b, l, some) to the same."""
+        if self.kind == "none":
+            return F.silu(x)
+        bias = None if self.bias is None else self.bias[channels]
+        y = causal_conv1d(
+            x.transpose(1, 2), self.kernel()[channels], bias, "silu", backend=self.backend
+        )
+        return self.activated(y.transpose(1, 2), x)
+
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """x (b, d), state (b, d, k - 1) to the output (b, d) and the next state."""
         if self.kind == "none":

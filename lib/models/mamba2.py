@@ -52,9 +52,24 @@ class Mamba2Mixer(nn.Module):
             setattr(self, f"act_{name}", Activation())
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """z, xBC and dt, before the convolution and the bias of dt. Of a block with one head, such
+        as those that train by the dozen, they are products of their own: one product's columns are
+        odd in number, and to join the gradients of its parts are passes over all of them."""
         c = self.config
-        z, xBC, dt = self.in_proj(x).split([c.d_inner, c.conv_dim, c.n_heads], dim=-1)
-        return z, xBC, dt
+        if c.n_heads > 1:
+            z, xBC, dt = self.in_proj(x).split([c.d_inner, c.conv_dim, c.n_heads], dim=-1)
+            return z, xBC, dt
+        end = c.d_inner + c.conv_dim
+        part = self.in_proj.part
+        return part(x, slice(c.d_inner)), part(x, slice(c.d_inner, end)), self._steps(x)
+
+    def _steps(self, x: Tensor) -> Tensor:
+        """dt (b, l, h) of x before its bias."""
+        c = self.config
+        last = slice(c.d_inner + c.conv_dim, None)
+        if c.n_heads > 1 or c.bias or torch.is_autocast_enabled(x.device.type):
+            return self.in_proj.part(x, last)
+        return (x * self.in_proj.weight[last].squeeze(0)).sum(-1, keepdim=True)
 
     def _split(self, xBC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(..., d + 2 g n) to x (..., h, p), B and C (..., g, n)."""
@@ -123,7 +138,13 @@ class Mamba2Mixer(nn.Module):
             # the same as ssd() below, with S in the open, for whoever wants to see or edit it
             S = self.act_S(ssd_matrix(dt, A, B, C))
             u_wide = u.to(wide)
-            y = ssm = finish(apply_ssd_matrix(S, u_wide, dt), u_wide, self.D, None).to(u.dtype)
+            if x.shape[1] < c.headdim:  # dt and D in the matrix, which is the smaller one
+                S = S * dt.transpose(1, 2)[:, :, None]
+                S = S + torch.eye(x.shape[1], device=x.device) * self.D.to(wide)[:, None, None]
+                y = torch.einsum("bhij,bjhp->bihp", S, u_wide)
+            else:
+                y = finish(apply_ssd_matrix(S, u_wide, dt), u_wide, self.D, None)
+            y = ssm = y.to(u.dtype)
         else:
             scanned = ssd(
                 u, dt, A, B, C, self.D, chunk_size=c.chunk_size, backend=name,
@@ -136,17 +157,23 @@ class Mamba2Mixer(nn.Module):
 
     def last(self, x: Tensor) -> Tensor:
         """The block at the last position alone: (b, l, m) to (b, 1, m). Nothing but x, B and dt is
-        made of the others, if a backend is not asked for by name."""
+        made of the others, and of C what the last convolution reads, if a backend is not asked for
+        by name."""
         if self.backend != "auto":
             return self(x)[:, -1:]
         c = self.config
-        z = self.in_proj.part(x[:, -1:], slice(c.d_inner))
-        rest = self.in_proj.part(x, slice(c.d_inner, None))
-        xBC, dt = rest.split([c.conv_dim, c.n_heads], dim=-1)
-        u, B, C = self._split(self.conv(xBC, None, False)[0])
+        d, part = c.d_inner, self.in_proj.part
+        ends = d + c.n_groups * c.d_state  # of x and B among what is convolved
+        z = part(x[:, -1:], slice(d))
+        xB = self.conv.part(part(x, slice(d, d + ends)), slice(ends))
+        recent = part(x[:, -self.conv.taps :], slice(d + ends, d + c.conv_dim))
+        C = self.conv.part(recent, slice(ends, None))[:, -1]
+        u = xB[..., :d].unflatten(-1, (c.n_heads, c.headdim))
+        B, C = (m.unflatten(-1, (c.n_groups, c.d_state)) for m in (xB[..., d:], C))
+        dt = self._steps(x)
         wide = compute_dtype(dt)
         dt = nn.functional.softplus(dt.to(wide) + self.dt_bias.to(wide))
-        y = ssd_last(u, dt, -torch.exp(self.A_log.to(wide)), B, C[:, -1])[:, None]
+        y = ssd_last(u, dt, -torch.exp(self.A_log.to(wide)), B, C)[:, None]
         y = finish(y, u[:, -1:].to(wide), self.D, None).to(u.dtype)
         return self.out_proj(self.norm(y.flatten(-2), z))
 
