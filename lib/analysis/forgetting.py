@@ -223,8 +223,9 @@ def word_table(
     encoded: Sequence[Encoded],
 ) -> pd.DataFrame:
     """One row a tagged word that lies in a chunk whole: chunk, position (of its first token),
-    tokens (how many), word, pos, entity, category, found. A word of many tokens is lost more easily
-    than one of few: see :func:`lib.analysis.omission.standardised`.
+    tokens (how many), word, pos, entity (None where the text marks none), category, found. A word
+    of many tokens is lost more easily than one of few: see
+    :func:`lib.analysis.omission.standardised`.
 
     Args:
         tagged, encoded: the documents that the chunks were cut from, in their order.
@@ -249,9 +250,10 @@ def word_table(
         flags = found_phrases(reference, written[chunk], [(p.first, p.last) for p in placed])
         for place, flag in zip(placed, flags, strict=True):
             word = tagged[document].words[place.word]
+            entity = word.entity_class if tagged[document].entities else None
             rows.append(
                 (chunk, place.first, place.last - place.first + 1, word.text, word.pos_class,
-                 word.entity_class, chunks.categories[chunk], flag)
+                 entity, chunks.categories[chunk], flag)
             )  # fmt: skip
     names = ["chunk", "position", "tokens", "word", "pos", "entity", "category", "found"]
     return pd.DataFrame(rows, columns=names)

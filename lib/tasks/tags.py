@@ -86,11 +86,17 @@ class Word:
 
 @dataclass(frozen=True)
 class TaggedText:
-    """A document and its words, in order; none overlaps the next."""
+    """A document and its words, in order; none overlaps the next.
+
+    Attributes:
+        entities: whether its source marks named entities. Where it does not, as in EWT, no word is
+            known to be none.
+    """
 
     name: str
     text: str
     words: tuple[Word, ...]
+    entities: bool = True
 
 
 # -- CoNLL-U --------------------------------------------------------------------------------
@@ -154,18 +160,20 @@ class _Builder:
     def __init__(self, name: str) -> None:
         self.name, self.text, self.gap = name, "", ""
         self.words: list[Word] = []
+        self.entities = False  # until one is marked
 
     def paragraph(self) -> None:
         if self.text:
             self.gap = "\n\n"
 
     def done(self) -> TaggedText:
-        return TaggedText(self.name, self.text, tuple(self.words))
+        return TaggedText(self.name, self.text, tuple(self.words), self.entities)
 
     def sentence(self, rows: list[list[str]], wanted: str | None, where: str) -> None:
         entities = dict(
             zip((r[0] for r in rows if r[0].isdigit()), entity_types(rows), strict=True)
         )
+        self.entities |= any("Entity=" in row[9] for row in rows)
         by_number = {row[0]: row for row in rows}
         first, covered = len(self.text) + len(self.gap), 0
         for row in rows:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -173,6 +174,21 @@ def test_what_came_back_of_a_repeated_token_can_be_shared_among_its_places() -> 
     # five b's of which two came back, both a's
     assert found["omission_first_quarter_even"] == pytest.approx((3 / 5 + 0) / 2)
     assert found["omission_last_quarter_even"] == pytest.approx((0 + 3 / 5) / 2)
+
+
+def test_words_of_a_text_without_marks_are_of_no_entity_class() -> None:
+    """They are not known to be no names; parts of speech are counted all the same."""
+    asked = text()
+    assert asked.tagged is not None
+    unmarked = [dataclasses.replace(asked.tagged[0], entities=False), asked.tagged[1]]
+    rows = asked.chunks.tokens.tolist()
+    words = word_table(asked.chunks, rows, unmarked, asked.encoded)
+    first = words["chunk"].map(dict(enumerate(asked.chunks.documents))) == 0
+    assert words.loc[first, "entity"].isna().all() and words.loc[~first, "entity"].notna().all()
+    assert words["pos"].notna().all() and first.any() and (~first).any()
+    whole = word_table(asked.chunks, rows, asked.tagged, asked.encoded)
+    assert whole["entity"].notna().all()
+    pd.testing.assert_frame_equal(words.drop(columns="entity"), whole.drop(columns="entity"))
 
 
 def test_word_tables_of_other_writers_are_the_same_by_either_way() -> None:

@@ -139,6 +139,14 @@ def test_mentions_may_cross_and_close_on_the_word_that_opens_another() -> None:
     assert entity_types(wider) == ["person", "person", ""]
 
 
+def test_a_document_knows_whether_its_source_marks_entities() -> None:
+    plain = ["# newdoc id = one", "1\tAda\tAda\tPROPN\tNNP\t_\t0\troot\t_\t_", ""]
+    mark = "Entity=(1-person-new-cf1-1-sgl-Ada_Lovelace)"
+    marked = ["# newdoc id = two", f"1\tAda\tAda\tPROPN\tNNP\t_\t0\troot\t_\t{mark}", ""]
+    one, two = parse_conllu([*plain, *marked])
+    assert (one.entities, two.entities) == (False, True)
+
+
 def test_entity_classes() -> None:
     assert Word("x", 0, 1, "PROPN", "NNP", "organization").entity_class == "Organization"
     assert Word("x", 0, 1, "NOUN", entity="time").entity_class == "Not NE"
