@@ -72,7 +72,7 @@ rule book:
         "_build/logs/book.log",
     threads: 1
     shell:
-        "echo 'building the pages'; {PYTHON} -m lib book " + TO_LOG
+        "echo 'building the pages'; {PYTHON:q} -m lib book " + TO_LOG
 
 
 rule notebook:
@@ -89,4 +89,4 @@ rule notebook:
     threads: 1
     shell:
         "echo 'running {input.source}'; OMP_NUM_THREADS={threads} "
-        "{PYTHON} -m lib notebook {input.source} -o {output} " + TO_LOG
+        "{PYTHON:q} -m lib notebook {input.source:q} -o {output:q} " + TO_LOG

@@ -6,7 +6,9 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ from typing import Any
 from lib import provenance
 from lib.run_options import FAILED, STOPPED, USAGE_ERROR, add_arguments
 from lib.store import Store, StoreError
+
+# what a machine lacks, and says so: a backend, a text, tags, a tagger, a checkpoint of the hub
+MISSING = ("BackendError", "TextUnavailable", "TagsUnavailable", "MissingTagger", "HubError")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -45,19 +50,22 @@ def _queue(arguments: argparse.Namespace) -> int:
     from lib import mps, plan, runner
 
     jobs = plan.read(arguments.plan)
+    if arguments.pack is not None:
+        plan.check_target(arguments.pack)
     seconds = runner.parse_seconds(arguments.budget)
     with contextlib.ExitStack() as services:
         environment = services.enter_context(mps.shared()) if arguments.mps else None
         found = plan.work(
             jobs, arguments.processes, seconds, root=arguments.root, environment=environment
         )
-    if arguments.pack is not None:
-        runs = Store.at(arguments.root).local
-        print(f"packed: {plan.pack(runs, arguments.pack, arguments.checkpoints)} files")
     print(
         f"{len(found.done)} lines done, {len(found.failed)} failed, {len(found.stopped)} stopped, "
         f"{len(found.left)} not begun"
     )
+    if arguments.pack is not None:
+        runs = Store.at(arguments.root).local
+        count = plan.pack(runs, arguments.pack, arguments.checkpoints)
+        print(f"packed: {count} files" if count else f"packed: nothing, {runs} has no record")
     if found.failed:
         return FAILED
     return STOPPED if found.stopped or found.left else 0
@@ -255,6 +263,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from lib.runner import RunError
 
     arguments = parser().parse_args(argv)
+    if threading.current_thread() is threading.main_thread():
+        # a cluster's end, or `timeout`: as an interrupt does, it ends what was started here
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         status = int(arguments.action(arguments))
         sys.stdout.flush()
@@ -262,14 +273,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads has enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except (ValueError, ClaimError, NotebookError, RunError, StoreError) as error:
+    except (ValueError, OSError, ClaimError, NotebookError, RunError, StoreError) as error:
         if arguments.traceback:
             raise
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
     except RuntimeError as error:
-        # a backend that is missing (lib.ops imports torch, which only some commands need)
-        if arguments.traceback or type(error).__name__ != "BackendError":
+        # by name, since their modules import what only some commands need
+        if arguments.traceback or type(error).__name__ not in MISSING:
             raise
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR

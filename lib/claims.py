@@ -20,6 +20,7 @@ quick profile never give a verdict.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,7 @@ from lib.store import Record, Store
 
 # libyaml's parser reads the same files eight times faster; not every installation has it
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+EDGE = 1e-9  # of a tolerance, within which a number is still inside
 VERDICTS = ("reproduced", "partly", "not reproduced", "protocol unknown", "not run")
 
 
@@ -95,8 +97,14 @@ class Claim:
                 f"profile is {self.profile!r}, allowed: matched, paper "
                 "(quick runs never give a verdict)"
             )
-        if self.tolerance < 0:
-            raise ValueError(f"tolerance is {self.tolerance}, allowed: 0 or more")
+        if not math.isfinite(self.value):
+            raise ValueError(f"value is {self.value}, allowed: a finite number")
+        if not 0 <= self.tolerance < math.inf:
+            raise ValueError(f"tolerance is {self.tolerance}, allowed: 0 or more and finite")
+        if self.seeds is not None and self.seeds < 1:
+            raise ValueError(f"seeds is {self.seeds}, allowed: 1 or more")
+        if self.limits is not None and not self.limits[0] < self.limits[1]:
+            raise ValueError(f"limits are {list(self.limits)}, allowed: a lower and a higher one")
         if not self.tolerance_reason.strip():
             raise ValueError("tolerance_reason is empty; a tolerance needs its reason")
 
@@ -126,14 +134,12 @@ class Claim:
         return None if self.rule != "within" and self.tolerance == 0 else self.value
 
     def distance(self, ours: float) -> float:
-        """How far `ours` lies outside what the rule allows; 0 inside."""
+        """How far `ours` lies outside what the rule allows; 0 inside, its edges included, of which
+        sums of decimal fractions may miss a last digit."""
         below = self.value - self.tolerance - ours
         above = ours - self.value - self.tolerance
-        if self.rule == "at least":
-            return max(0.0, below)
-        if self.rule == "at most":
-            return max(0.0, above)
-        return max(0.0, below, above)
+        outside = {"at least": below, "at most": above}.get(self.rule, max(below, above))
+        return outside if outside > EDGE else 0.0
 
 
 class Evidence:

@@ -26,16 +26,16 @@ from pathlib import Path
 from typing import Any
 
 from lib import provenance, runner
-from lib.experiments import find
-from lib.run_options import STOPPED, add_arguments
+from lib.experiments import find, registry
+from lib.run_options import FAILED, STOPPED, add_arguments
 
 LEAST = 30.0  # seconds that must be left for a line to begin
 ENDING = 5.0  # seconds before the end at which a run is told to stop
 GRACE = 120.0  # seconds after that until it is ended: checkpoints take a while to write
 INTERRUPTED = (-signal.SIGINT, 128 + signal.SIGINT)  # by itself, or in a shell
 WAYS = {0: "done", STOPPED: "stopped"}  # exit statuses of ``run``; all others have failed
-# what a pack leaves out: made again from its config, or only of use on the machine that made it
-CACHES, UNFINISHED = ("text", "locks"), ("checkpoints", "language_models")
+# what unfinished runs go on from, beside the records of their experiments and below them
+UNFINISHED = ("checkpoints", "language_models")
 
 Job = tuple[str, ...]
 
@@ -117,6 +117,7 @@ def work(
         raise ValueError(f"processes is {processes}, allowed: at least 1")
     deadline = None if seconds is None else time.monotonic() + seconds
     waiting, found, lock = deque(jobs), Worked(), threading.Lock()
+    running: list[subprocess.Popen[str]] = []
 
     def one() -> None:
         while True:
@@ -125,7 +126,12 @@ def work(
                 if not waiting or (left is not None and left < LEAST):
                     return
                 job = waiting.popleft()
-            status = _run(job, command, root, left, {**os.environ, **(environment or {})}, say)
+            own = {**os.environ, **(environment or {})}
+            try:
+                status = _run(job, command, root, left, own, say, running)
+            except Exception as error:  # a line that cannot even begin has failed, and says why
+                say(f"{' '.join(job)}: failed: {error}")
+                status = FAILED
             with lock:
                 getattr(found, WAYS.get(status, "failed")).append(job)
             if status in INTERRUPTED:  # a terminal's interrupt: it may reach this process later
@@ -140,6 +146,9 @@ def work(
     except BaseException:  # an interrupt ends the runs under way, and no other begins
         with lock:
             waiting.clear()
+        for process in running:
+            if process.poll() is None:
+                process.terminate()
         raise
     found.left = list(waiting)
     return found
@@ -148,15 +157,17 @@ def work(
 def _run(
     job: Job, command: Sequence[str], root: Path, seconds: float | None,
     environment: Mapping[str, str], say: Callable[[str], Any],
+    running: list[subprocess.Popen[str]],
 ) -> int:  # fmt: skip
     budget = [] if seconds is None else ["--budget", f"{max(1, int(seconds - ENDING))}s"]
     name, begun = " ".join(job), time.monotonic()
     # headless: several progress bars would overwrite each other
     environment = {**environment, "MAMBA_BOOK_HEADLESS": "1", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        [*command, *job, *budget], cwd=root, env=environment, text=True,
+        [*command, *job, *budget], cwd=root, env=environment, text=True, errors="replace",
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
+    running.append(process)
     end = threading.Timer(seconds + GRACE, process.kill) if seconds is not None else None
     if end is not None:
         end.start()
@@ -171,23 +182,40 @@ def _run(
     return status
 
 
-def pack(runs: Path, target: Path, checkpoints: bool = False) -> int:
-    """Write the records below `runs`, with their curves and weights, into a compressed archive
-    whose paths begin with `runs`' own name; returns the number of files. `checkpoints` adds what
-    unfinished runs go on from; caches stay.
+def check_target(target: Path) -> None:
+    """Refuse, before any run begins, a place that no pack can be written to.
 
     Raises:
-        ValueError: no files.
+        ValueError: no such folder, or one that is not ours to write to.
     """
-    out = CACHES if checkpoints else CACHES + UNFINISHED
+    folder = target.parent
+    if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(f"pack is {target}, allowed: a file in a folder that can be written to")
+
+
+def pack(runs: Path, target: Path, checkpoints: bool = False) -> int:
+    """Write the records below `runs`, with their curves and weights, into a compressed archive
+    whose paths begin with `runs`' own name; returns the number of files, 0 if there is nothing to
+    pack, and then no archive. `checkpoints` adds what unfinished runs go on from. What is no
+    experiment's, such as text, tokens and models of the hub, stays: it is made or had again.
+    """
+    folders = sorted([*registry(), *(UNFINISHED if checkpoints else ())])
     files = [
         path
-        for path in sorted(runs.rglob("*"))
-        if path.is_file() and not set(path.relative_to(runs).parts) & set(out)
+        for folder in folders
+        for path in sorted((runs / folder).rglob("*"))
+        if path.is_file()
+        and not path.name.startswith(".")
+        and (checkpoints or not set(path.relative_to(runs).parts) & set(UNFINISHED))
     ]
     if not files:
-        raise ValueError(f"{runs} has nothing to pack")
-    with tarfile.open(target, "w:gz", compresslevel=1) as archive:
-        for path in files:
-            archive.add(path, Path(runs.name) / path.relative_to(runs))
+        return 0
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with tarfile.open(draft, "w:gz", compresslevel=1) as archive:
+            for path in files:
+                archive.add(path, Path(runs.name) / path.relative_to(runs))
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
     return len(files)

@@ -136,14 +136,18 @@ def _size(path: Path) -> tuple[int, str]:
 
 def _check_pinned(experiment: Experiment, store: Store) -> Iterator[Check]:
     cells = experiment.pinned()
+    # of local records nobody knows anything
+    published = Store(store.published, store.published)
     for cell, record in zip(
-        cells, store.records(experiment.name, experiment.protocol, cells), strict=True
+        cells, published.records(experiment.name, experiment.protocol, cells), strict=True
     ):
         what = f"pinned run {experiment.readable(cell)}"
         if record is None:
+            both = f"{experiment.name} --profile pinned"
             yield Check(
-                what, False, "no published record; run `python -m lib publish --profile pinned`"
-            )
+                what, False,
+                f"no published record; python -m lib run {both} && python -m lib publish {both}",
+            )  # fmt: skip
             continue
         (outcome,) = experiment.run([cell], Context())
         with tempfile.TemporaryDirectory() as folder:

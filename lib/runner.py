@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 import time
@@ -13,7 +15,7 @@ from typing import Any
 from lib import provenance, sessions
 from lib.config import flatten, lookup, to_dict
 from lib.experiments import PROFILES, Context, Experiment, Outcome, cells_of, find, registry
-from lib.store import Record, Store, identity
+from lib.store import Record, Store, identity, write_atomic
 
 DEVICES = ("auto", "cpu", "cuda")
 # queues of a GPU, the most there are: streams that share one wait for each other. The driver reads
@@ -187,13 +189,19 @@ def run(
     store.check_writable(name)
     chosen = choose_device(device)
     _check_backend(backend, chosen)
-    waiting = cells if fresh else store.missing(name, experiment.protocol, cells, retry_failed)
-    for problem in store.problems:
-        say(f"note: {problem}")
 
     def identify(cell: Any) -> str:
         return identity(name, experiment.protocol, to_dict(cell))
 
+    anew = Anew(store.local / name) if fresh else None
+    if anew is None:
+        waiting = store.missing(name, experiment.protocol, cells, retry_failed)
+    else:
+        waiting = [cell for cell in cells if identify(cell) not in anew.done]
+        if len(waiting) < len(cells):
+            say(f"note: {len(cells) - len(waiting)} cells have been run anew already")
+    for problem in store.problems:
+        say(f"note: {problem}")
     context = Context(
         device=chosen,
         backend=backend,
@@ -222,13 +230,48 @@ def run(
         if wall is None:
             wall = time.perf_counter() - clock
         began = outcome.started or started
-        save_outcome(experiment, store, outcome, profile, chosen, began, wall)
+        record = save_outcome(experiment, store, outcome, profile, chosen, began, wall)
         context.forget(outcome.cell)
-        (summary.done if outcome.status == "done" else summary.failed).append(readable)
-        say(f"  {readable}: {outcome.reason or 'done'} ({wall:.1f} s)")
+        if anew is not None:
+            anew.note(identify(outcome.cell))
+        (summary.done if record.status == "done" else summary.failed).append(readable)
+        say(f"  {readable}: {record.reason or 'done'} ({wall:.1f} s)")
         started, clock = provenance.now(), time.perf_counter()
     summary.left = len(waiting) - len(summary.done) - len(summary.failed)
+    if anew is not None and not summary.left:
+        anew.over()
     return summary
+
+
+class Anew:
+    """Which cells ``--fresh`` has run, kept until it has run all that it was asked for: when a
+    budget is spent in between, the same command goes on and does not begin again. A change of the
+    code begins another.
+
+    Attributes:
+        done: identities of cells.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self.code = folder / "fresh.json", provenance.code()["lib_hash"]
+        self.done: list[str] = []
+        try:
+            known = json.loads(self.path.read_text())
+            if known["lib_hash"] == self.code:
+                self.done = [str(each) for each in known["done"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # none yet, or damaged: from the beginning
+
+    def note(self, cell: str) -> None:
+        """That a cell has run."""
+        self.done.append(cell)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        body = {"lib_hash": self.code, "done": self.done}
+        write_atomic(self.path, json.dumps(body).encode())
+
+    def over(self) -> None:
+        """All of them have."""
+        self.path.unlink(missing_ok=True)
 
 
 def save_outcome(
@@ -240,15 +283,22 @@ def save_outcome(
     started: str,
     wall_seconds: float,
 ) -> Record:
-    """Store the record of a finished or failed outcome."""
+    """Store the record of a finished or failed outcome. One that ends with a number that is none
+    has failed, whatever else it measured: nothing could be said of it, nor stored."""
+    metrics = {name: value for name, value in outcome.metrics.items() if value is not None}
+    wrong = [name for name, value in metrics.items() if not math.isfinite(value)]
+    status, reason = outcome.status, outcome.reason
+    if wrong:
+        metrics = {name: value for name, value in metrics.items() if name not in wrong}
+        status, reason = "failed", f"at the end {', '.join(wrong[:5])} were not finite numbers"
     record = Record(
         experiment=experiment.name,
         protocol=experiment.protocol,
         config=to_dict(outcome.cell),
         readable=experiment.readable(outcome.cell),
-        status=outcome.status,
-        reason=outcome.reason,
-        metrics={k: v for k, v in outcome.metrics.items() if v is not None},
+        status=status,
+        reason=reason,
+        metrics=metrics,
         provenance={
             **provenance.code(),
             **provenance.machine(device),

@@ -347,14 +347,15 @@ def read_record(path: Path) -> Record:
     """
     try:
         body = json.loads(path.read_bytes())
+        if not isinstance(body, dict) or body.get("schema") != SCHEMA:
+            raise StoreError(f"record {path.name} has no schema {SCHEMA}; treated as missing")
+        seal = body.pop("sha256", None)
+        fits = seal == digest(body)  # refuses numbers that are none
     except (OSError, ValueError) as error:
         raise StoreError(
             f"record {path.name} is unreadable ({error}); treated as missing"
         ) from error
-    if not isinstance(body, dict) or body.get("schema") != SCHEMA:
-        raise StoreError(f"record {path.name} has no schema {SCHEMA}; treated as missing")
-    seal = body.pop("sha256", None)
-    if seal != digest(body):
+    if not fits:
         raise StoreError(
             f"record {path.name} was altered (its seal does not fit); treated as missing"
         )

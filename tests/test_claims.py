@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,16 @@ def test_a_part_of_the_report_is_those_rows_of_the_whole(
     assert judged == ["demo.two"]  # records behind other claims are not even read
 
 
+def test_the_edge_of_a_tolerance_is_inside() -> None:
+    """Whatever the last digit of a sum of decimal fractions says."""
+    for value in range(0, 100, 7):
+        for tolerance in range(0, 30):
+            claim = Claim(**{**BASE, "value": value / 100, "tolerance": tolerance / 100})
+            for edge in (value - tolerance, value + tolerance):
+                assert claim.distance(edge / 100) == 0
+            assert claim.distance((value + tolerance) / 100 + 1e-6) > 0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -251,6 +262,10 @@ def test_a_part_of_the_report_is_those_rows_of_the_whole(
         ({"value": "high"}, "claim.value must be float"),
         ({"rule": "about"}, "claim.rule is 'about'"),
         ({"tolerance": -1.0}, "tolerance is -1.0"),
+        ({"tolerance": math.nan}, "tolerance is nan, allowed: 0 or more and finite"),
+        ({"value": math.nan}, "value is nan, allowed: a finite number"),
+        ({"seeds": 0}, "seeds is 0, allowed: 1 or more"),
+        ({"limits": [1, 0]}, "limits are .*allowed: a lower and a higher one"),
         ({"tolerance_reason": " "}, "tolerance_reason is empty"),
         ({"experiment": "demo.none"}, "no experiment 'demo.none'"),
         ({"select": {"n_layer": 7}}, "no field 'n_layer'; fields"),

@@ -135,6 +135,29 @@ plan.work(jobs, 2, root=Path({str(tmp_path)!r}), command={COMMAND!r}, say=say)
     assert "begins" not in said
 
 
+def test_an_interrupt_of_this_process_alone_ends_the_runs_under_way(tmp_path: Path) -> None:
+    mark = tmp_path / "pid"
+    child = f"import os, time; open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    code = f"""
+import signal, sys
+from pathlib import Path
+from lib import plan
+signal.signal(signal.SIGINT, signal.default_int_handler)
+plan.work([("a",)], 1, root=Path({str(tmp_path)!r}), command=(sys.executable, "-c", {child!r}))
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 30
+    while not (mark.exists() and mark.read_text()) and time.monotonic() < until:
+        time.sleep(0.05)
+    pid = int(mark.read_text())
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) != 0
+    until = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{pid}").exists()
+
+
 @pytest.mark.parametrize("status", ["-2", "130"])
 def test_whoever_sees_an_interrupted_run_begins_no_other(tmp_path: Path, status: str) -> None:
     """Runs of a terminal's group end by an interrupt at once, this process perhaps later."""
@@ -151,8 +174,9 @@ def test_whoever_sees_an_interrupted_run_begins_no_other(tmp_path: Path, status:
 def test_a_pack_has_records_and_no_caches(tmp_path: Path) -> None:
     runs = tmp_path / ".runs"
     names = [
-        "a.b/one.json", "a.b/one.safetensors", "a.b/checkpoints/two.safetensors",
-        "language_models/m.safetensors", "text/tokens.bin",
+        "achilles.beyond/one.json", "achilles.beyond/one.safetensors",
+        "achilles.beyond/checkpoints/two.safetensors", "language_models/m.safetensors",
+        "text/tokens.bin", "pretrained/x/model.safetensors", "achilles.beyond/.three.json.1.tmp",
     ]  # fmt: skip
     for name in names:
         (runs / name).parent.mkdir(parents=True, exist_ok=True)
@@ -167,8 +191,30 @@ def test_a_pack_has_records_and_no_caches(tmp_path: Path) -> None:
 
     assert packed(False) == {f".runs/{name}" for name in names[:2]}
     assert packed(True) == {f".runs/{name}" for name in names[:4]}
-    with pytest.raises(ValueError, match="nothing to pack"):
-        plan.pack(tmp_path / "none", target)
+    target.unlink()
+    assert plan.pack(tmp_path / "none", target) == 0
+    assert not list(tmp_path.glob("*runs.tar*"))  # neither an archive nor the draft of one
+
+
+@pytest.mark.parametrize("place", ["none/runs.tar.gz", "."])
+def test_a_pack_that_cannot_be_written_is_named_before_any_run(
+    tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, "foundations.bench_scan --profile quick\n")
+    assert main(["queue", str(path), "--pack", str(tmp_path / place)]) == 2
+    said = capsys.readouterr()
+    assert "allowed: a file in a folder that can be written to" in said.err and not said.out
+
+
+def test_a_line_that_cannot_begin_has_failed_and_the_others_go_on(tmp_path: Path) -> None:
+    said: list[str] = []
+    found = plan.work([("a",)], 1, root=tmp_path, command=("/nonexistent",), say=said.append)
+    assert found.failed == [("a",)] and not found.left
+    assert "a: failed: " in said[0] and "/nonexistent" in said[0]
+    # bytes that are no text neither
+    binary = "import sys; sys.stdout.buffer.write(bytes([0xff, 10]))"
+    found = plan.work([("a",)], 1, root=tmp_path, command=(sys.executable, "-c", binary))
+    assert found.done == [("a",)]
 
 
 def test_from_the_command_line_a_real_run_and_its_pack(

@@ -47,6 +47,18 @@ def test_a_missing_pinned_record_is_no_success(copy: Path) -> None:
         path.unlink()
     (check,) = [c for c in publishing.verify(copy) if c.what.startswith("pinned")]
     assert not check.ok and "no published record" in check.detail
+    both = "achilles.composite --profile pinned"
+    assert f"lib run {both} && python -m lib publish {both}" in check.detail
+
+
+def test_a_local_record_is_no_published_one(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a pinned run would be held against itself."""
+    monkeypatch.setenv("MAMBA_BOOK_RUNS", str(copy / ".runs"))
+    for path in (copy / "book/results/achilles.composite").glob("mamba2-L2-*"):
+        (copy / ".runs/achilles.composite").mkdir(parents=True, exist_ok=True)
+        path.rename(copy / ".runs/achilles.composite" / path.name)
+    (check,) = [c for c in publishing.verify(copy) if c.what.startswith("pinned")]
+    assert not check.ok and "no published record" in check.detail
 
 
 def test_weights_that_are_too_large_are_refused(

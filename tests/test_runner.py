@@ -40,6 +40,52 @@ def test_runs_what_is_missing_once(tmp_path: Path) -> None:
     assert len(run(tmp_path, fresh=True).done) == 5
 
 
+def test_a_fresh_run_goes_on_where_its_budget_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path)
+    real = EXPERIMENT.run
+
+    def few(cells: Sequence[Any], context: Context) -> Iterator[Outcome]:
+        """Two cells a call, as within a budget."""
+        for number, outcome in enumerate(real(cells, context)):
+            yield outcome if number < 2 else Outcome(outcome.cell, "stopped")
+
+    monkeypatch.setattr(runner, "find", lambda name: dataclasses.replace(EXPERIMENT, run=few))
+    ran = []
+    for left in (4, 2, 0):
+        summary = run(tmp_path, fresh=True)
+        ran += summary.done + summary.failed
+        assert summary.left == left
+    assert sorted(ran) == [f"L{n}-s{seed}" for n in (2, 7) for seed in (1, 2, 3)]
+    # it is over: the next begins again, and so does one with other code
+    assert run(tmp_path, fresh=True).left == 4
+    code = provenance.code()
+    monkeypatch.setattr(provenance, "code", lambda: {**code, "lib_hash": "other"})
+    assert run(tmp_path, fresh=True).left == 4
+    (tmp_path / ".runs" / "demo.one" / "fresh.json").write_text("{")
+    assert run(tmp_path, fresh=True).left == 4  # damaged: from the beginning
+
+
+def test_a_number_that_is_none_fails_its_cell_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = EXPERIMENT.run
+
+    def broken(cells: Sequence[Any], context: Context) -> Iterator[Outcome]:
+        for outcome in real(cells, context):
+            if outcome.cell.seed == 1:
+                outcome.metrics["best"] = float("nan")
+            yield outcome
+
+    monkeypatch.setattr(runner, "find", lambda name: dataclasses.replace(EXPERIMENT, run=broken))
+    summary = run(tmp_path, select=["n_layers=7"])
+    assert (summary.done, summary.failed) == (["L7-s2", "L7-s3"], ["L7-s1"])
+    (record,) = (r for r in Store.at(tmp_path).all() if r.status == "failed")
+    assert record.reason == "at the end best were not finite numbers"
+    assert record.metrics == {"other": 0.5}
+
+
 def test_records_say_where_they_came_from(tmp_path: Path) -> None:
     run(tmp_path, select=["n_layers=7", "seed=2"])
     (record,) = Store.at(tmp_path).all()

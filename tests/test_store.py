@@ -124,6 +124,14 @@ def damage_renamed(path: Path) -> None:
     path.rename(path.with_name("s2-" + path.name.split("-", 1)[1]))
 
 
+def damage_nan(path: Path) -> None:
+    path.write_text(path.read_text().replace('"best": 0.75', '"best": NaN'))
+
+
+def damage_infinity(path: Path) -> None:
+    path.write_text(path.read_text().replace('"best": 0.75', '"best": 1e999'))
+
+
 def damage_schema(path: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 99}))
 
@@ -133,6 +141,8 @@ def damage_schema(path: Path) -> None:
     [
         (damage_truncate, "is unreadable"),
         (damage_metric, "was altered"),
+        (damage_nan, "is unreadable"),
+        (damage_infinity, "is unreadable"),
         (damage_curves, "was altered"),
         (damage_gone, "is gone"),
         (damage_renamed, "does not belong to its name"),

@@ -313,7 +313,8 @@ def executions(folder: Path) -> list[tuple[str, str, str]]:
     """Path, run time and start of each executed notebook, as papermill noted them."""
     found = []
     for path in sorted(folder.rglob("*.ipynb")):
-        if path.name.startswith("."):
+        # of a notebook that was renamed, or is none of the book's, nothing is left to show
+        if path.name.startswith(".") or not (repository() / path.relative_to(folder)).is_file():
             continue
         facts = json.loads(path.read_text())["metadata"]["papermill"]
         started = facts["start_time"][:16].replace("T", " ")

@@ -116,9 +116,13 @@ def by_writer(
     for index, (prefix, name) in enumerate(WRITERS.items()):
         if prefix + metric in frame:
             band(figure, frame, "length", prefix + metric, name, index, limits=(0, 1))
-    if unrelated is not None and metric in unrelated:
+    if unrelated is not None:  # a line in any case: frames of a slider have as many each
         rows = unrelated[unrelated["length"].isin(frame["length"])]
-        band(figure, rows, "length", metric, UNRELATED, len(WRITERS), limits=(0, 1))
+        means = rows.groupby("length")[metric].mean() if metric in rows else pd.Series(dtype=float)
+        figure.add_scatter(
+            x=list(means.index), y=list(means), mode="lines+markers", name=UNRELATED,
+            line=_line(len(WRITERS)),
+        )  # fmt: skip
     return (
         by_length(figure, measure_axis(metric), title)
         .update_layout(**TOP)

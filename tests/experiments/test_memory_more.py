@@ -354,6 +354,10 @@ def test_lines_by_length() -> None:
     ]  # fmt: skip
     names = [t.name for t in figures.by_writer(frame, "rouge1", "t").data]
     assert names == ["trained decoder (1 seed)", "trained, state of zeros (1 seed)"]
+    chance = pd.DataFrame({"length": [4, 4, 512], "rouge1": [0.1, 0.3, 0.5], "seed": [1, 2, 1]})
+    drawn = {m: figures.by_writer(frame, m, "t", chance).data for m in ("rouge1", "similarity")}
+    assert (drawn["rouge1"][-1].x, drawn["rouge1"][-1].y) == ((4,), (pytest.approx(0.2),))
+    assert drawn["similarity"][-1].name == figures.UNRELATED and not drawn["similarity"][-1].x
     assert [t.name for t in figures.by_category(frame, "rouge1", "t").data] == ["prose (1 seed)"]
 
 
