@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lib import runner
 from lib.experiments import Context, Experiment, cells_of, find, registry
-from lib.store import Record, Store, StoreError
+from lib.store import Record, Store, StoreError, files_of
 
 WEIGHTS_LIMIT = 2 * 2**20
 # a published accuracy is a count over 1,875 sequences or more, measured on another device: single
@@ -53,8 +53,14 @@ def publish(
     runs = []
     for cell, before in ready:
         record, published = store.latest(before), before.folder == store.published / name
-        weights_too = cell in keep or bool(published and before.weights)
-        _check_weights(before, record, weights_too)
+        # kept weights stay kept, of a record that can not be read any more as well
+        kept = [
+            path.name
+            for path in files_of(store.published / name / record.name)
+            if path.suffix == ".safetensors"
+        ]
+        weights_too = cell in keep or bool(kept)
+        _check_weights(record, weights_too, kept)
         runs.append((before, record, published, weights_too))
     for before, record, published, weights_too in runs:
         anew = published and before.started != record.started
@@ -67,14 +73,14 @@ def publish(
     yield f"{len(ready)} of {len(cells)} cells of {name} {profile} are published"
 
 
-def _check_weights(before: Record, record: Record, keep: bool) -> None:
+def _check_weights(record: Record, keep: bool, kept: Sequence[str]) -> None:
     path = record.weights_path() if keep else None
     if path is not None and path.stat().st_size > WEIGHTS_LIMIT:
         raise StoreError(f"{path.name} has {path.stat().st_size} bytes, allowed: {WEIGHTS_LIMIT}")
-    if keep and before.weights and path is None:
+    if kept and path is None:
         raise StoreError(
-            f"{record.name}: the run of {record.started} has no weights, those published, of "
-            f"{before.started}, would be lost"
+            f"{record.name}: the run of {record.started} has no weights, those published, "
+            f"{', '.join(kept)}, would be lost; remove them to publish without"
         )
 
 
@@ -110,12 +116,15 @@ def _check_records(experiment: Experiment, store: Store, models: int | None) -> 
 
     kept = (store.published / experiment.name).glob("*.safetensors")
     chosen = {path.name for path in sorted(kept, key=_size)[:models]}
+    named: set[str] = set()
     for path in sorted((store.published / experiment.name).glob("*.json")):
         try:
             record = read_record(path)
         except StoreError as error:
+            named |= {own.name for own in files_of(path)}
             yield Check(path.name, False, str(error))
             continue
+        named |= {path.name, *filter(None, (record.curves, record.weights))}
         yield Check(path.name, True, f"seal and files fit, {record.status}")
         if record.weights not in chosen or experiment.reevaluate is None:
             continue
@@ -128,6 +137,9 @@ def _check_records(experiment: Experiment, store: Store, models: int | None) -> 
             f"{len(gaps)} accuracies measured again, largest difference {gaps[worst]:.4f} "
             f"({worst}), allowed {ACCURACY_TOLERANCE}",
         )
+    for path in sorted((store.published / experiment.name).glob("*")):
+        if path.name not in named:
+            yield Check(path.name, False, "no record names this file; remove it")
 
 
 def _size(path: Path) -> tuple[int, str]:

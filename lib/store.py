@@ -13,6 +13,7 @@ comes before a failed one, a published record before a local one.
 from __future__ import annotations
 
 import dataclasses
+import glob
 import hashlib
 import io
 import json
@@ -205,12 +206,11 @@ class Store:
 
     def publish(self, record: Record, keep_weights: bool = False) -> Path:
         """Copy a local record with its curves (and weights) to the published folder, in the place
-        of one of the same cell."""
+        of one of the same cell, whose files go."""
         if record.folder is None:
             raise StoreError(f"{record.name} was never saved")
         target = self.published / record.experiment
         target.mkdir(parents=True, exist_ok=True)
-        before = self._read(target / record.name)
         if not keep_weights:
             record = dataclasses.replace(record, weights=None)
         for name in (record.curves, record.weights):
@@ -218,9 +218,9 @@ class Store:
             if source is not None and source.parent != target:
                 shutil.copyfile(source, target / source.name)
         write_atomic(target / record.name, _serialise(record))
-        for name in {before.curves, before.weights} if before else ():
-            if name and name not in (record.curves, record.weights):
-                (target / name).unlink(missing_ok=True)
+        for path in files_of(target / record.name):
+            if path.name not in (record.name, record.curves, record.weights):
+                path.unlink(missing_ok=True)
         return target / record.name
 
     # -- reading ---------------------------------------------------------------------------
@@ -317,6 +317,11 @@ def _state(record: Record, path: Path) -> _State:
     names = [path.name, *filter(None, (record.curves, record.weights))]
     found = [os.stat(p) for name in names if (p := path.parent / name).exists()]
     return [(fact.st_mtime_ns, fact.st_ctime_ns, fact.st_size, fact.st_ino) for fact in found]
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files of the record at `path`, itself among them, whether it can be read or not."""
+    return sorted(path.parent.glob(f"{glob.escape(path.stem)}.*"))
 
 
 def _serialise(record: Record) -> bytes:

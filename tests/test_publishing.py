@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
 from lib import publishing
-from lib.store import StoreError
+from lib.store import Store, StoreError, read_record
 
 
 @pytest.fixture
@@ -59,6 +61,48 @@ def test_a_local_record_is_no_published_one(copy: Path, monkeypatch: pytest.Monk
         path.rename(copy / ".runs/achilles.composite" / path.name)
     (check,) = [c for c in publishing.verify(copy) if c.what.startswith("pinned")]
     assert not check.ok and "no published record" in check.detail
+
+
+def test_a_file_that_no_record_names_is_found(copy: Path) -> None:
+    folder = copy / "book/results/achilles.composite"
+    stray = folder / f"mamba2-L7-old-0123456789abcdef.{12 * 'a'}.parquet"
+    stray.write_bytes(b"rows")
+    (check,) = [c for c in publishing.verify(copy, "achilles.composite", 0) if not c.ok]
+    assert check.what == stray.name and "no record names this file" in check.detail
+    stray.unlink()
+    # files of a damaged record are its own
+    path = next(path for path in folder.glob("*.json"))
+    path.write_text("{")
+    (check,) = [c for c in publishing.verify(copy, "achilles.composite", 0) if not c.ok]
+    assert check.what == path.name and "is unreadable" in check.detail
+
+
+def test_weights_of_a_damaged_record_are_not_lost(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MAMBA_BOOK_RUNS", raising=False)
+    name, select = "achilles.composite", ["tie_embeddings=true", "seed=1"]
+    shutil.copytree(root / "book" / "results" / name, tmp_path / ".runs" / name)
+    list(publishing.publish(tmp_path, name, "paper", select, select))
+    folder = tmp_path / "book" / "results" / name
+    (kept,) = folder.glob("*.safetensors")
+    (path,) = folder.glob("*.json")
+    before, stray = path.read_text(), folder / f"{path.stem}.{12 * 'b'}.parquet"
+    stray.write_bytes(b"curves of an earlier run")
+    path.write_text(before[:-40])
+    said = list(publishing.publish(tmp_path, name, "paper", select))
+    assert said[0].startswith("published: ") and path.read_text() == before
+    assert kept.is_file() and not stray.exists()  # nothing is left that no record names
+    path.write_text(before[:-40])
+    local = json.loads((tmp_path / ".runs" / name / path.name).read_text())
+    plain = dataclasses.replace(
+        read_record(tmp_path / ".runs" / name / path.name), weights=None, folder=None
+    )
+    (tmp_path / ".runs" / name / local["weights"]).unlink()
+    Store.at(tmp_path).save(plain, None)
+    with pytest.raises(StoreError, match=r"those published, .* would be lost"):
+        list(publishing.publish(tmp_path, name, "paper", select))
+    assert kept.is_file()
 
 
 def test_weights_that_are_too_large_are_refused(
