@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from lib import provenance
 from lib.run_options import FAILED, STOPPED, USAGE_ERROR, add_arguments
 from lib.store import Store, StoreError
 
-# what a machine lacks, and says so: a backend, a text, tags, a tagger, a checkpoint of the hub
-MISSING = ("BackendError", "TextUnavailable", "TagsUnavailable", "MissingTagger", "HubError")
+# what a machine lacks, and says so: a backend, a text, tags, a tagger
+MISSING = ("BackendError", "TextUnavailable", "TagsUnavailable", "MissingTagger")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -263,9 +262,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from lib.runner import RunError
 
     arguments = parser().parse_args(argv)
-    if threading.current_thread() is threading.main_thread():
-        # a cluster's end, or `timeout`: as an interrupt does, it ends what was started here
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         status = int(arguments.action(arguments))
         sys.stdout.flush()
@@ -287,4 +283,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # a cluster's end, or `timeout`: as an interrupt does, it ends what was started here
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())

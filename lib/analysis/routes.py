@@ -19,10 +19,16 @@ from lib.analysis.statistics import rank_correlation
 
 # Where a group ends. Chosen after the values were seen; they name groups and decide no verdict.
 MOST, LEAST = 0.95, 0.05
-USUAL = 2  # layers, of models whose name does not say
+# blocks in the words of readers, the paper's first; layers of models whose name does not say
+NAMES, USUAL = {"mamba2": "Mamba-2", "mamba1": "Mamba-1"}, 2
 CONVOLUTION, STATE, BOTH = "the convolution", "the state", "both"
 KEPT, GIVEN = "blocking_inner_mean_after_pair", "substitution_inner_mean"
 CONTROL = "blocking_inner_mean_untrained"
+
+
+def model_name(block: str, n_layers: float) -> str:
+    """A model for readers; its depth only where it is not that of most."""
+    return NAMES[block] if n_layers == USUAL else f"{NAMES[block]}, {n_layers:g} layers"
 
 
 def routes(frame: pd.DataFrame) -> pd.DataFrame:
@@ -41,10 +47,7 @@ def routes(frame: pd.DataFrame) -> pd.DataFrame:
     table = table.dropna(subset=["kept", "given"]).reset_index(drop=True)
     pair = table[["kept", "given"]]
     kinds = zip(table["block"], table["n_layers"], table["gamma"], strict=True)
-    table["model"] = [
-        f"{block.replace('mamba', 'Mamba-')}{'' if n == USUAL else f', {n:g} layers'}, γ {gamma:g}"
-        for block, n, gamma in kinds
-    ]
+    table["model"] = [f"{model_name(block, n)}, γ {gamma:g}" for block, n, gamma in kinds]
     table["route"] = BOTH
     table.loc[(pair >= MOST).all(axis=1), "route"] = CONVOLUTION
     table.loc[(pair <= LEAST).all(axis=1), "route"] = STATE

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -159,11 +159,11 @@ def _run_cell(
     from lib.training.runs import Run
 
     language = yield from opened.take(cell.language)
-    start = language if cell.start == "copy" else (yield from opened.take(cell.beginning))
-    if isinstance(language, Outcome) or isinstance(start, Outcome):
-        missing = language if isinstance(language, Outcome) else cast("Outcome", start)
-        failed = Outcome(cell, missing.status, missing.reason)
-        return failed, lambda: failed
+    start = yield from opened.take(cell.beginning)
+    if isinstance(language, Outcome):
+        return _without(cell, language)
+    if isinstance(start, Outcome):
+        return _without(cell, start)
     started, clock = provenance.now(), time.perf_counter()
     device = torch.device(context.device)
     memory = DeviceMemory(device)
@@ -230,6 +230,12 @@ def _run_cell(
         return outcome
 
     return outcome, finish
+
+
+def _without(cell: MemoryCell, missing: Outcome) -> tuple[Outcome, Callable[[], Outcome]]:
+    """A cell whose language model there is not."""
+    failed = Outcome(cell, missing.status, missing.reason)
+    return failed, lambda: failed
 
 
 def _asked(cell: MemoryCell, data: LanguageData) -> tuple[Asked, Asked | None]:

@@ -58,11 +58,10 @@ class MemoryCell:
         rows = self.epoch_chunks
         fits = rows is None or rows >= self.training.batch_size
         require(self, "epoch_chunks", fits, "None, or a batch and more")
-        tells = _stories_of(self.language) not in (None, _base_rates(self.language))
+        others = _stories_of(self.language) != _base_rates(self.language)
+        starts = ("copy", "base rates") if others else ("copy",)
         wanted = "copy, or base rates where the model has read stories at others"
-        require(
-            self, "start", self.start == "copy" or (self.start == "base rates" and tells), wanted
-        )
+        require(self, "start", self.start in starts, wanted)
         limit = self.language.model.max_length
         if limit is not None and self.task.length >= limit:
             raise ValueError(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from lib.analysis.routes import NAMES, USUAL, model_name
 from lib.experiments import Context, Experiment, Outcome
 from lib.experiments._training import train_cells
 from lib.experiments.achilles import (
@@ -42,15 +43,12 @@ if TYPE_CHECKING:
     from lib.tasks.composite import Split
 
 NAME = "achilles.interventions"
-LAYERS = 2  # as drawn in Fig. 5, and as in Fig. 12
+LAYERS = USUAL  # 2, as drawn in Fig. 5, and as in Fig. 12
 GAMMAS = (0.5, 1.0, 1.5, 2.0)  # Fig. 12 has 1.0
 THIRD_PARTY_GAMMAS = (0.5, 1.0)
 OPENED = (7, 1.0)  # layers and gamma of the model that the third party opened
 SEEDS = (1, 2, 3)
 THIRD_PARTY_SEEDS = (42, 1, 2)
-
-# blocks in the words of readers, the paper's first
-NAMES = {"mamba2": "Mamba-2", "mamba1": "Mamba-1"}
 
 # ends: where the pair may stand. "end": the second anchor may be the last token; "inner": not
 ENDS = {"end": True, "inner": False}
@@ -267,7 +265,7 @@ def by_model(frame: pd.DataFrame, kind: str, end: str) -> dict[str, list[dict[in
     models = frame.groupby(["block", "n_layers", "gamma"]) if len(frame) else ()
     found = {
         (list(NAMES).index(block), n_layers, gamma): (
-            f"{_named(block, n_layers)}, γ = {gamma:g}",
+            f"{model_name(block, n_layers)}, γ = {gamma:g}",
             by_pair(rows, kind, end),
         )
         for (block, n_layers, gamma), rows in models
@@ -275,9 +273,9 @@ def by_model(frame: pd.DataFrame, kind: str, end: str) -> dict[str, list[dict[in
     return dict(found[key] for key in sorted(found))
 
 
-def _named(block: str, n_layers: int) -> str:
-    """A model for readers; its depth only where it is not that of most."""
-    return NAMES[block] if n_layers == LAYERS else f"{NAMES[block]}, {n_layers} layers"
+def usual(frame: pd.DataFrame) -> pd.DataFrame:
+    """The runs of models of two layers."""
+    return frame[frame["n_layers"] == LAYERS] if len(frame) else frame
 
 
 def choices(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
@@ -308,7 +306,7 @@ def _long(
     found = {c: m for c in frame.columns if (m := re.fullmatch(pattern, c))}
     rows = [
         {
-            "model": f"{_named(row['block'], row['n_layers'])}, γ {row['gamma']:g}",
+            "model": f"{model_name(row['block'], row['n_layers'])}, γ {row['gamma']:g}",
             "seed": row["seed"],
             "choice": choice(m[1], m[2]),
             value: row[column],

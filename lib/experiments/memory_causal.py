@@ -84,7 +84,7 @@ def cells(profile: str) -> list[MemoryCell]:
 
     found = []
     for seed in SEEDS:
-        read: dict[tuple[str, float], LanguageCell] = {}
+        ends: list[LanguageCell] = []  # at other rates than the base's
         for category in CATEGORIES:
             for frequency in FREQUENCIES:
                 if frequency == 1 and category != CATEGORIES[0]:
@@ -92,13 +92,9 @@ def cells(profile: str) -> list[MemoryCell]:
                 corpus = read_stories(category, frequency, 25_000, 0.02)
                 model = preset("mamba1", "2M", 2048)
                 language = language_cell(model, corpus, tokenizer, seed, TOKENS)
-                read[category, frequency] = language
+                ends += [language] if frequency != 1 else []
                 found += [decoder(language, length) for length in LENGTHS]
-        found += [
-            decoder(language, ALIKE, start="base rates")
-            for (_, frequency), language in read.items()
-            if frequency != 1
-        ]
+        found += [decoder(language, ALIKE, start="base rates") for language in ends]
     return found
 
 

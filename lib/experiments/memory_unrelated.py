@@ -35,6 +35,7 @@ from lib.tasks.reconstruction import LENGTHS, ReconstructionConfig
 from lib.tasks.tokenizers import BPEConfig
 
 NAME = "memory.unrelated_text"
+MODEL = "mamba1-20x192-kinds"
 SEEDS = (1, 2, 3)
 CORPUS = "kinds"  # the text that knows the kind of each document and word, without a download
 
@@ -118,6 +119,12 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
         facts = {"corpus": cell.text.corpus.source.kind, "length": cell.task.length}
         rows.append({**facts, "seed": cell.seed, "status": record.status, **record.metrics})
     return pd.DataFrame(rows)
+
+
+def of_claims(decoders: pd.DataFrame) -> pd.DataFrame:
+    """Of :func:`lib.experiments.memory.frame` the rows of the model that the chapter's claims are
+    about, 5M parameters on made-up text."""
+    return decoders[decoders["model"] == MODEL] if len(decoders) else decoders
 
 
 def beside(decoders: pd.DataFrame, unrelated: pd.DataFrame) -> pd.DataFrame:

@@ -59,10 +59,10 @@ def variants(
                         "opacity": 0.75},
                 row=1, col=column,
             )  # fmt: skip
-    known = {(v, name): x for v, values in (published or {}).items() for name, x in values.items()}
     for index, (label, text) in enumerate(LABELS.items()):
         for column, kind in enumerate(("best", "final"), 1):
-            marks = {v: x for (v, name), x in known.items() if name == f"{kind}_{label}"}
+            name = f"{kind}_{label}"
+            marks = {v: values[name] for v, values in (published or {}).items() if name in values}
             if not marks:
                 continue
             figure.add_scatter(

@@ -127,9 +127,9 @@ class LanguageModelConfig:
         places = ("before", "after") if self.pre_norm else ("before",)
         wanted = f"{', '.join(places)}, with pre_norm {self.pre_norm}"
         require(self, "norm_place", self.norm_place in places, wanted)
-        kinds_ = ("rms", "layer") if self.pre_norm or self.final_norm else ("rms",)
-        wanted = f"{', '.join(kinds_)}, with pre_norm {self.pre_norm}, final_norm {self.final_norm}"
-        require(self, "norm_kind", self.norm_kind in kinds_, wanted)
+        norms = ("rms", "layer") if self.pre_norm or self.final_norm else ("rms",)
+        wanted = f"{', '.join(norms)}, with pre_norm {self.pre_norm}, final_norm {self.final_norm}"
+        require(self, "norm_kind", self.norm_kind in norms, wanted)
 
     @property
     def d_model(self) -> int:

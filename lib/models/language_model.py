@@ -22,7 +22,7 @@ from lib.models.config import (
 from lib.models.feedforward import FeedForwardMixer, FeedForwardState
 from lib.models.gru import GRUMixer, GRUState
 from lib.models.initialisation import initialise
-from lib.models.layers import NORMS, Activation, Linear, PositionalEncoding, RMSNorm, watched
+from lib.models.layers import NORMS, Activation, Linear, PositionalEncoding, watched
 from lib.models.mamba1 import Mamba1Mixer, MixerState
 from lib.models.mamba2 import Mamba2Mixer
 from lib.models.mamba3 import Mamba3Mixer
@@ -53,8 +53,6 @@ class Layer(nn.Module):
         super().__init__()
         self.norm = _norm(config) if config.pre_norm else nn.Identity()
         self.norm_first = config.norm_place == "before"
-        # those that a fused block makes itself, or that it need not make
-        self.fusible = not self.norm_first or isinstance(self.norm, (RMSNorm, nn.Identity))
         self.mixer: Any = MIXERS[type(block)](block, backend=backend, norm_eps=config.norm_eps)
         self.act_resid = Activation()
 
@@ -67,9 +65,8 @@ class Layer(nn.Module):
         have length 1.
         """
         own = cast("MixerState | None", state)
-        mamba2 = self.fusible and isinstance(self.mixer, Mamba2Mixer)
-        if mamba2 and self.mixer.fuses(x, own, return_state):
-            norm = self.norm if self.norm_first else None
+        norm = self.norm if self.norm_first else None
+        if isinstance(self.mixer, Mamba2Mixer) and self.mixer.fuses(x, own, return_state, norm):
             return self.act_resid(self._after(self.mixer.fused(x, norm, last_only))), None
         alone = state is None and not return_state and hasattr(self.mixer, "last")
         if last_only and alone:

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from lib.models.config import Mamba2Config
-from lib.models.layers import Activation, CausalConv, GatedRMSNorm, Linear, RMSNorm, watched
+from lib.models.layers import (
+    Activation,
+    CausalConv,
+    GatedRMSNorm,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    watched,
+)
 from lib.models.mamba1 import MixerState
 from lib.ops import backends
 from lib.ops.block import OP, block_facts, mamba2_block
@@ -82,8 +90,10 @@ class Mamba2Mixer(nn.Module):
             C.unflatten(-1, (c.n_groups, c.d_state)),
         )
 
-    def fuses(self, x: Tensor, state: MixerState | None, return_state: bool) -> bool:
-        """Whether this call goes through one fused op, norm and residual included.
+    def fuses(
+        self, x: Tensor, state: MixerState | None, return_state: bool, norm: nn.Module | None
+    ) -> bool:
+        """Whether this call goes through one fused op, `norm` before it and residual included.
 
         Raises:
             BackendError: "fused" was asked for by name and cannot serve the call.
@@ -98,6 +108,8 @@ class Mamba2Mixer(nn.Module):
             reason = "activations are watched, and it has none; use auto"
         elif c.n_heads != 1 or c.n_groups != 1 or c.bias or c.conv_kind == "none":
             reason = "it has one head, no bias of projections and a convolution; use auto"
+        elif isinstance(norm, LayerNorm):
+            reason = "it makes an RMS norm itself, and the layer has another; use auto"
         elif c.conv_bypass != "none":
             reason = f"nothing passes its convolution by, conv_bypass is {c.conv_bypass}; use auto"
         if reason is not None:
@@ -137,14 +149,7 @@ class Mamba2Mixer(nn.Module):
         if name == "quadratic" and not return_state and state is None:
             # the same as ssd() below, with S in the open, for whoever wants to see or edit it
             S = self.act_S(ssd_matrix(dt, A, B, C))
-            u_wide = u.to(wide)
-            if x.shape[1] < c.headdim:  # dt and D in the matrix, which is the smaller one
-                S = S * dt.transpose(1, 2)[:, :, None]
-                S = S + torch.eye(x.shape[1], device=x.device) * self.D.to(wide)[:, None, None]
-                y = torch.einsum("bhij,bjhp->bihp", S, u_wide)
-            else:
-                y = finish(apply_ssd_matrix(S, u_wide, dt), u_wide, self.D, None)
-            y = ssm = y.to(u.dtype)
+            y = ssm = apply_ssd_matrix(S, u.to(wide), dt, self.D).to(u.dtype)
         else:
             scanned = ssd(
                 u, dt, A, B, C, self.D, chunk_size=c.chunk_size, backend=name,

@@ -115,10 +115,10 @@ def ssd_matrix(
     return _matrix(decay_matrix(step * A.to(kind)), B.to(kind), C.to(kind))
 
 
-def apply_ssd_matrix(S: Tensor, x: Tensor, dt: Tensor) -> Tensor:
-    """y (b, l, h, p) = S (dt x) for S (b, h, l, l), x (b, l, h, p), in S's dtype.
+def apply_ssd_matrix(S: Tensor, x: Tensor, dt: Tensor, D: Tensor | None = None) -> Tensor:
+    """y (b, l, h, p) = S (dt x) + D x for S (b, h, l, l), x (b, l, h, p), D (h,), in S's dtype.
 
-    `dt` (b, l, h) is after bias and softplus; y has neither skip connection nor gate.
+    `dt` (b, l, h) is after bias and softplus; y has no gate, nor without D a skip connection.
 
     Raises:
         ValueError: a shape that does not fit.
@@ -128,7 +128,12 @@ def apply_ssd_matrix(S: Tensor, x: Tensor, dt: Tensor) -> Tensor:
     expect("S", S, "b h l l", b=b, h=h, l=length)
     expect("x", x, "b l h p", b=b, l=length, h=h)
     expect("dt", dt, "b l h", b=b, l=length, h=h)
-    return torch.einsum("bhij,bjhp->bihp", S, x.to(S.dtype) * dt.to(S.dtype)[..., None])
+    x, dt = x.to(S.dtype), dt.to(S.dtype)
+    if D is not None and length < x.shape[3]:  # dt and D in the matrix, which is the smaller one
+        S = S * dt.transpose(1, 2)[:, :, None]
+        S = S + torch.eye(length, device=S.device) * D.to(S.dtype)[:, None, None]
+        return torch.einsum("bhij,bjhp->bihp", S, x)
+    return finish(torch.einsum("bhij,bjhp->bihp", S, x * dt[..., None]), x, D, None)
 
 
 def ssd_step(

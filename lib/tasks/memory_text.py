@@ -39,6 +39,12 @@ TAGS = ("built-in", "ud", "conll2003", "spacy")
 UD_FOLDER = "data/memory"  # beside the repository's own files, not in git
 UD_FILES = ("en_ewt-ud-test.conllu", "en_gum-ud-test.conllu")
 CONLL_FILE = "data/memory/conll2003-test.txt"
+# labels of the words that stand in beats of their category alone, where most tokens are of the
+# sentence around them
+OWN_WORDS = {
+    **dict.fromkeys(story_words.NUMBERS, "number_words"),
+    **dict.fromkeys((*story_words.GIRLS, *story_words.BOYS), "name_words"),
+}
 
 
 class TagsUnavailable(RuntimeError):
@@ -259,30 +265,21 @@ def _labels(data: OpenedText, chunks: Chunks, encoded: list[Encoded]) -> np.ndar
     source = data.corpus.config.source
     if not isinstance(source, StoryText):
         return None
-    rows = [int(row) for row in data.corpus.validation.rows]
+    rows, documents = data.corpus.validation.rows, held_out_text(data).documents
     out = []
     for document, start in zip(chunks.documents, chunks.starts, strict=True):
-        row = rows[int(document)]
-        spans = stories.spans(source.stories, row)
+        spans = stories.spans(source.stories, int(rows[document]))
         firsts = [begin for begin, _ in spans]
         offsets = encoded[document].offsets[start : start + chunks.tokens.shape[1]]
         # a token that begins with the blank before a beat belongs to the beat
         places = np.searchsorted(firsts, [end - 1 for _, end in offsets], side="right") - 1
         labels = [spans[max(0, int(place))][1] for place in places]
-        for label, first, last in _own_words(stories.story(source.stories, row)):
+        for word in re.finditer("[A-Za-z]+", documents[document].text):
+            label = OWN_WORDS.get(word[0]) or OWN_WORDS.get(word[0].lower())
+            if label is None:
+                continue
             for index, (begin, end) in enumerate(offsets):
-                if begin < last and end > first:
+                if begin < word.end() and end > word.start():
                     labels[index] = label
         out.append(labels)
     return np.array(out, dtype=object)
-
-
-def _own_words(story: str) -> Iterator[tuple[str, int, int]]:
-    """Number words and names of a story: label, first letter, behind the last one. They stand in
-    beats of their category alone, where most tokens are of the sentence around them."""
-    numbers, names = set(story_words.NUMBERS), {*story_words.GIRLS, *story_words.BOYS}
-    for word in re.finditer("[A-Za-z]+", story):
-        if word[0].lower() in numbers:
-            yield "number_words", word.start(), word.end()
-        elif word[0] in names:
-            yield "name_words", word.start(), word.end()

@@ -42,14 +42,7 @@ from lib.training import compiling
 from lib.training.abreast import by_itself
 from tests.conftest import ROOT
 
-
-@pytest.fixture(autouse=True, scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A folder of runs of our own, in which language models are kept."""
-    folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MAMBA_BOOK_RUNS", str(folder))
-        yield folder
+pytestmark = pytest.mark.usefixtures("runs")
 
 
 def loaded_model(language: Any, context: Context) -> _pretraining.Loaded | Outcome:

@@ -33,13 +33,7 @@ from lib.tasks import stories
 from lib.tasks.stories import StoryConfig
 from lib.training.abreast import by_itself
 
-
-@pytest.fixture(autouse=True, scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MAMBA_BOOK_RUNS", str(folder))
-        yield folder
+pytestmark = pytest.mark.usefixtures("runs")
 
 
 def records(runs: Path, name: str, select: tuple[str, ...] = ()) -> list[Record]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,13 +19,7 @@ from lib.store import Store
 from lib.tasks.memory_text import ask
 from lib.tasks.reconstruction import LENGTHS
 
-
-@pytest.fixture(autouse=True, scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MAMBA_BOOK_RUNS", str(folder))
-        yield folder
+pytestmark = pytest.mark.usefixtures("runs")
 
 
 def test_it_is_asked_for_what_the_decoders_are() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -39,11 +38,7 @@ def context(folder: Path | None = None, **options: object) -> Context:
     )  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def local_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MAMBA_BOOK_RUNS", str(tmp_path_factory.mktemp("runs")))
-        yield
+pytestmark = pytest.mark.usefixtures("runs")
 
 
 def plain(kind: str = "mamba2") -> PhaseCell:
@@ -66,7 +61,7 @@ def trained() -> list[PhaseCell]:
 
 
 @pytest.fixture(scope="module")
-def outcomes(local_runs: None) -> list[Outcome]:
+def outcomes(runs: None) -> list[Outcome]:
     return list(phases.run(trained(), context()))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,13 +25,7 @@ from lib.tasks.prompts import Pair
 from lib.tasks.question_answers import TransformersCodes
 from lib.training.checkpoints import CheckpointError
 
-
-@pytest.fixture(scope="module", autouse=True)
-def local_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("runs")
-        patch.setenv("MAMBA_BOOK_RUNS", str(folder))
-        yield folder
+pytestmark = pytest.mark.usefixtures("runs")
 
 
 class TestGrid:
@@ -164,18 +157,18 @@ def small(family: str) -> texts.TextCell:
 
 
 @pytest.fixture(scope="module")
-def mamba(local_runs: Path) -> Outcome:
+def mamba(runs: Path) -> Outcome:
     return run_cell(small("mamba"), Context(), texts.readable)
 
 
-def test_a_random_mamba_goes_the_whole_way(mamba: Outcome, local_runs: Path) -> None:
+def test_a_random_mamba_goes_the_whole_way(mamba: Outcome, runs: Path) -> None:
     assert mamba.status == "done" and mamba.curves is not None
     assert set(mamba.curves["phase"]) == {"clean", "noisy", "again"}
     for phase in ("clean", "noisy", "again"):
         assert mamba.metrics[f"train_loss_{phase}"] > 0
         assert 0 <= mamba.metrics[f"own_{phase}"] <= 1
     assert mamba.metrics["questions"] == 16
-    (folder,) = (local_runs / "random-checkpoints").glob("mamba-*")
+    (folder,) = (runs / "random-checkpoints").glob("mamba-*")
     assert json.loads((folder / "config.json").read_text())["model_type"] == "mamba"
     assert random_folder(small("mamba").source) == folder  # made once
 
