@@ -78,7 +78,7 @@ def _folded(summary: str, body: str) -> str:
 def _verdict_rows(rows: Sequence[dict[str, Any]]) -> str:
     table = [
         {
-            "claim": _two_lines(html.escape(row["statement"]), html.escape(row["source"])),
+            "claim": _two_lines(html.escape(row["statement"]), _source_and_note(row)),
             "published": _two_lines(published_text(row), f"accepted: {row['value_text']}"),
             "ours": _two_lines(ours_text(row), runs_text(row)),
             "verdict": badge(row["verdict"], row["scaled"]),
@@ -86,6 +86,11 @@ def _verdict_rows(rows: Sequence[dict[str, Any]]) -> str:
         for row in rows
     ]
     return pd.DataFrame(table).to_html(index=False, escape=False, border=0, classes="verdicts")
+
+
+def _source_and_note(row: dict[str, Any]) -> str:
+    lines = [row["source"], *([f"Note: {row['note']}."] if row["note"] else [])]
+    return "<br>".join(html.escape(line) for line in lines)
 
 
 def published_text(row: dict[str, Any]) -> str:

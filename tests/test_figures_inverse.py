@@ -92,6 +92,17 @@ def test_published_values_are_open_marks_where_they_belong() -> None:
     assert marks["Fig. 16, test"].marker.symbol.endswith("-open")
 
 
+def test_long_names_have_a_line_for_each_part() -> None:
+    name = "Mamba-2, gated bypass and positions, 2 layers"
+    frame = runs(("gated",))
+    frame["model"] = name
+    figure = inverse.yardsticks(frame, {"blind": 0.2}, "t", order=[name, "Mamba"])
+    notes = [note.text for note in figure.layout.annotations]
+    assert "Mamba-2,<br>gated bypass<br>and positions,<br>2 layers" in notes
+    short = inverse.yardsticks(frame.iloc[:0], {"blind": 0.2}, "t", order=["Mamba"])
+    assert figure.layout.margin.t == short.layout.margin.t + 3 * 14  # room for them
+
+
 def test_a_model_without_runs_keeps_its_panel() -> None:
     figure = inverse.yardsticks(
         runs(("residual",)), {"blind": 0.2}, "t", order=["Mamba", "residual"]

@@ -46,7 +46,7 @@ def row(verdict: str, value: float | None = 0.5) -> dict[str, Any]:
         "chapter": "demo", "id": f"demo.{verdict}", "statement": "S", "source": "P, Fig. 1",
         "paper_value": value, "value_text": "≥ 0.02", "our_mean": 582.768, "interval": None,
         "seeds": 0, "expected_seeds": 1, "cells": 0, "expected_cells": 1, "verdict": verdict,
-        "scaled": False,
+        "scaled": False, "note": None,
     }  # fmt: skip
 
 
@@ -62,6 +62,13 @@ def test_many_claims_that_were_not_run_are_folded(monkeypatch: pytest.MonkeyPatc
     assert folded.count("a direction") == page.FEW + 1 and "0 of 1 seed<" in folded
     rows.pop()
     assert "<details" not in page.verdict_table("demo").data
+
+
+def test_what_qualifies_a_verdict_stands_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [row("reproduced"), {**row("partly"), "note": "chance < 1 does it"}]
+    monkeypatch.setattr(page.claims, "report", lambda root, chapter, prefix: rows)
+    html = page.verdict_table("demo").data
+    assert html.count("Note: ") == 1 and "P, Fig. 1<br>Note: chance &lt; 1 does it.<" in html
 
 
 def test_a_long_table_may_be_folded_away() -> None:

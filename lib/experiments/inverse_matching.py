@@ -37,7 +37,7 @@ KINDS = {
     "gated": "Mamba-2, gated bypass and positions",
     "transformer": "Transformer",
 }
-OWN = ", output weights of its own"
+OWN = ", own output weights"
 
 
 @dataclass(frozen=True)

@@ -105,9 +105,13 @@ def yardsticks(
     published = published or {}
     models = list(order) if order is not None else list(dict.fromkeys(frame["model"]))
     titles = [m if (frame["model"] == m).any() else f"{m}: not run" for m in models]
+    # a part of a name a line: panels are narrow
+    titles = [name.replace(", ", ",<br>").replace(" and ", "<br>and ") for name in titles]
+    lines_above = max((name.count("<br>") for name in titles), default=0)
     figure = make_subplots(
         1, len(models), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03
     )
+    figure.update_annotations(font_size=11)
     for column, model in enumerate(models, 1):
         place = {"row": 1, "col": column}
         rows, first = frame[frame["model"] == model], column == 1
@@ -132,7 +136,10 @@ def yardsticks(
     figure.update_yaxes(range=[-0.02, 1.08])
     figure.update_yaxes(title=f"accuracy, {kind} epoch", row=1, col=1)
     figure.update_xaxes(title="gamma")
-    figure.update_layout(title=title, height=420, legend_y=-0.22, margin_r=110)
+    figure.update_layout(
+        title=title, height=420 + 14 * lines_above, legend_y=-0.22, margin_r=110,
+        margin_t=75 + 14 * lines_above,
+    )  # fmt: skip
     return figure
 
 
