@@ -148,21 +148,36 @@ def test_positional_encoding_what_it_means() -> None:
 
 def test_the_diagram_of_mamba1_composes_for_large_gamma() -> None:
     frame = frame_of(phase_diagram.MAMBA1)
-    cells = frame.groupby("n_layers")["gamma"].nunique()
-    assert cells.to_dict() == {2: 12, 3: 12, 4: 12, 5: 12}  # those that the chapter speaks of
-    deep = frame[(frame["n_layers"] >= 4) & (frame["gamma"] >= 0.7)]
-    assert len(deep) == 12 and (deep["final_composite"] > 0.49).all()
-    assert (frame["best_symmetric_by_tens"] < 0.15).all()
-    theirs = load_reference("achilles_mamba1").maps["best_composite_by_tens"]
-    table = phase.beside(
-        phase_diagram.diagram(
-            phase_diagram.MAMBA1, "paper", page.records_of(phase_diagram.MAMBA1, "paper")
-        ).map("best_composite_by_tens"),
-        theirs,
-    )
-    assert len(table) == 32
-    furthest = table.loc[table["difference"].abs().nlargest(2).index, "gamma"]
-    assert (furthest == 0.5).all()
+    assert frame.groupby("n_layers")["gamma"].nunique().to_dict() == dict.fromkeys(range(2, 8), 12)
+    assert (frame["best_symmetric_by_tens"] < 0.13).all()
+    small, large = frame[frame["gamma"] <= 0.3], frame[frame["gamma"] >= 0.7]
+    assert (small["best_composite"] < 0.15).all() and len(large) == 36
+    best = large["best_composite_by_tens"]
+    assert (best > 0.49).sum() == 34 and best.min() < 0.1
+    deep = large[large["n_layers"] >= 4]
+    assert (deep["final_composite"] > 0.49).sum() == 21 and len(deep) == 24
+    lost = deep[deep["final_composite"] <= 0.49]
+    where = [(row.n_layers, row.gamma) for row in lost.itertuples()]
+    assert sorted(where) == [(6, 0.9), (6, 1.0), (7, 1.0)]
+    table = {}
+    for metric, theirs in load_reference("achilles_mamba1").maps.items():
+        records = page.records_of(phase_diagram.MAMBA1, "paper")
+        ours = phase_diagram.diagram(phase_diagram.MAMBA1, "paper", records).map(metric)
+        table[metric] = phase.beside(ours, theirs)
+    assert {len(rows) for rows in table.values()} == {33}
+    means = table["best_composite_by_tens"][["ours", "published"]].mean().round(2)
+    assert means.tolist() == [0.43, 0.43]
+    assert table["final_composite"][["ours", "published"]].mean().round(2).tolist() == [0.22, 0.26]
+    for metric, apart, rank in (("best", 0.17, 0.72), ("final", 0.17, 0.69)):
+        found = phase.agreement(table[f"{metric}_composite{'_by_tens' * (metric == 'best')}"])
+        assert (round(found.error, 2), round(found.rank or 0, 2)) == (apart, rank)
+    best_cells = table["best_composite_by_tens"]
+    furthest = best_cells["difference"].abs().nlargest(2).index
+    assert (best_cells.loc[furthest, "gamma"] == 0.5).all()
+    # how far seeds of one cell lie apart
+    seeds = frame_of(interventions.NAME)
+    seeds = seeds[(seeds["block"] == "mamba1") & (seeds["gamma"] == 0.5)]
+    assert seeds["best_composite_by_tens"].round(2).agg(["min", "max"]).tolist() == [0.21, 0.77]
 
 
 def test_unrelated_text_does_what_the_memory_pages_say() -> None:

@@ -85,10 +85,9 @@ def composite_cells(profile: str) -> list[CompositeCell]:
     """Cells of ``achilles.composite``.
 
     paper: the paper's protocol (Mamba-2, 7 layers, gamma 1.0, 3 seeds), once with a head of its own
-    and once with the head tied to the embedding, since the paper does not say; then the third
-    party's (Mamba-1, its data, its one seed). matched: the paper's model and training on the third
-    party's data, so that only the data differ. quick: two layers, little data, for two processor
-    cores.
+    and once with the head tied to the embedding, since the paper does not say. matched: the same on
+    the third party's data, so that only the data differ; its own model is a cell of
+    ``achilles.phase_diagram_mamba1``. quick: two layers, little data, for two processor cores.
     """
     if profile == "quick":
         task = CompositeTask(train_per_pair=600, test_per_pair=60)
@@ -96,15 +95,11 @@ def composite_cells(profile: str) -> list[CompositeCell]:
         model = mamba2_model(2, 1.0, d_state=32)
         return [CompositeCell(task, model, training, seed) for seed in (1, 2)]
     data = CompositeTask() if profile == "paper" else third_party()
-    cells = [
+    return [
         CompositeCell(data, mamba2_model(7, 1.0, tied=tied), TrainingConfig(), seed)
         for tied in (False, True)
         for seed in (1, 2, 3)
     ]
-    if profile == "paper":
-        other = third_party_model(7, 1.0)
-        cells.append(CompositeCell(third_party(), other, THIRD_PARTY_TRAINING, 42))
-    return cells
 
 
 def pinned_cells() -> list[CompositeCell]:
@@ -234,12 +229,11 @@ def run_composite(
 
 
 def by_head(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Mamba-2 records by what their output weights are: "own" or "tied" to the embedding."""
+    """Records by what their output weights are: "own" or "tied" to the embedding."""
     groups: dict[str, list[Record]] = {"own": [], "tied": []}
     for record in records:
-        model = from_dict(CompositeCell, record.config).model
-        if model.pattern[0].kind == "mamba2":
-            groups["tied" if model.tie_embeddings else "own"].append(record)
+        tied = from_dict(CompositeCell, record.config).model.tie_embeddings
+        groups["tied" if tied else "own"].append(record)
     return {name: group for name, group in groups.items() if group}
 
 
