@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.models.attention import AttentionMixer, AttentionState
@@ -22,11 +23,20 @@ from lib.models.config import (
 from lib.models.feedforward import FeedForwardMixer, FeedForwardState
 from lib.models.gru import GRUMixer, GRUState
 from lib.models.initialisation import initialise
-from lib.models.layers import NORMS, Activation, Linear, PositionalEncoding, watched
+from lib.models.layers import (
+    NORMS,
+    Activation,
+    Embedding,
+    Linear,
+    PositionalEncoding,
+    watched,
+)
 from lib.models.mamba1 import Mamba1Mixer, MixerState
 from lib.models.mamba2 import Mamba2Mixer
 from lib.models.mamba3 import Mamba3Mixer
 from lib.models.moe import MoEMixer
+from lib.ops.linear import SLICES
+from lib.ops.lookup import lookup
 from lib.ops.mamba3 import Mamba3State
 
 MIXERS: dict[type, type[nn.Module]] = {
@@ -38,6 +48,9 @@ MIXERS: dict[type, type[nn.Module]] = {
     MoEConfig: MoEMixer,
     GRUConfig: GRUMixer,
 }
+# what the first layer makes of each token before it mixes any is made once for each, if that is so
+# many times fewer rows, of so many channels that products cost more than moving rows does
+FEWER, LEAST_CHANNELS = 4, 64
 # what a block keeps between tokens
 BlockState = MixerState | Mamba3State | AttentionState | FeedForwardState | GRUState
 
@@ -57,13 +70,16 @@ class Layer(nn.Module):
         self.act_resid = Activation()
 
     def forward(
-        self, x: Tensor, state: BlockState | None, return_state: bool, last_only: bool = False
-    ) -> tuple[Tensor, BlockState | None]:
+        self, x: Tensor, state: BlockState | None, return_state: bool, last_only: bool = False,
+        projected: tuple[Tensor, ...] | None = None,
+    ) -> tuple[Tensor, BlockState | None]:  # fmt: skip
         """x (b, l, m) to the residual stream after this block, and the block's state.
 
         `last_only` says that nobody will read but the last position; what is returned may then
-        have length 1.
+        have length 1. `projected` is what the mixer would make of each position of norm(x).
         """
+        if projected is not None:
+            return self.act_resid(self._after(x + self.mixer.mix(*projected))), None
         own = cast("MixerState | None", state)
         norm = self.norm if self.norm_first else None
         if isinstance(self.mixer, Mamba2Mixer) and self.mixer.fuses(x, own, return_state, norm):
@@ -75,6 +91,21 @@ class Layer(nn.Module):
         out = self.mixer(self._before(x), state, return_state)
         y, state = out if return_state else (out, None)
         return self.act_resid(self._after(x + y)), state
+
+    def by_token(self, x: Tensor) -> bool:
+        """Whether a call for x (b, l, m), without states, may be given what is projected of it."""
+        mixer = self.mixer
+        if not self.norm_first or not isinstance(mixer, Mamba2Mixer):
+            return False
+        # a table's gradient, a sum of thousands, had better not be in half precision
+        if torch.is_autocast_enabled(x.device.type) or watched(self.norm, mixer.in_proj):
+            return False
+        return not mixer.fuses(x, None, False, self.norm)
+
+    def projected(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What the mixer makes of norm(x), x (n, m), of each row by itself."""
+        parts: tuple[Tensor, ...] = self.mixer.project(self._before(x))
+        return parts
 
     def step(self, x: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
         """One token: x (b, m)."""
@@ -95,7 +126,7 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.positions: PositionalEncoding | None
-        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.embedding = Embedding(config.vocab_size, config.d_model)
         self.positions = None
         if config.positional_encoding != "none":
             self.positions = PositionalEncoding(
@@ -121,7 +152,7 @@ class LanguageModel(nn.Module):
         With `last_only` nobody will read but the last position: the stream may have length 1.
         """
         x = self.embedding(tokens)
-        return self.run_embedded(x, states, return_states, start, last_only)
+        return self._run(x, tokens, states, return_states, start, last_only)
 
     def run_embedded(
         self,
@@ -133,6 +164,12 @@ class LanguageModel(nn.Module):
     ) -> tuple[Tensor, list[BlockState]]:
         """The same as :meth:`hidden` for vectors (b, l, m) in place of tokens, such as trained
         ones that stand for no word."""
+        return self._run(x, None, states, return_states, start, last_only)
+
+    def _run(
+        self, x: Tensor, tokens: Tensor | None, states: list[BlockState] | None,
+        return_states: bool, start: int, last_only: bool,
+    ) -> tuple[Tensor, list[BlockState]]:  # fmt: skip
         self._check_states(states)
         if self.positions is not None:
             x = self.positions(x, start)
@@ -141,9 +178,31 @@ class LanguageModel(nn.Module):
         first = self._first_of_one_position() if last_only else len(self.layers)
         for index, layer in enumerate(self.layers):
             only = index >= first
-            x, state = layer(x, states[index] if states else None, return_states, only)
+            made = None
+            if index == 0 and tokens is not None and not (states or return_states or only):
+                made = self._projected(x, tokens, start)
+            x, state = layer(x, states[index] if states else None, return_states, only, made)
             kept.append(state)
         return self.final_norm(x), kept
+
+    def _projected(self, x: Tensor, tokens: Tensor, start: int) -> tuple[Tensor, ...] | None:
+        """What the first layer makes of each position of x (b, l, m) by itself, looked up in tables
+        of all tokens, or of all at all positions; None where that does not pay, or somebody watches
+        what it is made of."""
+        layer, weight = cast(Layer, self.layers[0]), self.embedding.weight
+        length, places = tokens.shape[1], 1 if self.positions is None else tokens.shape[1]
+        # rows as linear() cuts them into equal parts
+        rows = SLICES * -(-len(weight) // SLICES)
+        if x.shape[-1] < LEAST_CHANNELS or FEWER * rows * places > tokens.numel():
+            return None
+        places_too = [] if self.positions is None else [self.positions]
+        if watched(self.embedding, self.act_embed, layer, *places_too) or not layer.by_token(x):
+            return None
+        table = F.pad(weight, (0, 0, 0, rows - len(weight)))[:, None]
+        if self.positions is not None:
+            table = self.positions(table.expand(-1, length, -1), start)
+            tokens = tokens * length + torch.arange(length, device=tokens.device)
+        return tuple(lookup(part, tokens) for part in layer.projected(table.flatten(0, 1)))
 
     def forward(
         self,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lib.ops.conv import causal_conv1d, causal_conv1d_step
 from lib.ops.linear import linear
+from lib.ops.lookup import lookup
 
 
 class Activation(nn.Identity):
@@ -20,6 +21,14 @@ class Activation(nn.Identity):
 def watched(*modules: nn.Module) -> bool:
     """Whether a hook waits for what flows through one of them; if not, it need not come to be."""
     return any(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
+
+
+class Embedding(nn.Embedding):
+    """nn.Embedding by :func:`lib.ops.lookup.lookup`."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(...) integers to (..., embedding_dim)."""
+        return lookup(self.weight, tokens)
 
 
 class Linear(nn.Linear):

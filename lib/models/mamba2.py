@@ -59,10 +59,11 @@ class Mamba2Mixer(nn.Module):
         for name in ("pre_conv", "post_conv", "dt", "x", "B", "C", "S", "y", "z"):
             setattr(self, f"act_{name}", Activation())
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """z, xBC and dt, before the convolution and the bias of dt. Of a block with one head, such
-        as those that train by the dozen, they are products of their own: one product's columns are
-        odd in number, and to join the gradients of its parts are passes over all of them."""
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """z (..., d), xBC (..., d + 2 g n) and dt (..., h) of x (..., m), each position by itself,
+        before the convolution and the bias of dt. Of a block with one head, such as those that
+        train by the dozen, they are products of their own: one product's columns are odd in number,
+        and to join the gradients of its parts are passes over all of them."""
         c = self.config
         if c.n_heads > 1:
             z, xBC, dt = self.in_proj(x).split([c.d_inner, c.conv_dim, c.n_heads], dim=-1)
@@ -133,8 +134,14 @@ class Mamba2Mixer(nn.Module):
         self, x: Tensor, state: MixerState | None = None, return_state: bool = False
     ) -> Tensor | tuple[Tensor, MixerState]:
         """The block over a sequence; with `return_state` also what the next tokens need."""
+        return self.mix(*self.project(x), state, return_state)
+
+    def mix(
+        self, z: Tensor, xBC: Tensor, dt: Tensor, state: MixerState | None = None,
+        return_state: bool = False,
+    ) -> Tensor | tuple[Tensor, MixerState]:  # fmt: skip
+        """The block of what :meth:`project` made, each (b, l, its size)."""
         c = self.config
-        z, xBC, dt = self._project(x)
         z = self.act_z(z)
         xBC, conv = self.conv(self.act_pre_conv(xBC), state.conv if state else None, return_state)
         u, B, C = self._split(self.act_post_conv(xBC))
@@ -143,8 +150,8 @@ class Mamba2Mixer(nn.Module):
         dt = self.act_dt(nn.functional.softplus(dt.to(wide) + self.dt_bias.to(wide)))
         A = -torch.exp(self.A_log.to(wide))
         name = backends.resolve(
-            "ssd", self.backend, device=x.device, length=x.shape[1], chunk_size=c.chunk_size,
-            dtype=u.dtype,  # under autocast not x's
+            "ssd", self.backend, device=u.device, length=u.shape[1], chunk_size=c.chunk_size,
+            dtype=u.dtype,
         )  # fmt: skip
         if name == "quadratic" and not return_state and state is None:
             # the same as ssd() below, with S in the open, for whoever wants to see or edit it
@@ -184,7 +191,7 @@ class Mamba2Mixer(nn.Module):
 
     def step(self, x: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
         """One token: x (b, m) to y (b, m) and the next state."""
-        z, xBC, dt = self._project(x)
+        z, xBC, dt = self.project(x)
         xBC, conv = self.conv.step(xBC, state.conv)
         u, B, C = self._split(xBC)
         y, ssm = ssd_step(

@@ -115,6 +115,22 @@ def test_groups_beside_each_other_are_the_groups_by_themselves(drop_last: bool) 
                 assert outcome.facts["peak_memory_bytes"] is None  # it would be that of all
 
 
+@pytest.mark.parametrize("name", ["mamba2 tied", "mamba1 tied", "wide"])
+def test_two_trainings_are_bit_for_bit_the_same(name: str) -> None:
+    """Compiled ones too, gradients of embeddings and of tables of projections among them."""
+    todo = cells(MODELS[name] if name != "wide" else dataclasses.replace(
+        mamba2_model(2, 1.0), pattern=(Mamba2Config(64),), positional_encoding="learned",
+        max_length=8, vocab_size=120,
+    ))  # fmt: skip
+    todo = [dataclasses.replace(
+        cell, training=dataclasses.replace(cell.training, batch_size=512, epochs=8)
+    ) for cell in todo]  # fmt: skip
+    found = [list(run_composite(todo, Context("cuda", compile=True, ensemble=4))) for _ in "ab"]
+    for one, other in zip(*found, strict=True):
+        assert losses(one) == losses(other) and len(losses(one)) == 8
+        assert one.curves is not None and one.curves.equals(other.curves)
+
+
 def test_a_turn_is_a_step_and_says_what_must_come_before_the_next() -> None:
     bench = StepBench(mamba2_model(2, 1.0), 256, 8, runs=3)
     trainer = trainer_of(bench, "fused", False, epochs=2, steps=6)
