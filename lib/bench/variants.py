@@ -24,12 +24,14 @@ from torch import Tensor
 
 from lib import runner
 from lib.bench.measure import Contestant, captured, check, clock_of, first_line, measure
-from lib.ops import long_scan, scan_kernels
+from lib.ops import fused_conv, long_scan, scan_kernels
 from lib.run_options import USAGE_ERROR
 
 OWN = "as it is"
-MODULES: dict[str, tuple[ModuleType, ...]] = {"scan": (scan_kernels, long_scan)}
-PASSES = {"scan": ("forward", "backward")}
+MODULES: dict[str, tuple[ModuleType, ...]] = {
+    "scan": (scan_kernels, long_scan), "conv": (fused_conv,)
+}  # fmt: skip
+PASSES = ("forward", "backward")
 Call = Callable[[], Sequence[Tensor]]
 
 
@@ -106,7 +108,20 @@ def scan_passes(arguments: argparse.Namespace, device: torch.device) -> dict[str
     return {"forward": lambda: forward()[:1], "backward": lambda: backward()[:8]}
 
 
-MADE = {"scan": scan_passes}
+def conv_passes(arguments: argparse.Namespace, device: torch.device) -> dict[str, Call]:
+    """The convolution of a block, with four taps, bias and SiLU, all in float32."""
+    draw = torch.Generator(device).manual_seed(1)
+    r, b, d, length = arguments.runs, arguments.batch, arguments.channels, arguments.length
+    x, dy = (torch.randn(r, b, length, d, generator=draw, device=device).mT for _ in range(2))
+    weight, bias = (torch.randn(r, d, *k, generator=draw, device=device) for k in ((4,), ()))
+    given = (x, weight, bias, None, True)
+    return {
+        "forward": lambda: (fused_conv._forward(*given),),
+        "backward": lambda: fused_conv._backward(dy, *given)[:3],
+    }
+
+
+MADE = {"scan": scan_passes, "conv": conv_passes}
 
 
 def contestants(
@@ -137,8 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pass", dest="passes", action="append", help="all by default")
     for name, default, text in (
         ("runs", 12, "at once"), ("batch", 2048, "sequences"), ("length", 8, "steps of each"),
-        ("channels", 64, "of the scan"),
-        ("entries", 128, "of a state"), ("repeats", 15, "of each"),
+        ("channels", 64, "of the scan or the convolution"),
+        ("entries", 128, "of the scan's state"), ("repeats", 15, "of each"),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default, help=text)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
@@ -148,9 +163,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in ("runs", "batch", "length", "channels", "entries", "repeats"):
             if getattr(arguments, name) < 1:
                 raise ValueError(f"{name} is {getattr(arguments, name)}, allowed: 1 or more")
-        unknown = sorted(set(arguments.passes or ()) - set(PASSES[what]))
+        unknown = sorted(set(arguments.passes or ()) - set(PASSES))
         if unknown:
-            raise ValueError(f"pass is {unknown[0]!r}, allowed: {', '.join(PASSES[what])}")
+            raise ValueError(f"pass is {unknown[0]!r}, allowed: {', '.join(PASSES)}")
         variants: dict[str, dict[str, Any]] = {OWN: {}}
         variants |= {text: variant_of(what, text) for text in arguments.variants}
         device = torch.device(runner.choose_device(arguments.device))
@@ -158,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
     calls = MADE[what](arguments, device)
-    for chosen in arguments.passes or PASSES[what]:
+    for chosen in arguments.passes or PASSES:
         print(f"{what}, {chosen}: microseconds a run, quartiles, times as fast as it is")
         running, failed = contestants(what, calls[chosen], variants, device)
         errors, refused = check(running, 1e-4)

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from lib.bench import variants
-from lib.ops import backends, long_scan, scan_kernels
+from lib.ops import backends, fused_conv, long_scan, scan_kernels
 
 MISSING = backends.triton_missing("cpu")
 on_cpu = pytest.mark.skipif(MISSING is not None, reason="needs Triton and its interpreter")
@@ -13,17 +13,19 @@ SMALL = ["--runs", "2", "--batch", "2", "--channels", "8", "--entries", "16", "-
 
 
 @on_cpu
+@pytest.mark.parametrize(
+    ("what", "sizes"), [("scan", ["steps=4", "backward_tile=64"]), ("conv", ["steps=3", "rows=1"])]
+)
 def test_variants_are_checked_and_timed_beside_the_own_sizes(
-    capsys: pytest.CaptureFixture[str],
+    what: str, sizes: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sizes = ["steps=4", "backward_tile=64"]
-    before = [module.SIZES for module in (scan_kernels, long_scan)]
-    assert variants.main(["scan", *sizes, *SMALL, "--repeats", "1"]) == 0
-    assert [module.SIZES for module in (scan_kernels, long_scan)] == before
+    before = [module.SIZES for module in (scan_kernels, long_scan, fused_conv)]
+    assert variants.main([what, *sizes, *SMALL, "--repeats", "1"]) == 0
+    assert [module.SIZES for module in (scan_kernels, long_scan, fused_conv)] == before
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 * (2 + len(sizes))
     head, own, *others = lines[: 2 + len(sizes)]
-    assert head.startswith("scan, forward: microseconds a run")
+    assert head.startswith(f"{what}, forward: microseconds a run")
     row = r"  (\S.*?) +([\d.]+)  \[([\d.]+), ([\d.]+)\]  +([\d.]+) *"
     found = [re.fullmatch(row, line) for line in (own, *others)]
     assert [match[1] for match in found if match] == [variants.OWN, *sizes]
