@@ -73,7 +73,10 @@ def _queue(arguments: argparse.Namespace) -> int:
 def _list(arguments: argparse.Namespace) -> int:
     from lib import runner
 
-    rows = runner.status(arguments.root)
+    store = Store.at(arguments.root)
+    rows = runner.status(arguments.root, store)
+    for problem in store.problems:
+        print(f"note: {problem}", file=sys.stderr)
     if arguments.json:
         keys = ("experiment", "profile", "done", "total", "failed")
         named = {"done": "cells done"}

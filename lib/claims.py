@@ -20,9 +20,10 @@ quick profile never give a verdict.
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -265,9 +266,11 @@ class Verdict:
 
 
 def judge(claim: Claim, store: Store, evidence: Evidence | None = None) -> Verdict:
-    """The verdict on `claim` from the records in `store` (`evidence`: what was looked up there)."""
+    """The verdict on `claim` from the records in `store` (`evidence`: what was looked up there); a
+    ClaimError if there are finished ones and none has its metric."""
     evidence = evidence or Evidence(store)
     found = evidence.records(claim)
+    _check_metrics(claim, found.values())
     seeds, whole = _by_seed(claim, found)
     used: dict[int, list[str]] = defaultdict(list)
     for cell, record in found.items():
@@ -303,6 +306,16 @@ def judge(claim: Claim, store: Store, evidence: Evidence | None = None) -> Verdi
         sum(r is not None and r.status == "failed" for r in found.values()),
         tuple(name for seed in whole for name in used[seed]),
     )  # fmt: skip
+
+
+def _check_metrics(claim: Claim, records: Iterable[Record | None]) -> None:
+    """A name that no record has is misspelt: "not run" would hide that for good."""
+    done = [record for record in records if record is not None and record.status == "done"]
+    for name in filter(None, (claim.metric, claim.minus)):
+        if done and not any(name in record.metrics for record in done):
+            known = {metric for record in done for metric in record.metrics}
+            near = ", ".join(difflib.get_close_matches(name, sorted(known), cutoff=0.0))
+            raise ClaimError(f"{claim.id}: metric is {name!r}, allowed: of its records', as {near}")
 
 
 def _by_seed(

@@ -32,7 +32,9 @@ def records_of(
 
 def progress_line(experiment: str, profile: str, store: Store | None = None) -> str:
     """ "2 of 3 cells, 0 failed": said beside every figure, so that no subset is silent; where there
-    is no record at all, also how to get one."""
+    is no record at all, also how to get one, and which records are damaged."""
+    store = store or Store.at(provenance.ROOT)
+    store = Store(store.local, store.published)  # whose problems are those of this experiment
     records = records_of(experiment, profile, store, done_only=False)
     done = sum(record.status == "done" for record in records)
     total = len(cells_of(find(experiment), profile))
@@ -41,7 +43,7 @@ def progress_line(experiment: str, profile: str, store: Store | None = None) -> 
         line += (
             f"\nNo result yet. To run:\npython -m lib run {experiment} \\\n  --profile {profile}"
         )
-    return line
+    return "\n".join([line, *(f"left out: {problem}" for problem in store.problems)])
 
 
 def curves_of(records: Sequence[Record], settings: Sequence[str] = ()) -> pd.DataFrame:

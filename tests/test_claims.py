@@ -57,7 +57,6 @@ def judged(store: Store, values: list[float], **change: Any) -> claims.Verdict:
         ([], {}, "not run"),
         ([0.90, 0.91], {"seeds": 2}, "reproduced"),
         ([0.90, 0.91, 0.92], {"unknown": "no checkpoint is named"}, "protocol unknown"),
-        ([0.90, 0.91, 0.92], {"metric": "absent"}, "not run"),
     ],
 )
 def test_verdicts(store: Store, values: list[float], change: dict[str, Any], verdict: str) -> None:
@@ -65,6 +64,18 @@ def test_verdicts(store: Store, values: list[float], change: dict[str, Any], ver
     assert found.verdict == verdict
     assert found.verdict in claims.VERDICTS
     assert found.expected == 3 and len(found.records) == found.done
+
+
+@pytest.mark.parametrize("name", ["metric", "minus"])
+def test_a_metric_that_no_record_has_is_named(store: Store, name: str) -> None:
+    assert judged(store, [], **{name: "bset"}).verdict == "not run"  # nobody can tell yet
+    put(store, FakeCell(7, 1), status="failed")
+    assert judged(store, [], **{name: "bset"}).verdict == "not run"
+    with pytest.raises(ClaimError, match=r"metric is 'bset', allowed: .* as best"):
+        judged(store, [0.9], **{name: "bset"})
+    put(store, FakeCell(7, 2), other=0.9)
+    found = judged(store, [0.9], **{name: "other"})
+    assert (found.done, found.verdict) == (2 if name == "metric" else 1, "not run")
 
 
 def test_mean_interval_and_records_are_reported(store: Store) -> None:

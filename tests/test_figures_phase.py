@@ -14,7 +14,7 @@ from lib.analysis.reference import load_reference
 from lib.config import to_dict
 from lib.experiments import cells_of, find
 from lib.experiments.achilles import summarise
-from lib.experiments.phase_diagram import GAMMAS, LAYERS, SEEDS, TIED
+from lib.experiments.phase_diagram import GAMMAS, LAYERS, MAMBA1, SEEDS, TIED
 from lib.figures import phase as figures
 from lib.store import Record, Store
 
@@ -96,7 +96,18 @@ def printed(figure: go.Figure, number: int) -> dict[tuple[str, str], str]:
 
 
 def test_nothing_is_silent(store: Store) -> None:
-    assert page.progress_line(TIED, "paper", store) == "paper: 209 of 216 cells, 4 failed"
+    said = "paper: 209 of 216 cells, 4 failed"
+    assert page.progress_line(TIED, "paper", store) == said
+    path = store.local / TIED / page.records_of(TIED, "paper", store)[0].name
+    content = path.read_bytes()
+    path.write_text("{")
+    try:
+        first, problem = page.progress_line(TIED, "paper", store).splitlines()
+        other = page.progress_line(MAMBA1, "paper", store)
+    finally:
+        path.write_bytes(content)
+    assert first == said.replace("209", "208")
+    assert problem.startswith("left out: ") and path.name in problem and path.name not in other
 
 
 def test_where_nothing_ran_stands_how_to_run_it(tmp_path: Path) -> None:

@@ -295,6 +295,12 @@ def test_command_line_list_and_run(tmp_path: Path, capsys: pytest.CaptureFixture
     assert cli.main([*root, "run", "demo.one", "--profile", "paper"]) == cli.FAILED
     assert cli.main([*root, "list"]) == 0
     assert "5/6" in lines(capsys)
+    next((tmp_path / ".runs" / "demo.one").glob("*.json")).write_text("{")
+    assert cli.main([*root, "list", "--json"]) == 0
+    captured = capsys.readouterr()
+    counts = {r["profile"]: r["cells done"] + r["failed"] for r in json.loads(captured.out)}
+    assert counts["paper"] == 5  # of six
+    assert captured.err.startswith("note: ") and "treated as missing" in captured.err
     assert cli.main([*root, "run", "demo.one", "--budget", "0.000001"]) == cli.STOPPED
 
 
