@@ -21,7 +21,7 @@ def training_flops(config: LanguageModelConfig, length: int) -> float:
     (scores and values, half of them behind the causal mask), of convolutions and of the state
     updates (as the recurrence has them, whatever the kernel computes); the backward pass is taken
     for two forward passes, as usual (arXiv 2001.08361, section 2.1). Norms, nonlinearities and the
-    look-up of embeddings are left out.
+    look-up of embeddings are left out; what equal tokens may share is counted for each.
 
     Raises:
         ValueError: length below 1.

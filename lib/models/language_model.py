@@ -95,10 +95,10 @@ class Layer(nn.Module):
     def by_token(self, x: Tensor) -> bool:
         """Whether a call for x (b, l, m), without states, may be given what is projected of it."""
         mixer = self.mixer
-        if not self.norm_first or not isinstance(mixer, Mamba2Mixer):
+        if not self.norm_first or not isinstance(mixer, Mamba2Mixer) or x.is_meta:
             return False
         # a table's gradient, a sum of thousands, had better not be in half precision
-        if torch.is_autocast_enabled(x.device.type) or watched(self.norm, mixer.in_proj):
+        if torch.is_autocast_enabled(x.device.type) or watched(self.norm, mixer, mixer.in_proj):
             return False
         return not mixer.fuses(x, None, False, self.norm)
 

@@ -105,7 +105,7 @@ class Mamba2Mixer(nn.Module):
         reason = None
         if state is not None or return_state:
             reason = "it neither takes nor returns a state; use auto"
-        elif watched(*self.children()):
+        elif watched(self, *self.children(), *([] if norm is None else [norm])):
             reason = "activations are watched, and it has none; use auto"
         elif c.n_heads != 1 or c.n_groups != 1 or c.bias or c.conv_kind == "none":
             reason = "it has one head, no bias of projections and a convolution; use auto"

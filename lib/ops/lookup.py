@@ -19,7 +19,8 @@ from lib.ops.kernel_calls import over_runs
 
 
 def lookup(table: Tensor, index: Tensor) -> Tensor:
-    """``table[index]``; on a GPU without second derivatives.
+    """``table[index]``; on a GPU without second derivatives, forward mode or ``torch.func``'s
+    transforms but vmap.
 
     Args:
         table: (v, m).
@@ -44,8 +45,11 @@ def in_one_run(table: Tensor, index: Tensor) -> Tensor:
 
 
 def _of_all(index: Tensor, v: int) -> Tensor:
-    """Numbers (r, n) of rows of r tables as numbers (r n,) of rows of one."""
-    runs = torch.arange(index.shape[0], device=index.device, dtype=index.dtype)
+    """Numbers (r, n) of rows of r tables as numbers (r n,) of rows of one, in 32 bits if they fit:
+    all bits are sorted by."""
+    r = index.shape[0]
+    index = index.to(torch.int32 if r * v < 2**31 else torch.int64)
+    runs = torch.arange(r, device=index.device, dtype=index.dtype)
     return (index + v * runs[:, None]).flatten()
 
 
@@ -58,11 +62,17 @@ def _rows(table: Tensor, index: Tensor) -> Tensor:
 
 @torch.library.custom_op("mamba_book::lookup_backward", mutates_args=())
 def _sums(dy: Tensor, index: Tensor, v: int) -> Tensor:
-    """The table's gradient (r, v, m) of dy (r, n, m): PyTorch's own kernel, which sorts."""
+    """The table's gradient (r, v, m) of dy (r, n, m), by PyTorch's own kernels."""
     r, _, m = dy.shape
-    given = (dy.reshape(-1, m), _of_all(index, v), r * v, -1, False)
+    rows = r * v
+    if dy.is_cuda:
+        # of many numbers of few rows PyTorch 2.11 makes sums atomically; of as many rows as four
+        # times a GPU's processors it never does, but sorts, and sums in two passes
+        device = torch.cuda.get_device_properties(dy.device)
+        rows = max(rows, 4 * device.multi_processor_count)
+    given = (dy.reshape(-1, m), _of_all(index, v), rows, -1, False)
     sums: Tensor = torch.ops.aten.embedding_dense_backward(*given)
-    return sums.view(r, v, m)
+    return sums[: r * v].view(r, v, m)
 
 
 @_rows.register_fake

@@ -122,6 +122,7 @@ def test_it_is_done_where_it_pays_alone(monkeypatch: pytest.MonkeyPatch, made: l
         model_of(norm_place="after")(tokens())
         with torch.autocast("cpu", dtype=torch.bfloat16):
             model.float()(tokens())
+        assert model_of(BLOCKS["heads"]).to("meta")(tokens().to("meta")).is_meta
         assert made == [32]
         model(tokens())
         assert made == [32, 32]
@@ -131,7 +132,13 @@ def test_it_is_done_where_it_pays_alone(monkeypatch: pytest.MonkeyPatch, made: l
 
 
 @pytest.mark.parametrize(
-    "name", ["embedding", "positions", "act_embed", "layers.0", "layers.0.norm"]
+    "name",
+    [
+        "embedding",
+        "positions",
+        "act_embed",
+        *(f"layers.0{part}" for part in ("", ".norm", ".mixer", ".mixer.in_proj")),
+    ],
 )
 def test_not_where_somebody_watches_what_it_is_made_of(made: list[int], name: str) -> None:
     model = model_of(**STACKS["learned positions"])
