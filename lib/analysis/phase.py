@@ -125,10 +125,11 @@ class Agreement:
 
     def sentence(self, what: str, where: str) -> str:
         """The numbers in words: "`what`: over 72 cells ... those of `where`"."""
+        lead = "higher" if self.bias > 0 else "lower"
+        level = f"ours {lead} by {abs(self.bias):.2f}" if abs(self.bias) >= 0.005 else "equal"
         text = (
             f"{what}: over {self.cells} cells ours differ from those of {where} by "
-            f"{self.error:.2f} on average (ours {'higher' if self.bias > 0 else 'lower'} by "
-            f"{abs(self.bias):.2f} in the mean)"
+            f"{self.error:.2f} on average ({level} in the mean)"
         )
         if self.inside is not None:
             text += (
@@ -136,7 +137,7 @@ class Agreement:
                 "and our highest seed"
             )
         if self.rank is not None:
-            text += f"; rank correlation over cells {self.rank:.2f}"
+            text += f"; rank correlation over cells {round(self.rank, 2) + 0.0:.2f}"  # no -0.00
         if self.interval is not None:
             text += " [{:.2f}, {:.2f}]".format(*self.interval)
         return text + "."

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from lib.analysis.phase import (
+    Agreement,
     Diagram,
     agreement,
     beside,
@@ -91,6 +92,12 @@ def test_agreement_counts_what_it_says() -> None:
     text = found.sentence("Map", "the paper")
     assert "over 4 cells" in text and "by 0.10 on average (ours higher by 0.05" in text
     assert "100% of the cells" in text and "1.00 [1.00, 1.00]" in text
+
+
+def test_what_rounds_to_nothing_has_no_sign() -> None:
+    text = Agreement(33, None, 0.1, -0.004, -0.0004, (-0.3, 0.3)).sentence("Map", "the paper")
+    assert "by 0.10 on average (equal in the mean)" in text
+    assert "over cells 0.00 [-0.30, 0.30]" in text
 
 
 def test_rank_correlation_is_spearmans_with_ties() -> None:
