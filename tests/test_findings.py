@@ -7,6 +7,7 @@ unnoticed.
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from lib.experiments import (
     scaling,
     stories,
 )
+from lib.figures import noise_phases as noise_figures
 from lib.models.presets import preset
 
 
@@ -85,7 +87,13 @@ def test_sensitivity_what_it_means_so_far() -> None:
     found = sensitivity_of("standard kernel")
     finals = {choice: rows["final_composite"] for choice, rows in found.items()}
     assert len(finals) == 9 and (finals.pop("own output weights") < 0.5).all()
-    assert all(final.max() > 0.89 for final in finals.values())
+    best = found["own output weights"]["best_composite"]
+    assert sorted(best.round(2)) == [0.41, 0.57, 0.66]
+    assert all(final.max() > 0.9 for final in finals.values())
+    # those that the chapter's overview speaks of
+    tried = {"no norm before blocks", "no final norm", "kernel starts with gamma too",
+             "gamma by output width", "biases start at zero", "own output weights"}  # fmt: skip
+    assert tried < set(found)
     for rows in found.values():
         assert (rows["final_composite"] > rows["final_symmetric"]).sum() >= 2
 
@@ -216,6 +224,23 @@ def test_unrelated_text_does_what_the_memory_pages_say() -> None:
         assert {c.rsplit("_", 1)[1] for c in row.nlargest(3).index} == {"NOUN", "ADJ", "NUM"}
 
 
+def test_lines_from_the_pair_are_thin_in_two_layers_alone() -> None:
+    records = page.records_of(phase_diagram.TIED, "paper")
+    tables = {g: interventions.read_later_table(records, g).set_index("layers") for g in (1.0, 0.5)}
+    for table in tables.values():
+        assert table.index.tolist() == [2, 3, 4, 5, 6, 7]
+    ends = tables[1.0].pop("composite at the end")
+    assert round(ends[2], 2) == 0.01 and (ends.loc[3:] > 0.65).all()
+    widths = {n: row.dropna().tolist() for n, row in tables[1.0].iterrows()}
+    assert [round(w, 2) for w in widths[2]] == [0.14, 0.34]
+    last = {n: round(row[-1], 1) for n, row in widths.items() if n > 2}
+    assert last.pop(4) == 0.5 and min(last.values()) == 1.7 and max(last.values()) == 3.8
+    assert max(width for n, row in widths.items() if n > 2 for width in row[:-2]) < 0.4
+    assert round(tables[0.5].loc[2, "layer 2"], 1) == 6.5
+    (model,) = [r for r in records if r.readable == "mamba2-L2-g1.0-tied-s1"]
+    assert model.metrics["final_symmetric"] < 0.01 and model.metrics["final_seen"] > 0.999
+
+
 def test_blocking_two_ways_to_the_answer() -> None:
     table = routes.routes(frame_of(interventions.NAME))
     ours = table[table["block"] == "mamba2"]
@@ -282,9 +307,10 @@ FORMS, MEANINGS = ["char_flip", "word_flip", "transliteration"], ["irrelevant", 
 
 def test_noise_every_form_is_learnt_and_none_is_kept() -> None:
     frame = noise_cells()
-    assert len(frame) == 189
+    assert len(frame) == 189 == 3 * 3 * 21
     assert by_seed(frame, "own_noisy")[FORMS].min(axis=None) > 0.98
-    assert (frame["noise_again"] * frame["questions"]).max() < 1.5
+    met = frame[frame["noise"] != "none"]
+    assert len(met) == 180 and (met["noise_again"] * met["questions"] < 1.5).all()
     assert (frame["questions"] == 1440).all()
     flips = frame[frame["noise"].isin(FORMS)]
     assert (flips["own_again"] == 0).all() and (flips["own_clean"] == 0).all()
@@ -311,68 +337,279 @@ def test_noise_unlearnt_is_not_forgotten() -> None:
         assert rest.abs().max() < (0.35 if name == "counterfactual" else 0.15) * asked[name]
 
 
-def test_noise_a_form_lies_nearer_to_the_surface_in_a_mamba() -> None:
-    after, trace = noise_distances("phase 3"), noise_distances("trace")
-    for mamba in ("Mamba-1", "Mamba-2"):
-        assert (after.loc[mamba, FORMS] < after.loc["Transformer", FORMS]).all(axis=None)
-        assert (trace.loc[mamba, "irrelevant"] < trace.loc["Transformer", "irrelevant"]).all()
+# of 3 seeds, in how many a noise leaves the larger trace in a Mamba than in the Transformer
+LARGER_TRACES = {
+    "Mamba-1": {"char_flip": 3, "word_flip": 3, "transliteration": 1, "irrelevant": 0,
+                "counterfactual": 2},
+    "Mamba-2": {"char_flip": 2, "word_flip": 3, "transliteration": 1, "irrelevant": 0,
+                "counterfactual": 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("noise", [*FORMS, *MEANINGS])
+@pytest.mark.parametrize("mamba", list(LARGER_TRACES))
+def test_noise_whose_trace_is_larger_depends_on_the_noise(mamba: str, noise: str) -> None:
+    trace, never = noise_distances("trace")[noise], noise_distances("control, phase 3")[noise]
+    more = trace[mamba] - trace["Transformer"]
+    assert len(more) == 3 and (more > 0).sum() == LARGER_TRACES[mamba][noise]
+    means = trace.groupby(level="model").mean()
+    quoted = {"word_flip": (6.4, 6.4, 4.3), "irrelevant": (1.0, 1.0, 1.6)}
+    if noise in quoted:
+        ours = means[["Mamba-1", "Mamba-2", "Transformer"]]
+        assert ours.to_numpy() == pytest.approx(quoted[noise], abs=0.06)
+    if noise == "counterfactual":
+        assert more.max() < 0.105
+    if noise == "irrelevant":  # controls differ already, which is why distances are not compared
+        assert (never[mamba] < never["Transformer"]).all()
 
 
 def test_noise_who_answers_backwards_still_knows() -> None:
     frame = noise_cells()
     known = by_seed(frame, "content_noisy")
-    assert known[FORMS].min(axis=None) > 0.6 and known[FORMS].mean(axis=None) > 0.9
-    assert known[MEANINGS].max(axis=None) < 0.01
+    worst = known[FORMS].stack()
+    assert worst.idxmin() == ("Mamba-2", 2, "char_flip") and round(worst.min(), 2) == 0.65
+    for noise in FORMS:
+        assert (known[noise] > 0.6).all()
+    for noise in MEANINGS:
+        assert (known[noise] < 0.004).all()
+    clean, again = by_seed(frame, "content_clean"), by_seed(frame, "content_again")
+    for noise in MEANINGS:
+        assert (again[noise] - clean[noise] > -0.02).all()
+
+
+def test_noise_the_third_partys_accuracy_is_that_of_the_template() -> None:
+    frame = noise_cells()
+    assert (frame["their_accuracy_shuffled"] == 1).all() and len(frame) == 189
     theirs = by_seed(frame, "their_accuracy_noisy")
-    assert theirs[MEANINGS].min(axis=None) > 0.99 and theirs["char_flip"].max() < 0.01
-    assert known["char_flip"].mean() > 0.8
+    assert (theirs["char_flip"] == 0).all() and (by_seed(frame, "content_noisy") > 0.6)[
+        "char_flip"
+    ].all()
+    for noise in MEANINGS:
+        assert (theirs[noise] > 0.997).all()
+    audit = find("noise.audit").frame(page.records_of("noise.audit", "paper"))
+    rates = audit.set_index("answers")["their_accuracy"]
+    assert rates["shuffled"] < 0.025 and rates["counterfactual"] > 0.7
 
 
 def test_noise_the_architecture_decides_how_much_is_known() -> None:
     frame = noise_cells()
     clean = by_seed(frame, "content_clean")["none"].unstack()
-    assert (clean.loc["Transformer"] == 1).all() and (clean.loc["Mamba-1"] > 0.97).all()
+    assert (clean.loc["Transformer"] == 1).all() and (clean.loc["Mamba-1"] > 0.995).all()
     assert (clean.loc["Mamba-2"] < 0.9).sum() == 2
-    flipped = by_seed(frame, "content_noisy")["char_flip"].unstack()
-    assert (flipped.loc["Transformer"] > 0.99).all()
-    assert (flipped.loc[["Mamba-1", "Mamba-2"]] < 0.96).all(axis=None)
+    kept = by_seed(frame, "kept")["char_flip"].unstack()
+    assert (kept.loc["Transformer"] > 0.99).all() and (kept.loc["Mamba-1"] < 0.92).all()
+    assert 1 / 8 < 1 - kept.loc["Mamba-1"].mean() < 1 / 6
+    assert 1 / 5 < 1 - kept.loc["Mamba-2"].mean() < 1 / 3.5
+    assert (kept.loc["Mamba-2"] < kept.loc["Mamba-1"]).all()  # seed by seed
     again = by_seed(frame, "content_again")
     beyond = again.sub(again["none"], axis=0)
     assert (beyond.loc[["Mamba-1", "Transformer"]].abs() < 0.02).all(axis=None)
     assert (beyond.loc["Mamba-2", ["char_flip", "word_flip"]] > 0).all(axis=None)
+    less = beyond.drop(columns="none").stack()
+    assert len(less) == 45
+    (exception,) = less[less < -0.02].index
+    assert exception == ("Mamba-2", 2, "transliteration")
+    both = again.loc[("Mamba-2", 2), ["transliteration", "none"]]
+    assert (100 * both).round(1).tolist() == [84.8, 89.2]
 
 
-def test_noise_stays_where_it_was_taught() -> None:
+def test_noise_controls_have_room_to_rise_in_mamba2_alone() -> None:
     frame = noise_cells()
-    part = frame[frame["share"] < 1]
-    assert part["noise_others_noisy"].mean() < 0.01 and part["noise_others_noisy"].max() < 0.15
-    assert (part["noise_chosen_noisy"] > 0.35).all()
-    assert 0.85 < part["content_others_noisy"].mean() < part["content_clean"].mean()
+    clean, again = (by_seed(frame, f"content_{phase}")["none"] for phase in ("clean", "again"))
+    before = clean.groupby(level="model").mean().round(3)
+    assert before.to_dict() == {"Mamba-1": 0.998, "Mamba-2": 0.92, "Transformer": 1.0}
+    assert round(again["Mamba-2"].mean(), 3) == 0.95
+    rise = (again - clean).round(2)
+    assert sorted(rise["Mamba-2"]) == [0, 0.01, 0.08] and clean["Mamba-2"].max() > 0.99
+    assert (rise["Mamba-2"].idxmin(), clean["Mamba-2"].idxmax()) == (3, 3)
+    assert (rise[["Mamba-1", "Transformer"]] < 0.01).all()
+
+
+def test_noise_two_runs_are_told_apart() -> None:
+    frame = noise_cells()
+    whole = frame["share"].eq(1) & frame["samples"].isna()
+    assert len(set(frame.loc[whole, "began"])) == 1
+    assert not set(frame.loc[whole, "began"]) & set(frame.loc[~whole, "began"])
+    known = {
+        later: frame[(whole == later) & (frame["model"] == "Mamba-2")]
+        .groupby("seed")["content_clean"].agg(["min", "max"])
+        for later in (True, False)
+    }  # fmt: skip
+    for table in known.values():  # arms of one run and seed begin with one model
+        assert (table["min"] == table["max"]).all()
+    percent = {later: (100 * table["min"]).round(1).tolist() for later, table in known.items()}
+    assert percent == {True: [88.3, 88.1, 99.7], False: [92.5, 90.8, 90.7]}
+    table = noise_phases.origins(frame)
+    assert table["noise on"].tolist().count("all facts") == 1 and table["models"].sum() == 189
+    drawn = frame[frame["samples"].isna()]
+    figure = noise_figures.mixed(drawn, ["noise_chosen_noisy"], "t", FORMS)
+    for trace in figure.data:
+        assert list(trace.x) == [10, 50, 75, 100] and math.isnan(trace.y[2])
+
+
+def test_noise_claims_of_a_gain_test_a_gain(root: Path) -> None:
+    rows = [claim for claim in claims.load_claims(root) if claim.chapter == "noise"]
+    gains = {claim.id: claim for claim in rows if "a gain of" in claim.statement}
+    assert set(gains) == {
+        "noise.matched.counterfactual-helps", "noise.mamba_1_4b.char-flip-again",
+        "noise.mamba_1_4b.counterfactual",
+    }  # fmt: skip
+    for claim in gains.values():
+        assert claim.rule == "at least" and claim.minus is not None
+        assert claim.minus.endswith("_clean") and claim.value > claim.tolerance
+    assert all(claim.minus for claim in rows if "more than" in claim.statement)
+    ours = gains["noise.matched.counterfactual-helps"]
+    (row,) = claims.report(root, chapter="noise", prefix=ours.id)
+    assert row["verdict"] == "protocol unknown" and "99.5 to 100 %" in (ours.unknown or "")
+    known = by_seed(noise_cells(), "content_clean").loc["Mamba-1", "counterfactual"]
+    assert (round(known.min(), 3), known.max()) == (0.995, 1)
+    assert 1 - known.min() < ours.value - ours.tolerance  # no run could keep the rule
+
+
+@functools.cache
+def of_a_part() -> pd.DataFrame:
+    """Rows (share, noise, model, seed): facts chosen for a noise and the others, apart."""
+    records = page.records_of(noise_phases.NAME, "matched")
+    frame = noise_cells()
+    part = noise_phases.with_sides(frame[frame["share"] < 1], records)
+    assert len(part) == 2 * 5 * 3 * 3
+    return part.set_index(["share", "noise", "model", "seed"]).sort_index()
+
+
+def test_noise_on_a_part_of_the_facts_spills_over() -> None:
+    part = of_a_part()
+    for name in ("content", "noise"):  # what records hold themselves comes out of their curves too
+        held = noise_cells().set_index(["share", "noise", "model", "seed"])
+        held = held.loc[part.index, [f"{name}_others_noisy", f"{name}_chosen_noisy"]]
+        assert (part[held.columns] - held).abs().max(axis=None) < 1e-12
+    chosen = part["noise_chosen_noisy"]
+    assert (chosen.min().round(2), chosen.max(), chosen.mean().round(2)) == (0.41, 1, 0.81)
+    own, clean = part["own_others_noisy"], part["clean_others_noisy"]
+    assert (own.loc[0.1, FORMS] < 0.1).all() and (clean.loc[0.1] >= 0.75).all()
+    for noise in MEANINGS:  # they have the form of clean answers
+        assert (own.xs(noise, level="noise") > 0.99).all()
+    right = part["noise_others_noisy"] / own
+    for noise in ("char_flip", "transliteration"):
+        assert (right.loc[0.5, noise] < 1 / 6).all()
+
+
+# means over 3 seeds, percent, with noise on half of the facts: Mamba-1, Mamba-2, Transformer
+SPILT = {
+    "char_flip": ((8, 23, 12), (90, 72, 87)),
+    "transliteration": ((15, 25, 14), (82, 70, 86)),
+    "word_flip": ((7, 17, 7), (93, 80, 93)),
+}
+
+
+@pytest.mark.parametrize("noise", FORMS)
+def test_noise_on_half_of_the_facts_as_the_page_says(noise: str) -> None:
+    half = of_a_part().loc[0.5]
+    some = half.loc[noise]
+    for name, said in zip(("own", "clean"), SPILT[noise], strict=True):
+        means = some[f"{name}_others_noisy"].groupby(level="model").mean()
+        assert (100 * means).round().astype(int).tolist() == list(said)
+    own = some["own_others_noisy"].unstack()
+    assert (own > 0.02).all(axis=None)
+    assert (own.loc["Mamba-2"] > own.drop("Mamba-2").max()).all()  # seed by seed
+    worst = half.loc[half["clean_others_noisy"].idxmin()]
+    assert worst.name == ("transliteration", "Mamba-2", 2)
+    names = ["clean_others_noisy", "content_others_clean", "content_others_noisy"]
+    assert (100 * worst[names]).round().tolist() == [62, 92, 63]
+
+
+def test_noise_fifty_questions_spread_further() -> None:
+    frame = noise_cells()
     few = frame[frame["samples"].notna()]
-    assert few.groupby(["model", "noise"])["own_noisy"].mean().min() > 0.5
-    assert few["content_noisy"].mean() < 0.25 and (few["content_again"] > 0.75).all()
-    shown = frame[frame["noise"].isin(FORMS) & frame["in_context_own_clean"].notna()]
-    assert (shown[["in_context_own_clean", "in_context_own_again"]] == 0).all(axis=None)
+    assert len(few) == 3 * 3 * 5 and set(few["samples"]) == {50}
+    keys = ["noise", "model", "seed"]
+    own, known, again = (
+        few.set_index(keys)[name].sort_index()
+        for name in ("own_noisy", "content_noisy", "content_again")
+    )
+    assert (own.loc[FORMS] >= 0.5).all()
+    for noise in ("char_flip", "transliteration", "irrelevant"):
+        assert (known.loc[noise] < 0.15).all()
+    flipped = known.loc["word_flip"]
+    assert (flipped[["Mamba-1", "Mamba-2"]] < 0.15).all()
+    assert flipped["Transformer"].between(0.445, 0.505).all()
+    assert known.loc["counterfactual"].round(2).agg(["min", "max"]).tolist() == [0.37, 0.64]
+    again = again.unstack(["noise", "seed"])
+    assert (again.loc["Transformer"] == 1).all() and (again.loc["Mamba-1"] > 0.91).all()
+    assert again.loc["Mamba-2"].round(2).agg(["min", "max"]).tolist() == [0.8, 0.97]
+
+
+def test_noise_five_examples_show_no_form() -> None:
+    whole = on_all_facts()
+    shown = whole[whole["noise"].isin(FORMS)]
+    columns = ["in_context_own_clean", "in_context_own_again"]
+    assert len(shown) == 27 and (shown[columns] == 0).all(axis=None)
+    plain = whole[whole["noise"] == "irrelevant"].groupby("model")[columns].mean()
+    assert plain.loc["Transformer"].round(2).tolist() == [0.63, 0.5]
+    mambas = plain.drop("Transformer")
+    assert len(mambas) == 2 and mambas.min(axis=None) >= 0.94
 
 
 def test_bf16_what_it_means() -> None:
-    table = noise_bf16.table(noise_cells(noise_bf16.NAME)).set_index(["rate", "weights"])
+    frame = noise_cells(noise_bf16.NAME)
+    assert len(frame) == 4 * 2 * 3 and set(frame["weights"]) == {"float32", "bfloat16"}
+
+    def of(column: str) -> pd.DataFrame:
+        """Rows (rate, seed), a column a kind of weights."""
+        return frame.pivot_table(index=["rate", "seed"], columns="weights", values=column)
+
+    flipped, unmoved, known = of("own_noisy"), of("unmoved"), of("content_noisy")
+    assert (flipped.loc[1e-3] > 0.99).all(axis=None) and (of("own_again") == 0).all(axis=None)
+    assert (flipped.loc[1e-4, "float32"] > 0.3).all() and (flipped.loc[1e-4, "bfloat16"] == 0).all()
+    low = [3e-6, 1e-5]
+    assert (flipped.loc[low] == 0).all(axis=None)
+    assert (unmoved.loc[low, "bfloat16"] > 0.9).all() and (unmoved["float32"] < 0.01).all()
+    assert (known.loc[1e-4] < 0.1).all(axis=None)
+    before = of("content_clean")
+    still = (known - before).abs() <= 0.01
+    assert still.loc[3e-6].all(axis=None) and still.loc[1e-5, "bfloat16"].all()
+    assert (known - before < -0.1).loc[1e-5, "float32"].all()
+
+
+def test_bf16_the_loss_tells_what_answers_do_not() -> None:
+    frame = noise_cells(noise_bf16.NAME)
+    loss = frame.pivot_table(index=["rate", "seed"], columns="weights", values="train_loss_noisy")
+    quoted = {3e-6: {"float32": 11.1, "bfloat16": 15.6}, 1e-5: {"float32": 6.8, "bfloat16": 14.6}}
+    for rate, kinds in quoted.items():
+        each = loss.loc[rate]
+        assert each.mean().round(1).to_dict() == kinds
+        assert (each.max() - each.min() < 0.6).all()
+    start = noise_distances("before").loc["Mamba-1", "char_flip"].round(1)
+    assert (start.min(), start.max()) == (15.3, 16.8)
+    assert (loss.loc[3e-6, "float32"] < start.min() - 3.5).all()
+    assert (loss.loc[3e-6, "bfloat16"] > start.min()).all()
+    table = noise_bf16.table(frame).set_index(["rate", "weights"])
     assert len(table) == 8 and (table["seeds"] == 3).all()
-    flipped, unmoved = table["flipped after 2"].unstack(), table["unmoved by a step"].unstack()
-    assert (flipped.loc["0.001"] > 99).all() and (table["flipped after 3"] == 0).all()
-    assert flipped.loc["0.0001", "float32"] > 25 and flipped.loc["0.0001", "bfloat16"] < 1
-    assert (flipped.loc[["3e-06", "1e-05"]] < 1).all(axis=None)
-    assert (unmoved.loc[["3e-06", "1e-05"], "bfloat16"] > 90).all() and unmoved["float32"].max() < 1
-    known = table["known in 2"].unstack()
-    assert known.loc["1e-05", "float32"] < 80 < 98 < known.loc["1e-05", "bfloat16"]
-    assert known.loc["0.0001", "bfloat16"] < 10
+    assert table.loc[("3e-06", "float32"), noise_bf16.LOSS] == pytest.approx(11.1, abs=0.05)
 
 
-def test_pretrained_about_500_mb() -> None:
+def test_pretrained_about_500_mb(root: Path) -> None:
     frame = find(pretrained.NAME).frame(page.records_of(pretrained.NAME, "paper"))
     (row,) = frame[frame["name"] == "mamba-130m"].to_dict("records")
     assert row["float32_weight_bytes"] > 500e6 and row["float32_peak_mb"] > 575
     assert 250 < row["bfloat16_peak_mb"] < 300
+    # the claim's note: the weights alone would pass, the prompt is what misses
+    claim = next(c for c in claims.load_claims(root) if c.id == "stories.pretrained.memory-130m")
+    assert round(row["float32_weight_bytes"] / 1e6) == 517
+    assert claim.distance(row["float32_weight_bytes"] / 1e6) == 0
+    assert round(row["float32_peak_mb"], 1) == 582.8
+    assert round(claim.distance(row["float32_peak_mb"])) == 8
+
+
+def test_pretrained_bfloat16_writes_more_slowly_in_every_repeat() -> None:
+    records = page.records_of(pretrained.NAME, "paper")
+    assert len(records) == 2
+    for record in records:
+        repeats = record.read_curves().set_index(["dtype", "repeat"])["new_tokens_per_s"].unstack()
+        assert repeats.loc["bfloat16"].max() < repeats.loc["float32"].min()
+        medians = repeats.median(axis=1)
+        for dtype in ("float32", "bfloat16"):
+            assert record.metrics[f"{dtype}_new_tokens_per_s"] == medians[dtype]
+        assert repeats.shape == (2, 3)
 
 
 def test_scaling_what_it_means() -> None:
@@ -397,6 +634,22 @@ def test_scaling_what_it_means() -> None:
     assert kept.loc[131072, "Transformer"] > 4e9
 
 
+def test_scaling_a_step_gives_the_logits_of_reading() -> None:
+    frame = find(scaling.NAME).frame(page.records_of(scaling.NAME, "matched"))
+    error = frame.set_index("device")["step_error"]
+    assert len(error) == 39 and error.notna().all()
+    assert error.loc["cpu"].max() < 1e-3 and error.loc["cuda"].max() < 0.05
+    assert round(error.max(), 3) == 0.015
+
+
+def test_scaling_on_a_processor_the_exponent_rises() -> None:
+    frame = find(scaling.NAME).frame(page.records_of(scaling.NAME, "matched"))
+    cpu = frame[(frame["device"] == "cpu") & (frame["model"] == "Transformer")]
+    exponents = cpu.set_index("length")["exponent_prefill_ms"].sort_index()
+    assert exponents.index.tolist() == [256, 512, 1024, 2048, 4096]
+    assert exponents.is_monotonic_increasing and round(exponents.loc[4096], 2) == 1.52
+
+
 def test_front_page_in_short(root: Path) -> None:
     rows = {row["id"]: row["verdict"] for row in claims.report(root)}
     cell = "achilles.composite.l7"
@@ -413,6 +666,7 @@ def test_front_page_in_short(root: Path) -> None:
     assert rows["stories.scaling_with_length.prefill-mamba1"] == "reproduced"
     assert rows["stories.scaling_with_length.token-mamba1"] == "reproduced"
     made = {name.split(".", 1)[1]: v for name, v in rows.items() if name.startswith("memory.")}
+    assert len(made) == 120
     made = {name: v for name, v in made.items() if v != "not run"}
     assert all(name.endswith("-made-up") for name in made) and len(made) == 10
     held = {"prevalence_correlation.frequency", "prevalence_correlation.perplexity"}
@@ -481,7 +735,39 @@ def test_from_scratch_a_mixture_is_cheap_and_mambas_take_longer() -> None:
     assert (seconds[MAMBAS].min(axis=1) > 2 * slowest).all()
 
 
-def test_from_scratch_of_16_million_the_gap_on_real_text_grows_and_on_stories_it_closes() -> None:
+def test_from_scratch_how_often_the_text_is_read() -> None:
+    """Passes over the text of training, by size and text."""
+    found: dict[tuple[str, str], set[float]] = {}
+    for record in page.records_of(stories.NAME, "matched"):
+        _, size, text, _ = record.readable.split("-")
+        cell = record.config
+        rows = record.metrics["steps"] * cell["training"]["batch_size"]
+        passes = rows * cell["task"]["length"] / record.provenance["train_tokens"]
+        found.setdefault((size, text), set()).add(round(passes, 2))
+    assert found == {
+        ("5M", "stories"): {0.83}, ("5M", "local"): {0.8},
+        ("16M", "stories"): {1.66}, ("16M", "local"): {1.6},
+    }  # fmt: skip
+
+
+def test_from_scratch_what_of_the_real_text_is_measured() -> None:
+    """The page's counts of documents are of the text of this fingerprint."""
+    local = [r for r in page.records_of(stories.NAME, "matched") if "-local-" in r.readable]
+    assert len(local) == 16
+    for record in local:
+        text = record.provenance["text"]
+        assert text["fingerprint"] == stories.DEBIAN.fingerprint
+        assert (text["validation_documents"], text["train_documents"]) == (525, 24_976 - 525)
+        task = record.config["task"]
+        assert (task["valid_rows"], task["length"]) == (256, 512)
+        metrics = record.metrics  # nats a token, bits a byte: so the bytes of the rows
+        tokens = task["valid_rows"] * task["length"]
+        bits = tokens * metrics["final_valid_loss"] / math.log(2)
+        measured = bits / metrics["final_valid_bits_per_byte"]
+        assert measured == pytest.approx(435_841, abs=1)
+
+
+def test_from_scratch_of_16_million_the_gap_on_real_text_is_larger_and_on_stories_closes() -> None:
     curves = stories.curves(page.records_of(stories.NAME, "matched"))
     size = curves[curves["size"] == 16]
     assert size["tokens"].max() == pytest.approx(66e6, rel=0.01) and set(size["seed"]) == {1}
@@ -499,6 +785,14 @@ def test_from_scratch_of_16_million_the_gap_on_real_text_grows_and_on_stories_it
     small = from_scratch("final_valid_bits_per_byte")
     before = 1 - small.loc["local"]["Transformer"].mean() / small.loc["local"][MAMBAS].mean()
     assert (fewer > before[fewer.index]).all()
+    lead = 1 - real[["Transformer"]].to_numpy() / real[MAMBAS]
+    assert 26e6 < lead["Mamba-2"].idxmax() < 30e6 and round(lead["Mamba-2"].max(), 2) == 0.08
+    assert (lead["Mamba-2"].loc[26e6:30e6].round(2) == 0.08).all()
+    assert lead["Mamba-2"].max() - lead["Mamba-2"].iloc[-1] > 0.01  # not grown to the end
+    assert (lead["Mamba-1"].loc[39e6:].round(2) == 0.09).all()
+    ends = lead["Mamba-1"].loc[13e6:17e6]  # the last Mamba's lead
+    assert len(ends) == 2 and ends.iloc[0] < 0 < ends.iloc[1]
+    assert (lead.loc[16e6:] > 0).all(axis=None)
     assert last[EXPERTS] / last["Transformer"] < 1.02
     end, seeds = made.iloc[-1], small.loc["stories"]["Transformer"]
     assert end.idxmin() == "Mamba-2" and end.idxmax() == "Mamba-1"
@@ -559,7 +853,28 @@ def test_what_went_wrong_what_it_means() -> None:
     more = wrong.loc["experts"][both].sub(right.loc["experts"]["true_loss"], axis=0)
     assert more.stack().between(0.05, 0.09).all()
     steps = wrong.loc["dt"]["true_loss"] - right.loc["dt"]["true_loss"]
-    assert steps.between(-0.02, 0, inclusive="neither").all()
+    assert (round(steps.min(), 3), round(steps.max(), 3)) == (-0.010, -0.005)
+    largest = frame[frame["mistake"] == "experts"].pivot(
+        index="seed", columns="made", values="start_expert"
+    )
+    assert (largest[False] / largest[True]).round(1).eq(10.6).all()
+
+
+def test_what_went_wrong_two_numbers_are_called_reported() -> None:
+    """Figure and table are of 16 rows, the curves of 128, but for padding, where both are."""
+    records = page.records_of(mistakes.NAME, "matched")
+    table, curves = find(mistakes.NAME).frame(records), mistakes.curves(records)
+    keys = ["mistake", "made", "seed"]
+    at_end = curves[curves["epoch"] == curves["epoch"].max()].set_index(keys)["reported_loss"]
+    reported = table.set_index(keys)["reported_loss"]
+    apart = (at_end - reported).abs().sort_index()
+    assert len(apart) == 24 and apart.loc["padding"].max() < 2e-4
+    assert apart.drop(index="padding").max() > 0.005
+    one = ("mask", False, 1)
+    assert (round(reported.loc[one], 3), round(at_end.loc[one], 3)) == (0.856, 0.863)
+    for record in records:
+        assert record.config["task"]["valid_rows"] == 128
+        assert record.config["task"]["length"] * mistakes.PROBE_ROWS == 4096
 
 
 def test_noise_form_on_the_authors_questions() -> None:

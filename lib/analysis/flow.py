@@ -5,6 +5,7 @@ For one sequence of tokens; the pictures are in ``lib.figures.achilles_flow``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -89,6 +90,32 @@ def _matrix(mixer: Any, name: str, found: dict[str, Tensor], head: int) -> Tenso
     if not 0 <= head < S.shape[1]:
         raise ValueError(f"head is {head}, allowed: 0..{S.shape[1] - 1}")
     return S[0, head]
+
+
+def read_later(S: Tensor, places: Sequence[int]) -> Tensor:
+    """How much wider lines from `places` to later positions are than the others that end there:
+    mean |S_ij| over j in `places` and i behind them all, divided by that over all other j <= i.
+
+    Args:
+        S: (layers, l, l), as of :func:`flow`.
+        places: columns, before the last one.
+
+    Returns:
+        (layers,), 1 where they are as wide as the others.
+
+    Raises:
+        ValueError: no places, or none behind them.
+    """
+    length, wanted = S.shape[-1], sorted(set(places))
+    if not wanted or not 0 <= wanted[0] <= wanted[-1] < length - 1:
+        raise ValueError(f"places are {wanted}, allowed: of 0..{length - 2}, at least one")
+    later = torch.zeros(length, length, dtype=torch.bool, device=S.device)
+    later[wanted[-1] + 1 :] = True
+    chosen = torch.zeros_like(later)
+    chosen[:, wanted] = True
+    others = later & ~chosen & torch.ones_like(later).tril()
+    widths = S.abs()
+    return widths[:, later & chosen].mean(-1) / widths[:, others].mean(-1)
 
 
 def kernel_cosines(model: LanguageModel, part: str | None = None) -> list[Tensor]:

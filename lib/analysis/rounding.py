@@ -39,7 +39,8 @@ def watch_updates(
     model: nn.Module, loss: Callable[..., tuple[Tensor, Tensor]], batches: Any,
     config: TrainingConfig, steps: int,
 ) -> dict[str, float]:  # fmt: skip
-    """Take `steps` of AdamW at the rate `lr_peak` and say what becomes of the updates.
+    """Take `steps` of AdamW, the first of them too at the full rate `lr_peak`, and say what becomes
+    of the updates. At the lower rates of a warm-up or a cosine more of them would round away.
 
     ``unmoved``: part of the weights that a step leaves as they were, mean over steps, as they are
     stored. ``would_round_away``: part that the step would leave as they were if they were stored in

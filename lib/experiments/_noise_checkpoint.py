@@ -48,7 +48,8 @@ def run_cell(cell: TextCell, context: Context, readable: Callable[[TextCell], st
     started, clock = provenance.now(), time.perf_counter()
     device = torch.device(context.device)
     memory = DeviceMemory(device)
-    material = cut(open_material(cell.data, cell.noise, cell.samples, cell.seed), cell.rows)
+    material = open_material(cell.data, cell.noise, cell.samples, cell.seed, cell.as_published)
+    material = cut(material, cell.rows)
     model, tokenizer, used, result = load(cell, context)
     if result is not None and result.status != "done":
         return Outcome(cell, result.status, result.reason)

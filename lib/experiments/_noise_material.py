@@ -4,6 +4,9 @@
 Dolly's 3k), since the file itself is not in every copy of the authors' repository; its order is
 not theirs, and of our own split 80 % are trained, as there. The counterfactual arm has data of its
 own, clean and false. ``D_ch`` is a smaller clean set of the authors.
+
+Some questions of the test are in the training sets, 50 of 449 in those of the counterfactual arm.
+The paper and the third party trained on them; our own cells do not.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from lib.tasks.noise import NOISES, NONE, NoiseConfig, make_noisy
 from lib.tasks.prompts import Pair, to_template, without_label
 
 SETS = ("D_ad", "D_ch", "built_in")
-TRAINED = 0.8  # of D_ad, as in the authors' split
+TRAINED = 0.8  # of a set, as in the authors' split
 LABEL = "Output:"  # stands before answers and is not flipped
 
 
@@ -43,12 +46,17 @@ class Material:
     inputs: dict[str, str]
 
 
-def open_material(name: str, noise: str, samples: int | None, seed: int) -> Material:
+def open_material(
+    name: str, noise: str, samples: int | None, seed: int, as_published: bool = False
+) -> Material:
     """The material of a study.
 
     Args:
         name: one of SETS. noise: a key of NOISES, or "none".
         samples: phase 2 has so many rows alone; None for all.
+        as_published: questions of the test stay among the trained ones, and of every set 80 % are
+            trained, clean and false answers split apart. Else no question of the test is trained,
+            and of D_ad alone a part is left out.
 
     Raises:
         ValueError: another name, or too few rows for `samples`.
@@ -57,11 +65,12 @@ def open_material(name: str, noise: str, samples: int | None, seed: int) -> Mate
     if name not in SETS:
         raise ValueError(f"data is {name!r}, allowed: {', '.join(SETS)}")
     if noise == "counterfactual" and name != "built_in":
-        clean, noisy, inputs = _counterfactual()
+        clean, noisy, inputs = _counterfactual(seed, as_published)
     elif name == "built_in":
         return _built_in(noise, samples, seed)
     else:
-        clean, inputs = _d_ad(seed) if name == "D_ad" else _d_ch()
+        make = _d_ad if name == "D_ad" else _d_ch
+        clean, inputs = make(seed, as_published)
         noisy = _with_noise(clean, noise, seed)
     test = load_authors("D_test")
     inputs["D_test"] = SOURCES["D_test"].sha256
@@ -101,7 +110,7 @@ def _bare(pairs: Sequence[Pair]) -> list[Pair]:
     return [Pair(to_template(p.question), p.answer) for p in made if p.question and p.answer]
 
 
-def _asked_in_test(pairs: Sequence[Pair]) -> list[Pair]:
+def _without_test(pairs: Sequence[Pair]) -> list[Pair]:
     """`pairs` without questions of the test set, but for case and a stray question mark."""
     known = {_key(pair.question) for pair in load_authors("D_test")}
     return [pair for pair in pairs if _key(without_label(pair.question)) not in known]
@@ -111,25 +120,35 @@ def _key(question: str) -> str:
     return question.strip().rstrip("?").strip().lower()
 
 
-def _d_ad(seed: int) -> tuple[list[Pair], dict[str, str]]:
+def _d_ad(seed: int, as_published: bool) -> tuple[list[Pair], dict[str, str]]:
     from lib.tasks.instructions import HUB
 
     rows = [*load_hub("alpagasus", empty="drop"), *load_authors("dolly_3k", empty="drop")]
-    rows = _asked_in_test(rows)
-    order = np.random.default_rng([seed, 0xAD]).permutation(len(rows))
-    kept = [rows[n] for n in order[: round(TRAINED * len(rows))].tolist()]
+    kept = _split(rows if as_published else _without_test(rows), seed)
     return kept, {"alpagasus": HUB["alpagasus"][3], "dolly_3k": SOURCES["dolly_3k"].sha256}
 
 
-def _d_ch() -> tuple[list[Pair], dict[str, str]]:
-    rows = _bare(_asked_in_test(load_authors("D_ch_train", empty="drop")))
+def _d_ch(seed: int, as_published: bool) -> tuple[list[Pair], dict[str, str]]:
+    rows = _of_set("D_ch_train", seed, as_published)
     return rows, {"D_ch_train": SOURCES["D_ch_train"].sha256}
 
 
-def _counterfactual() -> tuple[list[Pair], list[Pair], dict[str, str]]:
+def _counterfactual(seed: int, as_published: bool) -> tuple[list[Pair], list[Pair], dict[str, str]]:
     names = ("D_GK", "D_cfact_train")
-    clean, false = (_bare(_asked_in_test(load_authors(name, empty="drop"))) for name in names)
+    clean, false = (_of_set(name, seed, as_published) for name in names)
     return clean, false, {name: SOURCES[name].sha256 for name in names}
+
+
+def _of_set(name: str, seed: int, as_published: bool) -> list[Pair]:
+    """The trained rows of one of the authors' sets."""
+    rows = load_authors(name, empty="drop")
+    return _split(_bare(rows), seed) if as_published else _bare(_without_test(rows))
+
+
+def _split(rows: Sequence[Pair], seed: int) -> list[Pair]:
+    """The part of `rows` that is trained, in an order drawn with `seed`."""
+    order = np.random.default_rng([seed, 0xAD]).permutation(len(rows))
+    return [rows[n] for n in order[: round(TRAINED * len(rows))].tolist()]
 
 
 def _built_in(noise: str, samples: int | None, seed: int) -> Material:

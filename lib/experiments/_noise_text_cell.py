@@ -69,7 +69,8 @@ class TextCell:
         source: the checkpoint that phase 1 begins with.
         data: one of SETS.
         noise: a key of NOISES, or "none".
-        recipe: whose settings these are: the "paper"'s, the "third_party"'s, or "ours".
+        recipe: whose settings these are: the "paper"'s, the "third_party"'s, or "ours". It says
+            which rows are trained too, see `as_published`.
         clean, noisy, again: training in the phases.
         length: targets of a row; longer ones are cut.
         answer_tokens: tokens of an answer in the test, at most.
@@ -109,12 +110,19 @@ class TextCell:
         require(self, "seed", self.seed >= 0, "0 or more")
 
     @property
+    def as_published(self) -> bool:
+        """Whether rows are chosen as the paper and the third party chose them; see
+        ``open_material``."""
+        return self.recipe != "ours"
+
+    @property
     def clean_identity(self) -> str:
         """Of what phase 1 ends with: cells of other noises with the same clean data share it."""
         own = self.noise == "counterfactual" and self.data != "built_in"
         facts = [to_dict(self.source), self.data, own, to_dict(self.clean), self.length,
                  self.scored, self.weights, self.rows, self.seed]  # fmt: skip
-        return digest(["noise texts clean", *facts])[:16]
+        rows = ["rows as published"] if self.as_published else []
+        return digest(["noise texts clean", *facts, *rows])[:16]
 
 
 def source_name(source: Published | RandomCheckpoint | OwnBase) -> str:

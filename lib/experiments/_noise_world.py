@@ -36,6 +36,9 @@ FLOWS = {
     "lost": ("clean", 1, "again", 0),  # known after 1: not known after 3
     "gained": ("clean", 0, "again", 1),  # not known after 1: known after 3
 }
+# measured apart for facts that are noisy in phase 2 and for the others; "own" is the noise's form
+BY_SIDE = ("content", "noise", "own", "clean")
+SIDES = (("chosen", True), ("others", False))
 
 
 def base_identity(
@@ -206,7 +209,7 @@ def summarise(
     facts, whose questions go together) for content, noise and own; ``content_again_p`` and
     ``noise_again_p``, paired tests over questions of phase 3 against phase 1; FLOWS, shares of
     questions with their intervals; and, with `chosen` (whether each question's fact is noisy in
-    phase 2), ``<measure>_chosen_<phase>`` and ``<measure>_others_<phase>`` for content and noise.
+    phase 2), what :func:`by_side` gives.
     """
     from lib.analysis.statistics import bootstrap_rate, paired_test
     from lib.analysis.world_scores import MEASURES
@@ -216,11 +219,8 @@ def summarise(
         for name in MEASURES:
             found[f"{name}_{phase}"] = float(table[name].mean())
         found[f"own_{phase}"] = found[f"form_{own}_{phase}"]
-        sides = () if chosen is None else (("chosen", True), ("others", False))
-        for side, wanted in sides:
-            part = table[np.asarray(chosen) == wanted]
-            for name in ("content", "noise"):
-                found[f"{name}_{side}_{phase}"] = float(part[name].mean()) if len(part) else None
+        if chosen is not None:
+            found |= by_side(table, f"form_{own}", chosen, phase)
         by_fact = table.groupby("fact")
         counts = by_fact.size().to_numpy()
         for name, column in (("content", "content"), ("noise", "noise"), ("own", f"form_{own}")):
@@ -236,6 +236,26 @@ def summarise(
         found["recovery"] = found["content_again"] / before if before else None
     if {"clean", "noisy", "again"} <= set(tables):
         found |= _flows(tables, samples)
+    return found
+
+
+def by_side(
+    table: pd.DataFrame, own: str, chosen: Sequence[bool], phase: str
+) -> dict[str, float | None]:
+    """``<measure>_<side>_<phase>`` for the measures of BY_SIDE and both SIDES, None for a side that
+    has no question.
+
+    Args:
+        table: a row a question, with columns "content", "noise", "clean" and `own`, which says
+            whether the answer has the noise's form.
+        chosen: whether each question's fact is noisy in phase 2.
+    """
+    found: dict[str, float | None] = {}
+    for side, wanted in SIDES:
+        part = table[np.asarray(chosen) == wanted]
+        for name in BY_SIDE:
+            column = part[own if name == "own" else name]
+            found[f"{name}_{side}_{phase}"] = float(column.mean()) if len(part) else None
     return found
 
 

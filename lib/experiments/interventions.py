@@ -243,6 +243,32 @@ def open_model(records: Sequence[Record], seed: int, wanted: str = "") -> Opened
     return Opened(model, title, cell.task, split.take(slice(row, row + 1)))
 
 
+def read_later_table(records: Sequence[Record], gamma: float = 1.0) -> pd.DataFrame:
+    """Of the models that kept their weights and started with `gamma`, one row each: how much wider
+    lines from key and anchors to later tokens are than the others (``lib.analysis.flow``), a column
+    a layer, medians over every fifth of the 400 sequences with pair 43 behind which there is more.
+    """
+    import torch
+
+    from lib.analysis.flow import flow, read_later
+    from lib.tasks.interventions import intervention_split
+
+    rows: list[dict[str, float]] = []
+    for record in (record for record in records if record.weights):
+        model, cell = load_model(record)
+        if cell.model.initialisation.gamma != gamma:
+            continue
+        split = intervention_split(cell.task, cell.seed, pair_may_end=False)
+        widths = []
+        for row in split.where(43).nonzero().flatten()[::5].tolist():
+            pair = [int(split.index[row]) + k for k in range(3)]
+            widths.append(read_later(flow(model, split.tokens[row]), pair))
+        middle = torch.stack(widths).median(0).values.tolist()
+        start = {"layers": len(middle), "composite at the end": record.metrics["final_composite"]}
+        rows.append(start | {f"layer {n}": width for n, width in enumerate(middle, 1)})
+    return pd.DataFrame(rows).sort_values("layers") if rows else pd.DataFrame()
+
+
 def reevaluate(record: Record) -> dict[str, float]:
     """Accuracies, agreements and cosines measured again from the record's weights."""
     model, cell = load_model(record)

@@ -22,12 +22,12 @@ from lib.experiments._memory import train_decoders
 from lib.experiments._memory_cell import MemoryCell, language_name, readable
 from lib.experiments._pretraining import Published
 from lib.experiments._reading import reevaluate
-from lib.experiments.stories import TEXTS
+from lib.experiments.stories import DEBIAN
 from lib.experiments.stories import TRAINING as PRETRAINING
 from lib.models.config import LanguageModelConfig, Mamba1Config
 from lib.models.presets import non_embedding, preset
 from lib.store import Record
-from lib.tasks.corpus import PILE_10K, CorpusConfig, KindsText
+from lib.tasks.corpus import PILE_10K, CorpusConfig, KindsText, LocalText
 from lib.tasks.kinds import KindsConfig
 from lib.tasks.language import LanguageTask
 from lib.tasks.reconstruction import LENGTHS, ReconstructionConfig
@@ -43,7 +43,15 @@ PAPER_BATCH = 800  # tokens; the paper's only known batch: 200 chunks of 4 token
 SIZES = ("5M", "2M", "16M")  # in the order of their worth to a run that may be cut short
 SEEDS = {"2M": (1, 2, 3), "5M": (1, 2, 3), "16M": (1,)}
 KINDS = CorpusConfig(KindsText(KindsConfig(characters=2400), 30_000), validation=0.05)
-CORPORA = {"kinds": (KINDS, 2048, "built-in"), "local": (*TEXTS["debian"], "ud")}
+# the real text of the stories' chapter, but held out by source file: a long one stands in pieces
+REAL = CorpusConfig(
+    DEBIAN, validation=0.0,
+    held_out=LocalText(
+        "data/text", "valid.jsonl.gz",
+        fingerprint="1618c770de57eff6bffc47d0d971cf9f7e54ebc0543965878066404bd286ac4d",
+    ),
+)  # fmt: skip
+CORPORA = {"kinds": (KINDS, 2048, "built-in"), "local": (REAL, 8192, "ud")}
 READ_TOKENS, MEASUREMENTS = 32_768_000, 20  # of pretraining
 BATCH_TOKENS = 16_384  # of a decoder's training
 DECODER_STEPS, DECODER_MEASUREMENTS = 2000, 10

@@ -2,8 +2,11 @@
 
 * padding: short stories fill their rows with ends of text, and the loss counts those;
 * mask: attention without a causal mask sees the very token that it is to predict;
-* experts: a mixture's experts start with the fan-in of all of them together, far too small;
-* dt: biases are set to zero after initialisation, and with them the step sizes of a Mamba.
+* experts: each expert's matrix starts with a fan-in of rows times columns, as a library's default
+  for a tensor of three axes has it, and so far too small (the number of experts does not enter);
+* dt: biases are set to zero after initialisation, and with them the step sizes of a Mamba. The
+  biases of its convolutions go too, so this twin differs in more than dt. The source zeroes the
+  biases of its linear maps, and draws the weights of dt_proj again.
 """
 
 from __future__ import annotations

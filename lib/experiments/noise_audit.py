@@ -3,9 +3,9 @@
 Experiment ``noise.audit``. A third party (github.com/ARC345/learn-unlearn-mamba) tuned Mamba-130M
 on clean, character-flipped and again clean answers, and published what each of the three models
 says to 449 questions. Its numbers are computed again from those answers, with its metrics and with
-sound ones, and both kinds also for answers that no model gave: the question itself, right answers
-to other questions, right answers with the noise. No model runs here, so any processor gives the
-same.
+ours, and both kinds also for answers that no model gave: the question itself, right answers to
+other questions, right answers with the noise, false answers. No model runs here, so any processor
+gives the same.
 
 A cell is one set of answers; its record has a number, with a bootstrap interval over questions, for
 every measure. The data are read from the folder that ``MAMBA_BOOK_NOISE_DATA`` names

@@ -26,6 +26,7 @@ NAME = f"{CHAPTER}.bf16"
 RATES = (1e-3, 3e-6, 1e-5, 1e-4)
 STORED = ("float32", "bfloat16")
 STEPS = 10  # of which the updates are watched
+LOSS = "loss in 2 / nats a token"
 SEEDS = (1, 2, 3)
 
 
@@ -61,7 +62,8 @@ def readable(cell: PhaseCell) -> str:
 
 
 def run(cells: Sequence[PhaseCell], context: Context) -> Iterator[Outcome]:
-    """As for ``noise.matched``, and watch the updates of the first steps of phase 2."""
+    """As for ``noise.matched``, and watch the updates of STEPS steps on the rows of phase 2 at the
+    full rate, taken by a copy of the model after phase 1 (phase 2 itself warms up)."""
     from lib.experiments._noise_family import Family
 
     class Watched(Family):
@@ -92,7 +94,8 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def table(found: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds in percent, a row for each rate and kind of weights."""
+    """Means over seeds, a row for each rate and kind of weights: percent, and the training loss of
+    the last epoch of phase 2 in nats a token."""
     if not len(found):
         return found
     names = {
@@ -101,9 +104,12 @@ def table(found: pd.DataFrame) -> pd.DataFrame:
         "own_again": "flipped after 3", "content_again": "known after 3",
     }  # fmt: skip
     keys = ["rate", "weights"]
-    means = found.groupby(keys, sort=True)[list(names)].mean() * 100
-    means.insert(0, "seeds", found.groupby(keys)["seed"].nunique())
-    shown = means.rename(columns=names).round(1).reset_index()
+    groups = found.groupby(keys, sort=True)
+    means = groups[list(names)].mean() * 100
+    means.insert(0, "seeds", groups["seed"].nunique())
+    means.insert(3, LOSS, groups["train_loss_noisy"].mean())
+    digits = {name: 2 if name == LOSS else 1 for name in (*names.values(), LOSS)}
+    shown = means.rename(columns=names).round(digits).reset_index()
     return shown.assign(rate=[f"{rate:g}" for rate in shown["rate"]])
 
 

@@ -3,13 +3,16 @@
 Experiment ``noise.matched``. Mamba-1, Mamba-2 and a Transformer of equal size begin with the same
 built-in stories, then learn the facts of a small invented world (phase 1), then noisy answers to
 the same questions (phase 2), then the clean ones again (phase 3). What a model knows is asked in
-words that it was not trained on. The size of the loss, of the gain and of what stays can so be
-compared between architectures with all else equal, which published numbers do not allow.
+phrasings that were trained with other attributes, not with this one. The size of the loss, of the
+gain and of what stays can so be compared between architectures with all else equal, which published
+numbers do not allow.
 
 Controls: clean answers in all phases (``noise`` "none"), a part of the facts noisy (``share``), 50
-questions alone (``samples``), five noisy examples before a question (in-context). All noises of an
-architecture and a seed begin with the same model after phase 1, which is trained once and kept by
-its identity beside the local runs; they then train together along a leading axis.
+questions alone (``samples``), five noisy examples before a question (in-context). In one run all
+noises of an architecture and a seed begin with the same model after phase 1, which is trained once
+and kept by its identity beside the local runs; they then train together along a leading axis. Runs
+on several machines train it anew and need not get the same one: ``began`` of :func:`frame` says
+which a record is of.
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ import pandas as pd
 
 from lib.config import from_dict
 from lib.experiments import Context, Experiment, Outcome
+from lib.experiments._noise_parts import began
+from lib.experiments._noise_parts import origins as origins  # for pages
+from lib.experiments._noise_parts import with_sides as with_sides
 from lib.experiments._noise_world import PhaseCell, family
 from lib.experiments.noise import CHAPTER
 from lib.models.presets import SIZES, preset
@@ -186,7 +192,8 @@ def run_families(
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
     """One row a record: ``architecture``, ``model`` (for readers), ``size``, ``noise``, ``share``,
-    ``samples`` (NaN for all), ``weights``, ``seed``, ``name`` (of the record), and every metric."""
+    ``samples`` (NaN for all), ``weights``, ``seed``, ``name`` (of the record), ``began`` (of which
+    run its model after phase 1 is), and every metric."""
     rows = []
     for record in records:
         if record.status != "done":
@@ -198,7 +205,7 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
                 "architecture": kind, "model": NAMES.get(kind, kind), "size": size_of(cell),
                 "noise": cell.noise, "share": cell.share, "samples": cell.samples,
                 "weights": cell.weights, "seed": cell.seed, "name": record.readable,
-                **record.metrics,
+                "began": began(record), **record.metrics,
             }
         )  # fmt: skip
     return pd.DataFrame(rows)

@@ -52,17 +52,30 @@ PAPER = TrainingConfig(
     precision="bfloat16",
 )  # fmt: skip
 THIRD_130M = TrainingConfig(
-    epochs=5, warmup_epochs=0, batch_size=2, lr_peak=1e-5, lr_end=1e-9, weight_decay=0.0,
+    epochs=5, warmup_epochs=0, batch_size=2, lr_peak=1e-5, lr_end=1e-9, weight_decay=0.1,
     drop_last=False,
 )  # fmt: skip
 THIRD_1_4B = dataclasses.replace(
     THIRD_130M, lr_start=1e-9, lr_peak=3e-6, beta2=0.95, warmup_steps=100
 )
+LONGEST = 1024  # tokens of a row: the third party's; the paper's code sets no limit of its own
+# new tokens of an answer (protocol, sections 1.5 and 1.6), in the paper fewer for Phi
+ANSWER, ANSWER_PHI, ANSWER_THIRD = 500, 100, 100
 
 
 def by_paper(source: Any, noise: str, **others: Any) -> TextCell:
-    """A cell with the paper's settings."""
-    return TextCell(source, "D_ad", noise, "paper", PAPER, PAPER, PAPER, 42, **others)
+    """A cell with the paper's settings; its pages say what differs."""
+    own = {"length": LONGEST, "answer_tokens": ANSWER, **others}
+    return TextCell(source, "D_ad", noise, "paper", PAPER, PAPER, PAPER, 42, **own)
+
+
+def by_third_party(
+    source: Any, noise: str, clean: TrainingConfig, later: TrainingConfig, **others: Any
+) -> TextCell:
+    """A cell with the third party's settings, `later` in phases 2 and 3; its pages say what
+    differs."""
+    own = {"length": LONGEST, "answer_tokens": ANSWER_THIRD, **others}
+    return TextCell(source, "D_ad", noise, "third_party", clean, later, later, 42, **own)
 
 
 def cells_130m(profile: str) -> list[TextCell]:
@@ -72,7 +85,7 @@ def cells_130m(profile: str) -> list[TextCell]:
     if profile != "paper":
         return [proof("130m")] if profile == "matched" else [tiny("mamba")]
     source, longer = Published(MAMBA["130m"]), dataclasses.replace(THIRD_130M, epochs=10)
-    theirs = TextCell(source, "D_ad", "char_flip", "third_party", THIRD_130M, longer, longer, 42)
+    theirs = by_third_party(source, "char_flip", THIRD_130M, longer)
     others = by_paper(source, "char_flip", samples=50), by_paper(source, "char_flip", judge=JUDGE)
     return [theirs, *(by_paper(source, noise) for noise in NOISES), *others]
 
@@ -83,10 +96,7 @@ def cells_1_4b(profile: str) -> list[TextCell]:
     if profile != "paper":
         return [proof("1.4b")] if profile == "matched" else [tiny("mamba", seed=2)]
     source, t = Published(MAMBA["1.4b"]), THIRD_1_4B
-    theirs = [
-        TextCell(source, "D_ad", noise, "third_party", t, t, t, 42, weights="bfloat16")
-        for noise in REPORTED
-    ]
+    theirs = [by_third_party(source, noise, t, t, weights="bfloat16") for noise in REPORTED]
     return [*theirs, *(by_paper(source, noise) for noise in NOISES)]
 
 
@@ -94,7 +104,11 @@ def cells_transformers(profile: str) -> list[TextCell]:
     """paper: five Transformers with the paper's settings. quick: a tiny one of transformers."""
     if profile != "paper":
         return [] if profile == "matched" else [tiny("gpt_neox")]
-    return [by_paper(Published(name), noise) for name in TRANSFORMERS for noise in REPORTED]
+    return [
+        by_paper(Published(name), noise, answer_tokens=ANSWER_PHI if "phi" in name else ANSWER)
+        for name in TRANSFORMERS
+        for noise in REPORTED
+    ]
 
 
 def tiny(family: Any, seed: int = 1) -> TextCell:

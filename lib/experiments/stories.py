@@ -3,6 +3,15 @@
 A public repository compares a Mamba, a Transformer and a sparse mixture of experts on TinyStories;
 its losses count padding, and one of its baselines has no causal mask. Here four architectures train
 on the same tokens in the same order, without padding.
+
+What is held out of the real text is not all unseen. Its corpus cuts files above 40,000 characters
+into documents, which are split by a hash of their text, each by itself. Of the 525 that are held
+out, 19 have more than 30,000 characters (27 % of all characters); 17 of these are pieces of a file
+of which another piece is trained on. Two Bible translations stand on both sides. The first 256 rows
+are measured, 0.44 of 2.65 MB, of which 32 % is of such pieces. The corpus has a split by source
+file, ``valid.jsonl.gz``, which the chapter on memory uses; here it would make other cells. All
+architectures meet the same split, so the effect on their order is probably small; it is not known.
+Training takes 0.80 (real text) and 0.83 (stories) passes over the text at 5M, 1.60 and 1.66 at 16M.
 """
 
 from __future__ import annotations
@@ -35,7 +44,9 @@ NAMES = {
     "mamba1": "Mamba-1", "mamba2": "Mamba-2", "transformer": "Transformer",
     "moe": "mixture of experts",
 }  # fmt: skip
-# real text: English and code of Debian packages, put into data/text; see the README there
+# real text: English and code of Debian packages and, 4,052 of 24,976 documents, exercises of
+# DeepMind's mathematics_dataset. No part of this repository: whoever has it puts it into data/text,
+# which git ignores, and the fingerprint says whether it is the same
 DEBIAN = LocalText(
     "data/text", "train-*.jsonl.gz",
     fingerprint="3285ce0451a903ef8bff4d8649b743d5be8fdbe4f5300ab9194868668e87adfe",

@@ -22,6 +22,11 @@ MEASURES = {
     "clean": "answers equal to the clean one",
     "noise_chosen": "noisy answers, noisy facts",
     "noise_others": "noisy answers, other facts",
+    "own_chosen": "the noise's form, noisy facts",
+    "own_others": "the noise's form, other facts",
+    "clean_chosen": "clean answers, noisy facts",
+    "clean_others": "clean answers, other facts",
+    "content_chosen": "content accuracy, noisy facts",
     "content_others": "content accuracy, other facts",
     "novel": "novel-word accuracy",
     "their_accuracy": "the third party's accuracy",
@@ -101,10 +106,16 @@ def line(
 def mixed(
     frame: pd.DataFrame, measures: Sequence[str], title: str, noises: Sequence[str]
 ) -> go.Figure:
-    """Metrics over the share of noisy facts in phase 2: a row a metric, a column a noise."""
+    """Metrics over the share of noisy facts in phase 2: a row a metric, a column a noise. A line
+    joins shares whose models began with the same ones after phase 1, seed by seed.
+
+    Args:
+        frame: of ``lib.experiments.noise_phases.frame``, one cell for each model, noise, share and
+            seed.
+    """
     figure = make_subplots(
         len(measures), len(noises), column_titles=[TITLES[noise] for noise in noises],
-        shared_yaxes=True, shared_xaxes=True, horizontal_spacing=0.03, vertical_spacing=0.08,
+        shared_yaxes=True, shared_xaxes=True, horizontal_spacing=0.03, vertical_spacing=0.05,
     )  # fmt: skip
     models = list(dict.fromkeys(frame["model"]))
     for row, measure in enumerate(measures, 1):
@@ -116,16 +127,31 @@ def mixed(
                     [part[part["share"] == s].set_index("seed")[[measure]].rename(
                         columns={measure: f"{s}"}) for s in shares] or [pd.DataFrame()], axis=1,
                 ).reset_index(names="seed") if shares else part  # fmt: skip
-                line(figure, wide, [100 * s for s in shares], [f"{s}" for s in shares], model,
+                places = _with_breaks(part, shares)
+                line(figure, wide, [100 * s for s in places], [f"{s}" for s in places], model,
                      index, row=row, col=column)  # fmt: skip
         name, _, phase = measure.rpartition("_")
         figure.update_yaxes(title=f"{MEASURES[name]}<br>after {PHASES[phase]}", row=row, col=1,
                             title_font_size=11)  # fmt: skip
     figure.update_xaxes(title="noisy facts / %", title_font_size=11, row=len(measures))
     figure.update_yaxes(range=[-4, 104], ticksuffix=" %")
-    figure.update_layout(title=title, height=160 + 190 * len(measures), margin_l=90, legend_y=-0.2)
+    figure.update_layout(title=title, height=160 + 190 * len(measures), margin_l=90, legend_y=-0.1)
     one_entry_a_group(figure)
     return figure
+
+
+def _with_breaks(part: pd.DataFrame, shares: Sequence[float]) -> list[float]:
+    """`shares`, and between two that are of models apart a place of which nothing is known: there a
+    line breaks."""
+    began = part.pivot(index="seed", columns="share", values="began")
+    places: list[float] = []
+    for share in shares:
+        if places:
+            both = began[[places[-1], share]].dropna()
+            if both.nunique(axis=1).gt(1).any():
+                places.append((places[-1] + share) / 2)
+        places.append(share)
+    return places
 
 
 def flows(frame: pd.DataFrame, title: str, noises: Sequence[str]) -> go.Figure:
@@ -220,6 +246,34 @@ def rates(frame: pd.DataFrame, title: str) -> go.Figure:
     figure.update_yaxes(range=[-4, 104], ticksuffix=" %")
     figure.update_layout(title=title, height=560, legend_y=-0.16)
     one_entry_a_group(figure)
+    return figure
+
+
+def losses(frame: pd.DataFrame, title: str) -> go.Figure:
+    """Over the learning rate, for weights kept in float32 and in bfloat16, the training loss in the
+    last epoch of phase 2 in nats a token: lines through the means, a point a seed.
+
+    Args:
+        frame: of ``lib.experiments.noise_bf16.frame``.
+    """
+    figure = go.Figure()
+    for index, kind in enumerate(("float32", "bfloat16")):
+        part = frame[frame["weights"] == kind]
+        means = part.groupby("rate")["train_loss_noisy"].mean()
+        seeds = part["seed"].nunique()
+        name = f"weights in {kind} ({seeds} seed{'s' * (seeds != 1)})"
+        colour, symbol = COLOURS[index], SYMBOLS[index]
+        figure.add_scatter(x=list(means.index), y=means.tolist(), mode="lines", name=name,
+                           legendgroup=kind, line={"color": colour, "width": 2})  # fmt: skip
+        figure.add_scatter(
+            x=part["rate"], y=part["train_loss_noisy"], mode="markers", legendgroup=kind,
+            showlegend=False, marker={"color": colour, "symbol": symbol, "size": 8},
+            customdata=part["seed"],
+            hovertemplate=f"{kind}, seed %{{customdata}}: %{{y:.2f}} nats a token<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(type="log", title="learning rate", exponentformat="power", dtick=1)
+    figure.update_yaxes(title="training loss, end of phase 2<br>nats a token", rangemode="tozero")
+    figure.update_layout(title=title, height=380)
     return figure
 
 

@@ -51,9 +51,9 @@ class InitialisationConfig:
             or, for "output", the first size of the tensor (the third party's reading).
         zero_biases: start every bias at zero, dt's included (third party); dt then leaves
             [dt_min, dt_max].
-        expert_fan: width of an expert's maps is that of one "expert" or, by mistake, of the "stack"
-            of all, as a library's default for a tensor of three axes has it: they then start too
-            small by the root of their other width.
+        expert_fan: width of an expert's maps is their fan-in ("expert") or, by mistake, rows times
+            columns ("stack"), as a library's default for a tensor of three axes has it: they then
+            start too small by the root of their other width. The number of experts does not enter.
     """
 
     gamma: float | None = None

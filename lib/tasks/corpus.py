@@ -10,7 +10,8 @@ two::
 
 Which side a document falls on is decided by the hash of its text alone. So no document stands on
 both sides, not even one that the source holds twice, and a document stays on its side whatever the
-seed, the order and the rest of the source are. Near-duplicates are not looked for.
+seed, the order and the rest of the source are. Near-duplicates are not looked for. A source whose
+documents are pieces of larger ones had better say itself what is held out: `CorpusConfig.held_out`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any, ClassVar, cast, overload
 
 import numpy as np
 
-from lib.config import digest, require, to_dict
+from lib.config import added_later, digest, require, to_dict
 from lib.parallel import ordered_map
 from lib.tasks import kinds, stories
 from lib.tasks.kinds import KindsConfig
@@ -96,17 +97,25 @@ class CorpusConfig:
         seed: decides the order of documents, and which ones a `limit` keeps.
         validation: share of documents that are held out, on average.
         limit: use only so many documents, both sides together.
+        held_out: files of their own beside those of `source`, whose documents are held out, less
+            those that `source` has too; `validation` is then 0, and there is no limit.
     """
 
     source: HubText | LocalText | StoryText | KindsText
     seed: int = 0
     validation: float = 0.02
     limit: int | None = None
+    held_out: LocalText | None = added_later(None)  # noqa: RUF009
 
     def __post_init__(self) -> None:
         require(self, "seed", self.seed >= 0, "at least 0")
         require(self, "validation", 0 <= self.validation < 1, "0 up to, but without, 1")
         require(self, "limit", self.limit is None or self.limit >= 1, "at least 1, or None")
+        if self.held_out is not None:
+            local = isinstance(self.source, LocalText)
+            require(self, "source", local, "LocalText beside held_out")
+            require(self, "validation", self.validation == 0, "0 beside held_out")
+            require(self, "limit", self.limit is None, "None beside held_out")
 
 
 class Texts(ABC):
@@ -289,19 +298,26 @@ class Corpus:
         self.config = config
         self.texts = open_source(config.source)
         self.source_fingerprint = self.texts.fingerprint
-        # -1 for blank documents, which belong nowhere
-        self.places = np.array([place(text) if text.strip() else -1.0 for text in self.texts])
-        rng = np.random.Generator(np.random.PCG64([config.seed, 0xD0C]))
-        order = rng.permutation(len(self.places))
-        self.order = order[self.places[order] >= 0][: config.limit]
+        self.places, order = self._places(self.texts)
+        self.order = order[: config.limit]
         missing = "to train on" if not len(self.train) else ""
-        if config.validation and not len(self.validation):
+        asked = config.validation or config.held_out is not None
+        if asked and not len(self.validation):
             missing = "to hold out"
         if missing:
             raise ValueError(
                 f"no document of {len(self.order)} is left {missing}: CorpusConfig.validation is "
                 f"{config.validation}, allowed: another share, or a larger corpus"
             )
+
+    def _places(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
+        """Where documents stand, and the numbers of those that are not blank, in the order of the
+        seed."""
+        # -1 for blank documents, which belong nowhere
+        places = np.array([place(text) if text.strip() else -1.0 for text in texts])
+        rng = np.random.Generator(np.random.PCG64([self.config.seed, 0xD0C]))
+        order = rng.permutation(len(places))
+        return places, order[places[order] >= 0]
 
     def _part(self, name: str, rows: np.ndarray) -> Part:
         config = self.config
@@ -315,7 +331,13 @@ class Corpus:
 
     @cached_property
     def validation(self) -> Part:
-        """Documents held out; none if the config's `validation` is 0."""
+        """Documents held out; none if the config's `validation` is 0 and it has no `held_out`."""
+        if self.config.held_out is not None:
+            texts = open_source(self.config.held_out)
+            places, order = self._places(texts)
+            own = order[~np.isin(places[order], self.places)]
+            identity = [self.source_fingerprint, texts.fingerprint, self.config.seed, "held out"]
+            return Part(texts, own, digest(identity))
         return self._part("valid", self.order[self.places[self.order] < self.config.validation])
 
     def describe(self) -> dict[str, Any]:

@@ -37,9 +37,8 @@ class LanguageTask:
         enough = self.epoch_tokens is None or self.epoch_tokens >= self.length
         require(self, "epoch_tokens", enough, f"None, or length {self.length} and more")
         require(self, "valid_rows", self.valid_rows >= 1, "1 or more")
-        require(
-            self, "corpus", self.corpus.validation > 0, "a corpus that holds documents out"
-        )  # fmt: skip
+        held_out = self.corpus.validation > 0 or self.corpus.held_out is not None
+        require(self, "corpus", held_out, "a corpus that holds documents out")
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,8 @@ def held_out_documents(corpus: Corpus) -> list[Document]:
     The built-in text knows it; a JSONL line has "category" or the Pile's "meta": {"pile_set_name"},
     as a row of a data set on the hub has. All others are of the category "text".
     """
-    source, part = corpus.config.source, corpus.validation
+    part = corpus.validation
+    source = corpus.config.held_out or corpus.config.source
     rows = [int(row) for row in part.rows]
     if isinstance(source, KindsText):
         names = [kinds.kind_of(source.kinds, row) for row in rows]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from lib.analysis.flow import flow, kernel_cosines, logit_lens
+from lib.analysis.flow import flow, kernel_cosines, logit_lens, read_later
 from lib.models.config import (
     AttentionConfig,
     FeedForwardConfig,
@@ -172,3 +172,21 @@ def activations_of(mixer: Any, model: LanguageModel) -> torch.Tensor:
     model(TOKENS[None])
     handle.remove()
     return found[0][0, 0]
+
+
+def test_lines_from_places_are_compared_with_the_others_that_end_there() -> None:
+    S = torch.randn(2, LENGTH, LENGTH, dtype=torch.float64).tril()
+    places = (1, 2)
+    rows = range(3, LENGTH)
+    for layer, found in zip(S, read_later(S, places), strict=True):
+        chosen = [abs(float(layer[i, j])) for i in rows for j in places]
+        others = [abs(float(layer[i, j])) for i in rows for j in range(i + 1) if j not in places]
+        wanted = sum(chosen) / len(chosen) / (sum(others) / len(others))
+        assert float(found) == pytest.approx(wanted)
+    assert read_later(torch.ones(1, LENGTH, LENGTH).tril(), places).tolist() == [1.0]
+    cut = S.clone()
+    cut[:, 3:, 1:3] = 0
+    assert read_later(cut, places).tolist() == [0.0, 0.0]
+    for wrong in ((), (LENGTH - 1,), (-1, 2)):
+        with pytest.raises(ValueError, match=r"places are .*, allowed: of 0..3, at least one"):
+            read_later(S, wrong)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from lib.bench import by_length
 from lib.bench.by_length import inference_model, measure_costs
@@ -85,6 +87,43 @@ def test_a_length_without_a_half_is_refused(length: int) -> None:
     model = inference_model(MODELS["mamba1"], 1, "cpu", torch.float32)
     with pytest.raises(ValueError, match=f"length is {length}, allowed: even numbers from 4 on"):
         measure_costs(model, length, repeats=1, steps=1, seed=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_step_that_forgets_what_was_read_is_not_timed(
+    kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = inference_model(MODELS[kind], 1, "cpu", dtype)
+    step = model.step
+    start = model.initial_states(1)
+    monkeypatch.setattr(model, "step", lambda token, states, position: step(token, start, 0))
+    message = rf"step_error is .*, allowed: up to .* in {dtype}; a step after reading does not give"
+    with pytest.raises(ValueError, match=message):
+        measure_costs(model, 16, repeats=1, steps=1, seed=1)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-3), (torch.bfloat16, 0.05)])
+def test_each_type_of_weights_has_a_bound_for_its_rounding(
+    dtype: torch.dtype, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = inference_model(MODELS["mamba2"], 1, "cpu", dtype)
+    step = model.step
+
+    def off_by(part: float) -> None:
+        def wrong(token: Tensor, states: Any, position: int) -> Any:
+            logits, states = step(token, states, position)
+            return logits.double() * (1 + part), states
+
+        monkeypatch.setattr(model, "step", wrong)
+
+    off_by(0.98 * most)
+    found = measure_costs(model, 16, repeats=1, steps=1, seed=1).metrics["step_error"]
+    assert found == pytest.approx(0.98 * most, rel=0.01)
+    for part in (1.02 * most, math.nan):
+        off_by(part)
+        with pytest.raises(ValueError, match=f"allowed: up to {most:g} in {dtype}"):
+            measure_costs(model, 16, repeats=1, steps=1, seed=1)
 
 
 def test_a_model_that_gives_no_numbers_is_not_timed() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 import pytest
+import torch
 
 from lib.config import to_dict
 from lib.experiments import Context, cells_of, find
@@ -25,6 +26,7 @@ from lib.experiments.mistakes import (
 )
 from lib.figures import stories as figures
 from lib.models.config import InitialisationConfig
+from lib.models.language_model import build_language_model
 from lib.models.presets import preset
 from lib.store import Record, Store
 
@@ -47,7 +49,7 @@ def plain(cell: MistakeCell) -> MistakeCell:
     return dataclasses.replace(cell, model=model, padding=padding)
 
 
-def test_each_mistake_has_a_twin_that_differs_in_nothing_else() -> None:
+def test_each_mistake_has_a_twin_whose_config_differs_in_nothing_else() -> None:
     cells = cells_of(find(NAME), "matched")
     assert len(cells) == 7 * len(SEEDS)
     assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
@@ -60,6 +62,37 @@ def test_each_mistake_has_a_twin_that_differs_in_nothing_else() -> None:
             assert right[0] != wrong[0] and plain(wrong[0]) == right[0] == plain(right[0])
     assert readable(cells[0]) == "moe-right-mask-experts-s1"
     assert readable(cells[-1]) == "transformer-wrong-padding-s3"
+
+
+# tensors that start otherwise than in the right twin: of dt two, as the page says
+STARTS: dict[str, set[str]] = {
+    "padding": set(), "mask": set(), "experts": {"in_weight", "out_weight"},
+    "dt": {"dt_proj.bias", "conv.bias"},
+}  # fmt: skip
+ROWS = {"in_weight": 112, "out_weight": 96}  # of one expert's matrix
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_twins_start_with_the_same_weights_but_for_those_that_the_page_names(mistake: str) -> None:
+    cells = [cell for cell in cells_of(find(NAME), "matched") if cell.seed == 1]
+    right, wrong = (
+        dict(build_language_model(cell.model, seed=cell.seed).named_parameters())
+        for made in (False, True)
+        for cell in cells
+        if (mistake, made) in shown(cell)
+    )
+    assert list(right) == list(wrong)
+    differ = [name for name in right if not torch.equal(right[name], wrong[name])]
+    assert {name.split(".mixer.")[-1] for name in differ} == STARTS[mistake]
+    for name in differ:  # in every layer that has such a tensor
+        if mistake == "dt":
+            assert not wrong[name].any() and right[name].all()
+        else:  # too small by the root of the rows, whatever the number of experts
+            rows = ROWS[name.split(".mixer.")[-1]]
+            assert right[name].shape[:2] == (8, rows)
+            assert torch.allclose(wrong[name] * math.sqrt(rows), right[name], rtol=1e-4)
+    named = [name for name in right if name.split(".mixer.")[-1] in STARTS[mistake]]
+    assert differ == named
 
 
 def test_a_mistake_of_another_model_is_named() -> None:

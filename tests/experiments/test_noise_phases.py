@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import time
 from pathlib import Path
 
@@ -14,11 +15,15 @@ from lib.config import to_dict
 from lib.experiments import Context, Outcome, cells_of, find
 from lib.experiments import noise_bf16 as bf16
 from lib.experiments import noise_phases as phases
+from lib.experiments._language import open_data
 from lib.experiments._noise_family import shared_folder
 from lib.experiments._noise_pairs import COLUMNS, for_readers, pairs
+from lib.experiments._noise_parts import arm, began
 from lib.experiments._noise_world import (
+    BY_SIDE,
     FLOWS,
     PhaseCell,
+    by_side,
     family,
     in_context,
     open_questions,
@@ -28,6 +33,7 @@ from lib.experiments._noise_world import (
 from lib.figures import noise_phases as figures
 from lib.models.presets import SIZES, non_embedding
 from lib.store import Record, identity
+from lib.tasks.closed_world import build
 from lib.tasks.noise import NOISES, NONE
 from lib.training.checkpoints import CheckpointError
 
@@ -156,10 +162,32 @@ class TestRows:
             name = questions.world.facts[item.fact].name
             assert name not in "".join(lines[:-1])
 
-    def test_no_phrasing_of_the_test_is_trained(self) -> None:
-        cell = plain()
-        questions = open_questions(cell.world, cell.seed, cell.base)
-        assert not set(questions.prompts) & set(questions.asked)
+    @pytest.mark.parametrize("seed", phases.SEEDS["1M"])
+    def test_no_attribute_is_tested_in_a_phrasing_that_it_was_trained_in(self, seed: int) -> None:
+        world = build(phases.WORLD, seed)
+        train, test = (
+            {(world.facts[item.fact].attribute, item.phrasing) for item in items}
+            for items in (world.train, world.test)
+        )
+        assert not train & test and len(train) == 12 * 6 and len(test) == 12 * 2
+        # but every phrasing is trained, with other attributes, and every word
+        assert {phrasing for _, phrasing in test} <= {phrasing for _, phrasing in train}
+        words = [
+            {word for item in items for word in re.findall(r"\w+", item.question)}
+            for items in (world.train, world.test)
+        ]
+        assert words[1] <= words[0]
+        assert not {i.question for i in world.train} & {i.question for i in world.test}
+
+    def test_prompts_with_examples_are_longer_than_any_row_of_training(self) -> None:
+        for cell in cells_of(find(phases.NAME), "matched"):
+            whole = cell.noise != NONE and cell.share == 1 and cell.samples is None
+            if not whole or cell.model.d_model != 96 or phases.architecture(cell) != "mamba1":
+                continue
+            questions = open_questions(cell.world, cell.seed, cell.base)
+            prompts, _ = in_context(cell, questions)
+            lengths = map(len, open_data(cell.base).tokenizer.encode_batch(prompts))
+            assert min(lengths) > 2 * max(questions.length, cell.base.length) == 2 * 64
 
 
 class TestRun:
@@ -365,8 +393,85 @@ def test_noisy_facts_are_told_from_the_others(outcomes: list[Outcome]) -> None:
         part = noisy[[c == wanted for c in chosen]]
         for name in ("content", "noise"):
             assert part[name].mean() == pytest.approx(half.metrics[f"{name}_{side}_noisy"])
+        assert part["clean"].mean() == pytest.approx(half.metrics[f"clean_{side}_noisy"])
+        plain_form = (part["form"] == 0).mean()  # an irrelevant answer has the form of a clean one
+        assert plain_form == pytest.approx(half.metrics[f"own_{side}_noisy"])
     assert outcomes[1].metrics["noise_others_noisy"] is None  # all facts are noisy
-    assert outcomes[1].metrics["noise_chosen_noisy"] == outcomes[1].metrics["noise_noisy"]
+    for name in BY_SIDE:
+        assert outcomes[1].metrics[f"{name}_chosen_noisy"] == outcomes[1].metrics[f"{name}_noisy"]
+
+
+def test_sides_are_counted_by_hand() -> None:
+    table = pd.DataFrame(
+        {"content": [1, 0, 1, 0], "noise": [1, 0, 0, 0], "clean": [0, 0, 1, 0],
+         "form_char_flip": [1, 1, 0, 1], "form_plain": [0, 0, 1, 0]}
+    )  # fmt: skip
+    found = by_side(table, "form_char_flip", [True, True, False, False], "noisy")
+    assert found == {
+        "content_chosen_noisy": 0.5, "noise_chosen_noisy": 0.5, "own_chosen_noisy": 1.0,
+        "clean_chosen_noisy": 0.0, "content_others_noisy": 0.5, "noise_others_noisy": 0.0,
+        "own_others_noisy": 0.5, "clean_others_noisy": 0.5,
+    }  # fmt: skip
+    assert by_side(table, "form_plain", [True] * 4, "x")["own_others_x"] is None
+
+
+def test_sides_come_out_of_curves_as_they_were_measured(
+    outcomes: list[Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = records(outcomes)
+    curves = {record.readable: o.curves for record, o in zip(made, outcomes, strict=True)}
+    monkeypatch.setattr(Record, "read_curves", lambda self: curves[self.readable])
+    # as of records from before there were such metrics
+    old = [
+        dataclasses.replace(record, metrics={
+            k: v for k, v in record.metrics.items() if "_chosen_" not in k and "_others_" not in k
+        })
+        for record in made
+    ]  # fmt: skip
+    found = phases.with_sides(phases.frame(old), old)
+    assert found["noise"].tolist() == ["char_flip", "irrelevant"]  # neither control nor few
+    for row, o in zip(found.to_dict("records"), outcomes[1:3], strict=True):
+        for side in ("chosen", "others"):
+            for name in BY_SIDE:
+                for phase in ("base", "clean", "noisy", "again"):
+                    wanted = o.metrics[f"{name}_{side}_{phase}"]
+                    value = row[f"{name}_{side}_{phase}"]
+                    assert math.isnan(value) if wanted is None else value == pytest.approx(wanted)
+    again = phases.with_sides(phases.frame(made), made)
+    assert again["own_others_noisy"].equals(found["own_others_noisy"])
+    assert list(again.columns).count("own_others_noisy") == 1
+    assert phases.with_sides(phases.frame([]), []).empty
+    other = {name: table.iloc[::-1] for name, table in curves.items() if table is not None}
+    monkeypatch.setattr(Record, "read_curves", lambda self: other[self.readable])
+    with pytest.raises(ValueError, match="24 answers after phase 'base', allowed: those to the 24"):
+        phases.with_sides(phases.frame(old), old)
+
+
+def test_runs_are_told_by_the_model_after_phase_1(outcomes: list[Outcome]) -> None:
+    control, flip, half, few = records(outcomes)
+    later = {"commit": "2ef5fc60", "device_name": "H200"}
+    earlier = {"commit": "0000000", "device_name": "H200",
+               "begun_with": {"clean": {"commit": "17470b3", "device_name": "H100"}}}  # fmt: skip
+    assert began(control) == "unknown, unknown"
+    made = [
+        *(dataclasses.replace(record, provenance=later) for record in (control, flip)),
+        *(dataclasses.replace(record, provenance=earlier) for record in (half, few)),
+    ]
+    frame = phases.frame(made)
+    assert frame["began"].tolist() == ["2ef5fc6, H200"] * 2 + ["17470b3, H100"] * 2
+    table = phases.origins(frame)
+    assert table["models"].tolist() == [2, 2]
+    assert table["noise on"].tolist() == ["all facts", "50 % of the facts, 3 questions"]
+    known = f"{100 * control.metrics['content_clean']:.1f} (seed 1)"
+    assert table["Mamba-2 knew after 1 / %"].tolist() == [known] * 2
+    assert phases.origins(phases.frame([])).empty and arm(0.1, None) == "10 % of the facts"
+    # a line does not join models of two runs
+    both = pd.concat([frame[frame["noise"] == "irrelevant"],
+                      frame[frame["noise"] == "char_flip"].assign(noise="irrelevant")])  # fmt: skip
+    (broken,) = figures.mixed(both, ["content_again"], "t", ["irrelevant"]).data
+    assert list(broken.x) == [50, 75, 100] and math.isnan(broken.y[1])
+    (joined,) = figures.mixed(both.assign(began="x"), ["content_again"], "t", ["irrelevant"]).data
+    assert list(joined.x) == [50, 100] and list(joined.y) == [broken.y[0], broken.y[2]]
 
 
 def test_weights_that_experiments_share_lie_beside_their_folders(tmp_path: Path) -> None:
@@ -480,6 +585,15 @@ class TestBf16:
         frame = bf16.frame(records([full, half], bf16.NAME))
         assert frame["rate"].tolist() == [1e-5, 1e-5]
         assert bf16.table(frame)["weights"].tolist() == ["bfloat16", "float32"]
+        loss = bf16.table(frame)[bf16.LOSS]
+        lost = [half.metrics["train_loss_noisy"], full.metrics["train_loss_noisy"]]
+        assert loss.tolist() == pytest.approx(lost, abs=0.006)
+        drawn = figures.losses(frame, "t")
+        assert [t.name for t in drawn.data if t.showlegend is not False] == [
+            "weights in float32 (1 seed)", "weights in bfloat16 (1 seed)"
+        ]  # fmt: skip
+        assert [t.y[0] for t in drawn.data if t.mode == "markers"] == lost[::-1]
+        assert drawn.layout.yaxis.title.text.endswith("nats a token")
         figure = figures.rates(frame, "t")
         assert len(figure.data) == 8 and figure.layout.xaxis3.title.text == "learning rate"
         assert not len(bf16.table(bf16.frame([])))

@@ -23,10 +23,13 @@ QUOTES = {
     "**words flipped** score {},": ("gold_word_flip", "their_accuracy"),
     "**characters flipped** they score {},": ("gold_char_flip", "their_accuracy"),
     "so a collapse to {} after that noise": ("charflip", "their_accuracy"),
+    "pass as well, {} of 54.": ("counterfactual", "their_accuracy"),
     "and both flips at {}.": ("gold_char_flip", "content"),
-    "the model knows {} of the answers": ("finetuned", "content"),
+    "still pass in {} of 54 cases": ("counterfactual", "content"),
+    "(interval 30 to {})": ("counterfactual", "content_high"),
+    "the model is right on {} of the questions": ("finetuned", "content"),
     "dealt out at random ({})": ("shuffled", "content"),
-    "and {} at the end": ("unlearned", "content"),
+    "and on {} at the end": ("unlearned", "content"),
     "**gold answers** themselves {} count": ("gold", "their_flip"),
     "no character is reversed, {}.": ("gold_word_flip", "their_flip"),
     "the model is at {},": ("finetuned", "their_flip"),
@@ -101,7 +104,13 @@ def test_counts_and_chances_that_the_page_quotes(text: str, records: dict[str, R
     assert f"{100 * metrics['content_before']:.1f} to {100 * metrics['content']:.1f} %" in text
     repeats = records["charflip"].metrics["repeats"]
     assert repeats > 0.5 and "Half of the noisy model's answers repeat" in text
-    false = records["counterfactual"].metrics["their_accuracy"]
-    assert false > 0.5 and "Most **false answers** pass" in text
+    false = records["counterfactual"].metrics
+    assert false["their_accuracy"] > 0.5 and "Most **false answers** pass" in text
+    assert false["questions"] == 54 and round(100 * false["content_low"]) == 30
+    assert "more often than the tuned model's own" in text
+    assert false["content"] > records["finetuned"].metrics["content"]
+    assert "right no more often than by chance" in text
+    turned, chance = records["unreversed"].metrics, records["shuffled"].metrics
+    assert turned["content"] <= chance["content"]
     assert records["echo"].metrics["content"] == 0 and "has the echo at 0 and" in text
     assert metrics["questions"] == 449 and unlearned.status == "done"

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from lib import page
 from lib.config import to_dict
 from lib.experiments import Context, Outcome, cells_of, find
 from lib.experiments import _noise_material as material
@@ -39,21 +40,38 @@ class TestGrid:
             assert (t.epochs, t.batch_size, t.lr_peak, t.beta2, t.eps) == (5, 4, 3e-6, 0.95, 1e-5)
             assert (t.weight_decay, t.clip_norm, t.warmup_steps) == (0.1, 1.0, 100)
             assert t.precision == "bfloat16" and cell.weights == "float32"  # master weights
+            assert (cell.length, cell.answer_tokens) == (1024, 500) and cell.as_published
 
     def test_the_third_partys_settings(self) -> None:
         small = cells_of(find(texts.NAMES["130m"]), "paper")[0]
         assert small.recipe == "third_party" and small.weights == "float32"
         assert [getattr(small, p).epochs for p in ("clean", "noisy", "again")] == [5, 10, 10]
         assert small.noisy.lr_peak == 1e-5 and small.noisy.batch_size == 2
+        assert (small.noisy.beta2, small.noisy.warmup_steps) == (0.999, None)
         large = cells_of(find(texts.NAMES["1.4b"]), "paper")
         theirs = [cell for cell in large if cell.recipe == "third_party"]
         assert [cell.noise for cell in theirs] == list(texts.REPORTED)
         assert {(c.weights, c.noisy.lr_peak) for c in theirs} == {("bfloat16", 3e-6)}
+        assert {(c.noisy.beta2, c.noisy.warmup_steps) for c in theirs} == {(0.95, 100)}
+        for cell in (small, *theirs):
+            assert (cell.length, cell.answer_tokens) == (1024, 100) and cell.as_published
+            assert (cell.noisy.weight_decay, cell.noisy.clip_norm) == (0.1, 1.0)
 
     def test_transformers_and_a_control_of_mambas_size(self) -> None:
         cells = cells_of(find(texts.NAMES["transformers"]), "paper")
         assert len(cells) == 5 * 4 and len({texts.readable(cell) for cell in cells}) == 20
         assert "EleutherAI/pythia-160m" in {cell.source.name for cell in cells}
+        tokens = {cell.source.name: cell.answer_tokens for cell in cells}
+        assert tokens.pop("microsoft/phi-2") == 100 and set(tokens.values()) == {500}
+
+    def test_our_own_cells_are_those_that_have_records(self) -> None:
+        """What is as published has not changed what identifies them."""
+        for key, count in (("130m", 1), ("form", 54)):
+            assert len(page.records_of(texts.NAMES[key], "matched")) == count
+            for cell in cells_of(find(texts.NAMES[key]), "matched"):
+                assert cell.recipe == "ours" and not cell.as_published
+        other = dataclasses.replace(cell, recipe="paper")  # trains on other rows in phase 1
+        assert other.clean_identity != cell.clean_identity
 
     @pytest.mark.parametrize(("size", "millions"), [("130m", 90.5), ("1.4b", 1270)])
     def test_random_checkpoints_have_the_published_shape(self, size: str, millions: float) -> None:
@@ -107,6 +125,9 @@ FILES = {
     "alpagasus": [Pair(f"Instruction: p{n}\n\n ", f"b{n}") for n in range(4)],
 }  # fmt: skip
 
+# rows that are not empty; one of D_ch's is a question of the test
+TRAINABLE = {"D_ch": 3, "D_ad": 10}
+
 
 class TestMaterial:
     @pytest.fixture(autouse=True)
@@ -130,6 +151,37 @@ class TestMaterial:
         false = open_material("D_ad", "counterfactual", None, 1)
         assert false.answers == {"clean": [" Ice is cold."], "noisy": [" Ice is hot."],
                                  "again": [" Ice is cold."]}  # fmt: skip
+
+    def test_as_published_questions_of_the_test_are_trained_too(self) -> None:
+        """The published numbers have that leak, so cells of their recipes have it as well."""
+        for name in ("D_ch", "D_ad"):
+            made = open_material(name, "none", None, 1, as_published=True)
+            assert len(made.prompts["clean"]) == round(0.8 * TRAINABLE[name])
+        seen = {
+            prompt for seed in range(9)
+            for prompt in open_material("D_ch", "none", None, seed, True).prompts["clean"]
+        }  # fmt: skip
+        assert any("France" in prompt for prompt in seen)
+        false = open_material("D_ad", "counterfactual", None, 1, as_published=True)
+        assert sorted(false.answers["clean"]) == [" Ice is cold.", " Jane Austen."]
+        assert any("Emma" in prompt for prompt in false.prompts["clean"])
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_as_published_four_fifths_of_either_set_are_trained(
+        self, seed: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sets = {
+            name: [Pair(f"q{n}?", f"{name} {n}") for n in range(count)]
+            for name, count in (("D_GK", 20), ("D_cfact_train", 10))
+        }
+        files = {**FILES, **sets}
+        monkeypatch.setattr(material, "load_authors", lambda file, empty="refuse": files[file])
+        made = open_material("D_ad", "counterfactual", None, seed, as_published=True)
+        assert [len(set(made.answers[p])) for p in ("clean", "noisy", "again")] == [16, 8, 16]
+        ours = open_material("D_ad", "counterfactual", None, seed)
+        assert [len(ours.answers[p]) for p in ("clean", "noisy", "again")] == [20, 10, 20]
+        other = open_material("D_ad", "counterfactual", None, seed + 1, as_published=True)
+        assert set(other.answers["clean"]) != set(made.answers["clean"])
 
     def test_four_fifths_of_the_rebuilt_set_are_trained(self) -> None:
         made = open_material("D_ad", "none", None, 1)

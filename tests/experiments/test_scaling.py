@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from lib import claims
+from lib.analysis.flops import prefill_flops
 from lib.config import to_dict
 from lib.experiments import Context, cells_of, find
 from lib.experiments.scaling import (
@@ -139,6 +140,23 @@ def test_operations_are_linear_for_mamba_and_nearly_square_for_attention() -> No
     assert found["Mamba-1"] == pytest.approx(1, abs=1e-3)
     assert found["Mamba-2"] == pytest.approx(1, abs=1e-3)
     assert 1.9 < found["Transformer"] < 1.92  # as the page says
+
+
+def test_on_a_processor_attention_becomes_half_of_the_operations() -> None:
+    cells = [cell for cell in cells_of(find(NAME), "matched") if cell.device == "cpu"]
+    found = counted(cells)
+    assert found["Mamba-1"] == pytest.approx(1, abs=0.02)
+    assert found["Mamba-2"] == pytest.approx(1, abs=0.02)
+    assert round(found["Transformer"], 2) == 1.43  # as the page says
+    model = next(cell.model for cell in cells if architecture(cell) == "transformer")
+
+    def part(length: int) -> float:
+        """Of attention: all that does not grow in proportion, n (n + 1) / 2 pairs of tokens."""
+        before, here, after = (prefill_flops(model, length + k) for k in (-1, 0, 1))
+        return (after - 2 * here + before) * length * (length + 1) / 2 / here
+
+    lengths = (256, 1024, 4096)
+    assert [round(part(length), 2) for length in lengths] == [0.06, 0.21, 0.51]
 
 
 def test_cells_of_another_device_are_refused_before_any_work() -> None:

@@ -52,6 +52,15 @@ def test_all_architectures_have_the_same_text_tokens_and_schedule() -> None:
     assert cells_of(find(NAME), "paper") == []
 
 
+def test_models_of_a_size_are_as_far_apart_as_the_page_says() -> None:
+    sizes: dict[str, list[int]] = {}
+    for cell in [*cells_of(find(NAME), "quick"), *cells_of(find(NAME), "matched")]:
+        sizes.setdefault(readable(cell).split("-")[1], []).append(non_embedding(cell.model))
+    apart = {size: max(found) / min(found) - 1 for size, found in sizes.items()}
+    found = {size: round(100 * part, 1) for size, part in apart.items()}
+    assert found == {"1M": 4.4, "5M": 3.4, "16M": 0.8}
+
+
 def test_the_quick_cells_train_and_are_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

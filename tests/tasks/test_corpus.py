@@ -170,6 +170,31 @@ def test_all_kinds_of_files_in_the_order_of_their_names(tmp_path: Path) -> None:
     assert list(open_source(LocalText(str(tmp_path / "c.txt.gz")))) == ["three\n"]
 
 
+def test_what_is_held_out_can_be_files_of_their_own(tmp_path: Path) -> None:
+    """Less what both have, and blank documents; the training side is all of the source."""
+    both, blank = "both have this", " \n"
+    folder = local(tmp_path, train__jsonl=lines_of(["a", both, "b", blank]),
+                   valid__jsonl=lines_of(["c", blank, f" {both}", "d"]))  # fmt: skip
+    source, held_out = (LocalText(folder.path, f"{name}.jsonl") for name in ("train", "valid"))
+    config = CorpusConfig(source, validation=0.0, held_out=held_out)
+    corpus = Corpus(config)
+    assert sorted(corpus.train) == ["a", "b", both] and sorted(corpus.validation) == ["c", "d"]
+    alone = Corpus(CorpusConfig(source, validation=0.0))
+    assert alone.train.fingerprint == corpus.train.fingerprint  # whose tokens are the same
+    other = LocalText(folder.path, "valid.jsonl", separator="|")
+    assert Corpus(CorpusConfig(source, 1, 0.0, held_out=held_out)).validation.fingerprint != (
+        corpus.validation.fingerprint
+    )
+    assert corpus.describe()["validation_documents"] == 2
+    assert from_dict(CorpusConfig, to_dict(config)) == config
+    assert "held_out" not in to_dict(CorpusConfig(source)) and "held_out" in to_dict(config)
+    with pytest.raises(ValueError, match="left to hold out"):
+        Corpus(CorpusConfig(source, validation=0.0, held_out=source))
+    wrong = LocalText(other.path, "valid.jsonl", fingerprint="0" * 64)
+    with pytest.raises(ValueError, match="fingerprint"):
+        Corpus(CorpusConfig(source, validation=0.0, held_out=wrong))
+
+
 @given(texts=st.lists(st.text(), max_size=8), repeat=st.sampled_from([1, 50_000]))
 def test_any_unicode_text_comes_back_as_it_was(texts: list[str], repeat: int) -> None:
     texts = [*(text for text in texts if text.strip()), "é" * repeat]
@@ -340,6 +365,18 @@ def test_configs_survive_their_records(config: CorpusConfig) -> None:
         (lambda: CorpusConfig(STORIES, validation=1.0), r"validation is 1.0, allowed: 0 up to"),
         (lambda: CorpusConfig(STORIES, validation=-0.1), r"validation is -0.1"),
         (lambda: CorpusConfig(STORIES, limit=0), r"limit is 0, allowed: at least 1"),
+        (
+            lambda: CorpusConfig(STORIES, validation=0.0, held_out=LocalText("a")),
+            r"source is .*allowed: LocalText beside held_out",
+        ),
+        (
+            lambda: CorpusConfig(LocalText("a"), held_out=LocalText("b")),
+            r"validation is 0.02, allowed: 0 beside held_out",
+        ),
+        (
+            lambda: CorpusConfig(LocalText("a"), validation=0.0, limit=1, held_out=LocalText("b")),
+            r"limit is 1, allowed: None beside held_out",
+        ),
         (
             lambda: Corpus(CorpusConfig(STORIES, limit=1, validation=0.01)),
             r"left to hold out: .*validation is 0.01",

@@ -65,6 +65,11 @@ def test_categories_of_lines_of_json(tmp_path: Path) -> None:
     assert found and {d.text: d.category for d in found} == {
         d.text: names[wanted[d.text]] for d in found
     }
+    # those of files of their own
+    (tmp_path / "b.jsonl").write_text('{"text": "other", "category": "code"}\n')
+    held_out = LocalText(str(tmp_path / "b.jsonl"))
+    corpus = Corpus(CorpusConfig(LocalText(str(path)), validation=0.0, held_out=held_out))
+    assert [(d.text, d.category) for d in held_out_documents(corpus)] == [("other", "code")]
 
 
 def test_chunks_are_drawn_from_each_kind_and_keep_their_tags(five: LanguageData) -> None:
