@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,25 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
-from lib import claims, progress, provenance, sessions
+from lib import claims, progress, provenance, sessions, verdicts
 from lib.config import flatten, lookup
 from lib.experiments import cells_of, find
-from lib.figures import with_slider
+from lib.figures import axes_of, with_slider
 from lib.store import Record, Store
 
-FEW = 8  # claims that were not run and stand open on a page all the same
+HASH = 8  # digits that are shown of a hash
+HASHES = f"Of each hash its first {HASH} digits; <code>lib</code> is one over all files of code."
+# columns, each with the facts in it, one below the other, and what stands before them there
+COLUMNS = {
+    "experiment": {"experiment": ""}, "code": {"commit": "", "lib": "lib&nbsp;"},
+    "device": {"device": "", "torch": "torch&nbsp;"}, "backends": {"backends": ""},
+}  # fmt: skip
+# marks behind a commit (lib.provenance.code)
+MARKS = {
+    "?": "run from a copy of the files without git, so whether they were those of the commit is "
+    "told by the hash of <code>lib</code> alone",
+    "+": "run with changes that were not yet in the commit",
+}
 
 
 def records_of(
@@ -59,81 +72,10 @@ def curves_of(records: Sequence[Record], settings: Sequence[str] = ()) -> pd.Dat
 
 
 def verdict_table(chapter: str, prefix: str = "", root: Path = provenance.ROOT) -> HTML:
-    """Claims of a chapter (those whose id starts with `prefix`), our numbers and verdicts; more
-    than FEW claims that were not run are folded away.
-
-    The book's own tables come from the ``{verdicts}`` directive, over the same rows.
-    """
+    """Claims of a chapter (those whose id starts with `prefix`), our numbers and verdicts: the
+    table of the ``{verdicts}`` directive, for a notebook two folders below the `root`."""
     rows = claims.report(root, chapter=chapter, prefix=prefix)
-    idle = [row for row in rows if row["verdict"] == "not run"]
-    if len(idle) <= FEW:
-        return HTML(_verdict_rows(rows))
-    judged = [row for row in rows if row["verdict"] != "not run"]
-    text = f"{len(idle)} of {len(rows)} claims have not been run: show them"
-    return HTML((_verdict_rows(judged) if judged else "") + _folded(text, _verdict_rows(idle)))
-
-
-def _folded(summary: str, body: str) -> str:
-    return f"<details class='idle'><summary>{html.escape(summary)}</summary>{body}</details>"
-
-
-def _verdict_rows(rows: Sequence[dict[str, Any]]) -> str:
-    table = [
-        {
-            "claim": _two_lines(html.escape(row["statement"]), _source_and_note(row)),
-            "published": _two_lines(published_text(row), f"accepted: {row['value_text']}"),
-            "ours": _two_lines(ours_text(row), runs_text(row)),
-            "verdict": badge(row["verdict"], row["scaled"]),
-        }
-        for row in rows
-    ]
-    return pd.DataFrame(table).to_html(index=False, escape=False, border=0, classes="verdicts")
-
-
-def _source_and_note(row: dict[str, Any]) -> str:
-    lines = [row["source"], *([f"Note: {row['note']}."] if row["note"] else [])]
-    return "<br>".join(html.escape(line) for line in lines)
-
-
-def published_text(row: dict[str, Any]) -> str:
-    """The published number, or that a claim has none."""
-    return "a direction" if row["paper_value"] is None else f"{row['paper_value']:g}"
-
-
-def _two_lines(first: str, second: str) -> str:
-    return f"{first}<br><small class='note'>{second}</small>"
-
-
-def ours_text(row: dict[str, Any]) -> str:
-    """Mean and interval as HTML, "0.860" alone for a single seed, or a dash."""
-    if row["our_mean"] is None:
-        return "–"
-    text = measured(row["our_mean"])
-    if row["interval"]:
-        low, high = map(measured, row["interval"])
-        text += f" <span class='interval'>[{low}, {high}]</span>"
-    return text
-
-
-def measured(value: float) -> str:
-    """Three digits behind the point, one of numbers that are large, such as megabytes."""
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
-
-
-def runs_text(row: dict[str, Any]) -> str:
-    """ "3 of 3 seeds", and the cells where a seed has several of them."""
-    expected = row["expected_seeds"]
-    text = f"{row['seeds']} of {expected} seed{'s' * (expected != 1)}"
-    if row["expected_cells"] > row["expected_seeds"]:
-        text += f", {row['cells']} of {row['expected_cells']} cells"
-    return text
-
-
-def badge(verdict: str, scaled: bool = False) -> str:
-    """A verdict as HTML: told by its words, the colour only helps."""
-    name = verdict.replace(" ", "-")
-    mark = " <span class='verdict scaled'>scaled</span>" if scaled else ""
-    return f"<span class='verdict {name}'>{verdict}</span>{mark}"
+    return HTML(verdicts.tables(rows, root, "../../", shown_in=False))
 
 
 def table(
@@ -151,7 +93,7 @@ def table(
         return HTML(f"<p>{html.escape(empty)}</p>")
     shown = frame.map(lambda value: _cell(value, precision))
     text = shown.to_html(index=False, border=0, classes="provenance", escape=False)
-    return HTML(_folded(fold, text) if fold else text)
+    return HTML(verdicts.folded(fold, text) if fold else text)
 
 
 def _cell(value: Any, precision: int) -> str:
@@ -182,17 +124,8 @@ def tagged(
 
 
 def provenance_table(records: Iterable[Record]) -> HTML:
-    """Which record holds which numbers: file, commit, device, backend, time."""
-    rows = [
-        {
-            "record": record.name,
-            **_origin(record),
-            "seconds": _seconds([record]),
-            "started (UTC)": _started(record),
-        }
-        for record in records
-    ]
-    return _facts(rows)
+    """Which record holds which numbers: a row each with name, code, device, backends and time."""
+    return _facts([[record] for record in records], _named)
 
 
 def provenance_groups(records: Iterable[Record]) -> HTML:
@@ -200,61 +133,93 @@ def provenance_groups(records: Iterable[Record]) -> HTML:
     their number, their time together and, folded away, their names."""
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
-        key = (record.experiment, *_origin(record).values())
-        groups.setdefault(key, []).append(record)
-    rows = []
-    for group in groups.values():
-        started = sorted(_started(record) for record in group)
-        names = "<br>".join(html.escape(record.name) for record in group)
-        rows.append(
-            {
-                "records": f"<details><summary>{len(group)} of {group[0].experiment}</summary>"
-                f"{names}</details>",
-                **{name: html.escape(text) for name, text in _origin(group[0]).items()},
-                "seconds": _seconds(group),
-                "started (UTC)": started[0] + (f" to {started[-1]}" if len(group) > 1 else ""),
-            }
-        )
-    return _facts(rows, escape=False)
+        groups.setdefault(tuple(_origin([record]).values()), []).append(record)
+    return _facts(list(groups.values()), _counted)
 
 
-def _facts(rows: list[dict[str, str]], escape: bool = True) -> HTML:
-    if not rows:
+def _facts(groups: list[list[Record]], said: Callable[[list[Record]], str]) -> HTML:
+    """A row for each group of records, which ran alike; `said` writes which records they are. What
+    is the same in all of several rows stands once, above them; below, what marks mean."""
+    if not groups:
         return HTML("<p>No record yet.</p>")
-    table = pd.DataFrame(rows)
-    return HTML(table.to_html(index=False, border=0, classes="provenance", escape=escape))
+    origins = [_origin(group) for group in groups]
+    same = [
+        name for name, text in origins[0].items()
+        if len(groups) > 1 and all(origin[name] == text for origin in origins)
+    ]  # fmt: skip
+    rows = [
+        {
+            "record" if said is _named else "records": said(group),
+            **{
+                head: "<br>".join(f"{before}{_broken(origin[name])}" for name, before in parts)
+                for head, names in COLUMNS.items()
+                if (parts := [(name, names[name]) for name in names if name not in same])
+            },
+            "seconds": _seconds(group),
+            "day (UTC)": _days(group),
+        }
+        for group, origin in zip(groups, origins, strict=True)
+    ]
+    table = pd.DataFrame(rows).to_html(index=False, border=0, classes="provenance", escape=False)
+    table = f"<div class='scroll'>{table}</div>"
+    above = "; ".join(f"{name} {_broken(origins[0][name])}" for name in same if origins[0][name])
+    if above:
+        table = f"<p class='muted'>In every row: {above}.</p>{table}"
+    used = {key for origin in origins for key in MARKS if key in origin["commit"]}
+    below = " ".join(f"<code>{key}</code>: {text}." for key, text in MARKS.items() if key in used)
+    return HTML(f"<div class='facts'>{table}<p class='muted'>{HASHES} {below}</p></div>")
 
 
-def _origin(record: Record) -> dict[str, str]:
-    """Code, device and backends of a record; one after the other where a run was resumed with
-    others."""
-    facts = record.provenance
+def _named(group: list[Record]) -> str:
+    (record,) = group
+    name = f"{record.readable}-{record.identity[:HASH]}"
+    return f"<span title='{html.escape(record.name)}'>{html.escape(name)}</span>"
+
+
+def _counted(group: list[Record]) -> str:
+    names = "<br>".join(html.escape(record.name) for record in group)
+    return f"<details><summary>{len(group)}</summary>{names}</details>"
+
+
+def _origin(group: list[Record]) -> dict[str, str]:
+    """Experiment, code, device and backends of records that ran alike; one after the other where a
+    run was resumed with others."""
+    facts = group[0].provenance
 
     def each(read: Callable[[dict[str, Any]], str]) -> str:
         return ", ".join(sessions.each(facts, read))
 
     return {
+        "experiment": group[0].experiment,
         "commit": each(_commit),
-        "lib": each(lambda session: str(session["lib_hash"])),
-        "device": ", ".join(sessions.devices(facts)),
+        "lib": each(lambda session: str(session["lib_hash"])[:HASH]),
+        "device": ", ".join(map(provenance.short_device, sessions.devices(facts))),
         "torch": facts["versions"].get("torch", ""),
         "backends": ", ".join(f"{op} {'/'.join(names)}" for op, names in facts["backends"].items()),
     }
 
 
-def _seconds(records: Sequence[Record]) -> str:
-    facts = [record.provenance for record in records]
-    return f"{sessions.certainty(facts)}{sum(map(sessions.wall_seconds, facts)):.0f}"
+def _broken(text: str) -> str:
+    """A text as HTML, whose long names may break behind their parts; versions do not."""
+    return re.sub(r"(_|/|\.(?=[a-z]))", r"\1<wbr>", html.escape(text))
 
 
-def _started(record: Record) -> str:
-    return str(record.provenance["started"][:16].replace("T", " "))
+def _seconds(group: Sequence[Record]) -> str:
+    facts = [record.provenance for record in group]
+    return f"{sessions.certainty(facts)}{sum(map(sessions.wall_seconds, facts)):,.0f}"
+
+
+def _days(group: Sequence[Record]) -> str:
+    """The day on which records were started, or the first and the last; "" if that is unknown."""
+    days = sorted(record.started[:10] for record in group)
+    ends = dict.fromkeys([days[0], days[-1]])
+    return " to ".join(f"<span class='number'>{day}</span>" for day in ends)
 
 
 def _commit(facts: dict[str, Any]) -> str:
-    """Short commit; "+" if the tree had changes, "?" if there was no git to tell (see lib hash)."""
+    """Short commit with a mark of MARKS."""
     mark = {True: "+", False: "", None: "?"}[facts.get("dirty")]
-    return (facts.get("commit") or "unknown")[:10] + mark
+    return (facts.get("commit") or "unknown")[:HASH] + mark
 
 
 def explore(plot: Callable[..., Any], start: Any = None, **choices: Sequence[Any]) -> Any:
@@ -262,7 +227,7 @@ def explore(plot: Callable[..., Any], start: Any = None, **choices: Sequence[Any
 
     With a live kernel: ipywidgets, one for each argument. In the static page: one figure with a
     slider over the first argument's choices (the others keep their first), drawn by the same
-    `plot`, so that something moves without a kernel.
+    `plot`, so that something moves without a kernel; of a single choice, its figure alone.
 
     Args:
         start: which of the first argument's choices is shown at first; by default the first.
@@ -277,11 +242,15 @@ def explore(plot: Callable[..., Any], start: Any = None, **choices: Sequence[Any
     if progress.headless():
         fixed = {name: choices[name][0] for name in others}
         frames = {value: plot(**{first: value}, **fixed) for value in choices[first]}
+        if len(frames) == 1:
+            return frames[start]
         figure = with_slider(frames, first)
         shown = frames[start].layout
         for trace, opening in zip(figure.data, frames[start].data, strict=True):
             trace.update(opening, overwrite=True)
-        figure.update_layout(title=shown.title, annotations=shown.annotations)
+        figure.update_layout(
+            title=shown.title, annotations=shown.annotations, **axes_of(frames)[start]
+        )
         figure.layout.sliders[0].active = list(frames).index(start)
         return figure
     from ipywidgets import SelectionSlider, interactive

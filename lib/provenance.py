@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 from functools import lru_cache
 from pathlib import Path
@@ -78,6 +79,17 @@ def processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def short_device(name: str) -> str:
+    """A device's name as tables show it, "H100" for "NVIDIA H100 80GB HBM3"; a processor's without
+    marks of trade, number of cores and clock."""
+    if graphics := re.match(
+        r"(?:NVIDIA|Tesla|GeForce) (?:GeForce |Tesla )?(.+?)(?: \d+ ?GB.*)?$", name
+    ):
+        return graphics[1]
+    name = re.sub(r"\((?:R|TM|C)\)|\bCPU\b|@.*|\b\d+-Core\b|\bProcessor\b", " ", name)
+    return " ".join(name.split())
 
 
 def machine(device: Any = None) -> dict[str, Any]:

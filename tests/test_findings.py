@@ -80,6 +80,8 @@ def test_all_one_convolution_under_choices_that_the_paper_leaves_open() -> None:
     assert len(planned) == 13
     runs = pd.concat(found.values())
     assert len(runs) == 21 and (runs["final_composite"] > runs["final_symmetric"]).all()
+    assert (runs["final_composite"] > 0.5).sum() == 20
+    assert round(runs["best_symmetric"].max(), 1) == 0.3
     assert (runs["final_symmetric"] <= 1 / 40).all()
 
 
@@ -249,6 +251,71 @@ def test_blocking_two_ways_to_the_answer() -> None:
     assert ours["untrained"].min() > 0.8
     best = ours.groupby("route")["best_composite"]
     assert best.min()[routes.CONVOLUTION] > best.max()[routes.STATE]
+    counts = ours["route"].value_counts().to_dict()
+    assert counts == {routes.CONVOLUTION: 3, routes.STATE: 4, routes.BOTH: 5}
+    assert ours["untrained"].min() > 0.87
+    by_convolution = ours[ours["route"] == routes.CONVOLUTION]["final_composite"]
+    assert by_convolution.round(2).tolist() == [0.01, 0.08, 0.74]
+    frame = frame_of(interventions.NAME).set_index(["block", "gamma"])
+    unseen = frame.loc[("mamba2", 1.0)][["blocking_end_43", "blocking_inner_43"]].max()
+    assert unseen.round(2).tolist() == [0.91, 0.97]
+    with_anchors = frame.loc["mamba2"][
+        ["substitution_inner_mean", "substitution_inner_mean_with_pair"]
+    ]
+    hardly = with_anchors[with_anchors["substitution_inner_mean"] < 0.05]
+    assert len(hardly) == 4
+    assert hardly["substitution_inner_mean_with_pair"].round(2).agg(["min", "max"]).tolist() == [
+        0.51, 0.85
+    ]  # fmt: skip
+
+
+def test_the_same_seed_run_again_can_end_elsewhere() -> None:
+    key = ["gamma", "seed"]
+    first = frame_of(interventions.NAME).query("block == 'mamba2'").set_index(key)
+    again = frame_of(phase_diagram.TIED).query("n_layers == 2").set_index(key)
+    pairs = {at: (round(first["best_composite"][at], 2), round(again["best_composite"][at], 2))
+             for at in ((1.5, 2), (2.0, 1))}  # fmt: skip
+    assert pairs == {(1.5, 2): (0.83, 0.5), (2.0, 1): (0.37, 0.77)}
+    standard = of_variant(frame_of(ablations.BEYOND), "standard, 5 layers")["final_composite"]
+    diagram = frame_of(phase_diagram.TIED).query("n_layers == 5 and gamma == 1")["final_composite"]
+    assert [round(each.mean(), 2) for each in (diagram, standard)] == [0.55, 0.58]
+    assert (standard < 0.1).sum() == (diagram < 0.1).sum() == 1
+
+
+def test_the_third_partys_gamma_one_is_higher_than_ours() -> None:
+    frame = frame_of(phase_diagram.MAMBA1).query("gamma == 1").set_index("n_layers")
+    ours = frame["best_composite_by_tens"]
+    theirs = load_reference("achilles_mamba1").maps["best_composite_by_tens"][1.0]
+    for depth, both in {3: (0.95, 0.53), 5: (0.91, 0.66), 7: (0.86, 0.69)}.items():
+        assert (round(theirs[depth], 2), round(ours[depth], 2)) == both
+    more = of_variant(frame_of(ablations.ALL_ONE), "third party, standard")
+    five = [*more["best_composite_by_tens"], ours[5]]
+    assert (round(min(five), 2), round(max(five), 2)) == (0.41, 0.71)
+    ends = [*more["final_composite"], frame["final_composite"][5]]
+    assert (round(min(ends), 2), round(max(ends), 2)) == (0.22, 0.65)
+    for gamma, best, end in ((0.5, (0.21, 0.77), (0.14, 0.58)), (1.0, (0.61, 0.77), (0.43, 0.67))):
+        cells = frame_of(interventions.NAME), frame_of(phase_diagram.MAMBA1)
+        two = pd.concat([
+            each[(each["block"] == "mamba1") & (each["n_layers"] == 2) & (each["gamma"] == gamma)]
+            for each in cells
+        ])  # fmt: skip
+        assert len(two) == 4
+        for metric, ends in (("best_composite_by_tens", best), ("final_composite", end)):
+            assert tuple(two[metric].round(2).agg(["min", "max"])) == ends
+
+
+def test_the_diagram_in_short() -> None:
+    frame = frame_of(phase_diagram.TIED)
+    records = page.records_of(phase_diagram.TIED, "paper")
+    found = phase_diagram.diagram(phase_diagram.TIED, "paper", records).map("best_composite")
+    table = phase.beside(found, load_reference("achilles_phase").maps["best_composite"])
+    agreement = phase.agreement(table)
+    assert round(agreement.rank or 0, 1) == 0.9 and round(agreement.bias, 2) == 0.08
+    printed = table["published"].mean()
+    assert abs(frame["final_composite"].mean() - printed) < 0.02
+    answers = phase_diagram.answers_frame(records)
+    said = phase_diagram.answers_sentence(answers)
+    assert "12 models is that of pair 42 in 10" in said
 
 
 def test_blocking_of_mamba1_is_a_matter_of_gamma() -> None:

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 
-from lib import page
+from lib import page, provenance
+from lib.store import Record
 
 
 @pytest.mark.parametrize(
@@ -41,34 +43,66 @@ def test_words_stand_in_boxes_with_what_they_are() -> None:
         page.tagged(["a"], [], {})
 
 
-def row(verdict: str, value: float | None = 0.5) -> dict[str, Any]:
-    return {
-        "chapter": "demo", "id": f"demo.{verdict}", "statement": "S", "source": "P, Fig. 1",
-        "paper_value": value, "value_text": "≥ 0.02", "our_mean": 582.768, "interval": None,
-        "seeds": 0, "expected_seeds": 1, "cells": 0, "expected_cells": 1, "verdict": verdict,
-        "scaled": False, "note": None,
+def record(seed: int = 1, **facts: Any) -> Record:
+    """A record of a run with these facts among its provenance."""
+    provenance = {
+        "commit": "4418e579e8aa", "dirty": None, "lib_hash": "2317ada32fbf5407",
+        "device_name": "NVIDIA H100 80GB HBM3", "versions": {"torch": "2.11.0"},
+        "backends": {"selective_scan": ["fused"]}, "wall_seconds": 1200.0,
+        "training_seconds": 1000.0, "started": "2026-11-28T02:26:00+00:00", **facts,
     }  # fmt: skip
+    return Record("demo.one", 1, {"seed": seed}, f"demo-s{seed}", "done", {}, provenance)
 
 
-def test_many_claims_that_were_not_run_are_folded(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [row("reproduced"), *[row("not run", None)] * (page.FEW + 1)]
-    monkeypatch.setattr(
-        page.claims, "report", lambda root, chapter, prefix: rows if chapter == "demo" else []
-    )
-    html = page.verdict_table("demo").data
-    opened, folded = html.split("<details")
-    assert opened.count("<tr>") == 1 and "reproduced" in opened and "582.8" in opened
-    assert f"{page.FEW + 1} of {len(rows)} claims have not been run" in folded
-    assert folded.count("a direction") == page.FEW + 1 and "0 of 1 seed<" in folded
-    rows.pop()
-    assert "<details" not in page.verdict_table("demo").data
+def told(shown: Any) -> tuple[list[str], list[list[str]], str]:
+    """Heads and rows of a table of records, and what stands around it."""
+    soup = BeautifulSoup(shown.data, "html.parser")
+    heads = [th.get_text() for th in soup.select("th")]
+    rows = [[td.get_text("|") for td in tr.select("td")] for tr in soup.select("tbody tr")]
+    return heads, rows, " ".join(p.get_text() for p in soup.select("p"))
 
 
-def test_what_qualifies_a_verdict_stands_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [row("reproduced"), {**row("partly"), "note": "chance < 1 does it"}]
-    monkeypatch.setattr(page.claims, "report", lambda root, chapter, prefix: rows)
-    html = page.verdict_table("demo").data
-    assert html.count("Note: ") == 1 and "P, Fig. 1<br>Note: chance &lt; 1 does it.<" in html
+def test_what_repeats_in_every_row_is_said_once_above_them() -> None:
+    one, two = record(1), record(2, device_name="AMD EPYC", dirty=True)
+    heads, rows, around = told(page.provenance_table([one, two]))
+    assert heads == ["record", "code", "device", "seconds", "day (UTC)"]
+    assert [row[0] for row in rows] == [r.name.split(".")[0][:-8] for r in (one, two)]
+    assert [row[1] for row in rows] == ["4418e579?", "4418e579+"]
+    assert [row[2:] for row in rows] == [
+        ["H100", "1,200", "2026-11-28"], ["AMD EPYC", "1,200", "2026-11-28"],
+    ]  # fmt: skip
+    assert "In every row: experiment demo.one; lib 2317ada3; torch 2.11.0; backends sel" in around
+    # a single row says all by itself
+    heads, rows, around = told(page.provenance_table([one]))
+    assert heads[1:5] == ["experiment", "code", "device", "backends"] and "every" not in around
+    assert rows[0][2] == "4418e579?|lib\xa02317ada3"
+
+
+def test_marks_of_commits_are_explained_where_they_stand() -> None:
+    for dirty, marks in [(None, "?"), (True, "+"), (False, "")]:
+        _, rows, around = told(page.provenance_table([record(dirty=dirty)]))
+        assert rows[0][2].startswith(f"4418e579{marks}|")
+        assert [key for key in page.MARKS if f"{key}: run" in around] == list(marks)
+
+
+def test_records_of_one_day_name_it_once() -> None:
+    later = record(2, started="2026-11-30T10:00:00+00:00")
+    assert told(page.provenance_groups([record(1), record(3)]))[1][0][-1] == "2026-11-28"
+    (row,) = told(page.provenance_groups([later, record(1), record(3)]))[1]
+    assert row[-1] == "2026-11-28| to |2026-11-30" and row[-2] == "3,600"
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"), ("NVIDIA H200", "H200"), ("AMD EPYC", "AMD EPYC"),
+        ("NVIDIA A100-SXM4-80GB", "A100-SXM4-80GB"), ("", ""),
+        ("AMD EPYC 7763 64-Core Processor", "AMD EPYC 7763"),
+        ("Intel(R) Xeon(R) Platinum 8480+ CPU @ 2.00GHz", "Intel Xeon Platinum 8480+"),
+    ],
+)  # fmt: skip
+def test_devices_have_short_names(name: str, short: str) -> None:
+    assert provenance.short_device(name) == short
 
 
 def test_a_long_table_may_be_folded_away() -> None:

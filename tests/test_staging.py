@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import nbformat
 import pytest
 import yaml
 from bs4 import BeautifulSoup
 
-from lib import book, claims
+from lib import book, claims, page
 from lib.config import to_dict
 from lib.experiments import find, registry
 from lib.store import Record, Store
@@ -253,6 +254,11 @@ def test_a_book_from_claims_and_records(
         claim(3, 0.95, seeds=1000, note="a note"),
     ]
     (root / "book/claims/achilles.yml").write_text(yaml.safe_dump(entries))
+    # a notebook shows the same table as an output of its own
+    output = nbformat.v4.new_output(
+        "display_data", {"text/html": page.verdict_table("achilles", root=root).data}
+    )
+    change(root / book.EXECUTED / NOTEBOOK, lambda n: n["cells"][1].update(outputs=[output]))
     html = book.build(root)
     assert html == root / "_build" / "html"
     soup = BeautifulSoup((html / "book/achilles.html").read_text(), "html.parser")
@@ -281,12 +287,31 @@ def test_a_book_from_claims_and_records(
     assert any("status.html#" in target for target in targets)
     assert "../notebooks/achilles/composite.html" in targets
 
+    shown = BeautifulSoup((html / NOTEBOOK).with_suffix(".html").read_text(), "html.parser")
+    own = shown.select(".cell_output .verdict-table tbody tr")
+    assert len(own) == 3
+    assert [a.get_text(strip=True) for a in own[0].select("a.download")] == list(links)
+    seen = {urlsplit(str(a["href"])) for row in own for a in row.select("a")}
+    assert len(seen) == 3  # a source and two records
+    for address in seen:
+        target = (html / NOTEBOOK).parent / address.path
+        assert target.is_file(), address
+        if address.fragment:
+            entry = BeautifulSoup(target.read_text(), "html.parser").find(id=address.fragment)
+            assert entry is not None and "Tianyi Chen" in entry.get_text()
+
     summary = soup.select_one(".book-table.summary")
     assert summary is not None
     assert [c.get_text() for c in summary.select("tbody td")] == ["Chapter", "3", "1", "1", "1"]
 
     status = BeautifulSoup((html / "book/status.html").read_text(), "html.parser")
     text = status.get_text(" ")
+    table = status.select_one(".records-table")
+    assert table is not None and len(table.select("thead th")) == 5
+    heads = [row.get_text(strip=True) for row in table.select("tr.over")]
+    chapters = {experiment.chapter for experiment in registry().values()}
+    assert heads[0] == "Chapter" and len(heads) == len(chapters)  # each once, as in _toc.yml
+    assert all(row.select_one("td")["colspan"] == "5" for row in table.select("tr.over"))  # type: ignore[index]
     total = len(find("achilles.composite").cells("paper"))
     assert f"3 of {total}" in text and "Test device" in text and "6.0 h" in text
     assert "60.0 s" in status.select_one(".times-table").get_text()  # type: ignore[union-attr]
@@ -299,6 +324,20 @@ def test_a_book_from_claims_and_records(
     assert "nowhere" in said.out + said.err and "jupyter-book ended" in said.err
     assert (html / "book/index.html").read_text() == before
     assert not list((root / "_build").glob(".book-*"))
+
+
+def test_a_link_of_a_notebook_s_table_that_leads_nowhere_stops_the_build(
+    root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (root / "book/index.md").write_text("# Index\n")
+    (root / "book/achilles.md").write_text("# Chapter\n")
+    (root / "book/status.md").write_text("# Status\n")
+    text = "<div class='book-table verdict-table'><a href='../../book/results/a/b.json'>b</a></div>"
+    output = nbformat.v4.new_output("display_data", {"text/html": text})
+    change(root / book.EXECUTED / NOTEBOOK, lambda n: n["cells"][1].update(outputs=[output]))
+    assert book.main(root) == 1
+    said = capfd.readouterr()
+    assert "links to book/results/a/b.json, which the book lacks" in said.out + said.err
 
 
 def test_a_bad_claim_or_chapter_stops_the_build(

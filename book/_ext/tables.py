@@ -15,9 +15,10 @@ so a page cannot say what no record holds.
 
 from __future__ import annotations
 
-import html
 import json
 import os
+import posixpath
+import re
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -28,13 +29,15 @@ from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.osutil import relative_uri
 
-from lib import claims, provenance, runner
+from lib import book, claims, provenance, runner, verdicts
 from lib.book import ROOT_VARIABLE
 from lib.notebook import EXECUTED
-from lib.page import FEW, measured, published_text, runs_text
 
+LOGGER = logging.getLogger(__name__)
 STATIC = ("sphinx", "jupyter-book", "papermill", "ipykernel")
 
 
@@ -74,19 +77,21 @@ class Table(SphinxDirective):
         self, header: Sequence[str], rows: Iterable[Sequence[Sequence[nodes.Node]]], kind: str,
         widths: Sequence[int],
     ) -> nodes.Node:  # fmt: skip
-        """A table of class `kind`; each cell is a list of block or inline nodes."""
+        """A table of class `kind`; each cell is a list of block or inline nodes. A row of a single
+        cell is a heading of the rows below it."""
         group = nodes.tgroup(cols=len(header))
         group += [nodes.colspec(colwidth=width) for width in widths]
-        group += nodes.thead("", self._row([[self.text(name)] for name in header]))
-        group += nodes.tbody("", *(self._row(row) for row in rows))
+        group += nodes.thead("", self._row([[self.text(name)] for name in header], len(header)))
+        group += nodes.tbody("", *(self._row(row, len(header)) for row in rows))
         # a div that can scroll sideways on a narrow screen
         return nodes.container("", nodes.table("", group), classes=["book-table", kind])
 
     @staticmethod
-    def _row(cells: Sequence[Sequence[nodes.Node]]) -> nodes.row:
-        row = nodes.row()
+    def _row(cells: Sequence[Sequence[nodes.Node]], columns: int) -> nodes.row:
+        alone = len(cells) == 1 < columns
+        row = nodes.row(classes=["over"] if alone else [])
         for cell in cells:
-            entry = nodes.entry()
+            entry = nodes.entry(morecols=columns - 1) if alone else nodes.entry()
             for node in cell:
                 entry += node if isinstance(node, nodes.Body) else _paragraph(entry, node)
             row += entry
@@ -128,10 +133,15 @@ class Verdicts(Table):
         if "summary" in self.options:
             return [self.summary(rows, [wanted] if wanted else chapters)]
         found: list[nodes.Node] = []
+        up = "../" * self.env.docname.count("/")
         for chapter in [wanted] if wanted else chapters:
             if wanted is None:
                 found.append(nodes.paragraph("", "", self.chapter_link(chapter), classes=["over"]))
-            found += self.claims_tables([row for row in rows if row["chapter"] == chapter])
+            chosen = [row for row in rows if row["chapter"] == chapter]
+            for key in {row["source_key"]: None for row in chosen}:
+                self.parsed(f"{{cite:t}}`{key}`")  # for the bibliography, which lists what is cited
+            text = verdicts.tables(chosen, repository(), up)
+            found.append(nodes.raw("", text, format="html"))
         return found or [self.note("No claims yet.")]
 
     def chapter_link(self, chapter: str) -> nodes.Node:
@@ -152,126 +162,63 @@ class Verdicts(Table):
         header = ["chapter", "claims", *used]
         return self.table(header, lines, "summary", [40] + [12] * (len(header) - 1))
 
-    def claims_tables(self, rows: list[dict[str, Any]]) -> list[nodes.Node]:
-        """Claims in their order; more than FEW of one page in a row that were not run are folded
-        away."""
-        found: list[nodes.Node] = []
-        open_rows: list[dict[str, Any]] = []
-        for page, group in groupby(rows, lambda r: r["verdict"] == "not run" and r["notebook"]):
-            part = list(group)
-            if not page or len(part) <= FEW:
-                open_rows += part
-                continue
-            found += [self.claims_table(open_rows)] if open_rows else []
-            open_rows = []
-            text = f"{title(page)}: {len(part)} claims have not been run"
-            found += [
-                nodes.raw("", f"<details class='idle'><summary>{text}</summary>", format="html"),
-                self.claims_table(part),
-                nodes.raw("", "</details>", format="html"),
-            ]
-        return found + ([self.claims_table(open_rows)] if open_rows else [])
-
-    def claims_table(self, rows: list[dict[str, Any]]) -> nodes.Node:
-        """One row a claim."""
-        return self.table(
-            ["claim", "published", "ours", "verdict"],
-            [[self.claim(row), self.published(row), self.ours(row), self.verdict(row)]
-             for row in rows],
-            "verdict-table",
-            [52, 14, 18, 16],
-        )  # fmt: skip
-
-    def claim(self, row: dict[str, Any]) -> list[nodes.Node]:
-        """The sentence, where it was published, and what stands behind the verdict."""
-        source = self.parsed(f"{{cite:t}}`{row['source_key']}`") if row["source_key"] else []
-        where = row["source"].removeprefix(f"{row['source_key']}, ")
-        line = nodes.paragraph("", "", *source, classes=["muted"])
-        line += nodes.Text(f"{', ' if source else ''}{where}. Shown in ")
-        line += [self.link(row["notebook"]), nodes.Text(".")]
-        return [nodes.paragraph("", row["statement"]), line, *self.details(row)]
-
-    def details(self, row: dict[str, Any]) -> list[nodes.Node]:
-        """Folded away: the tolerance and its reason, a note, the records by name."""
-        parts: list[nodes.Node] = [
-            nodes.paragraph("", f"Counts as reproduced: {row['tolerance_text']}."),
-        ]
-        if row["note"]:
-            parts.append(nodes.paragraph("", f"Note: {row['note']}."))
-        records = nodes.bullet_list()
-        for name in row["records"]:
-            records += nodes.list_item("", nodes.paragraph("", "", self.record(row, name)))
-        parts.append(records if row["records"] else nodes.paragraph("", "No record yet."))
-        command = f"python -m lib run {row['experiment']} --profile {row['profile']}"
-        parts.append(nodes.paragraph("", "", nodes.Text("Run by: "), nodes.literal("", command)))
-        return [
-            nodes.raw("", "<details><summary>tolerance, records</summary>", format="html"),
-            nodes.container("", *parts, classes=["folded"]),
-            nodes.raw("", "</details>", format="html"),
-        ]
-
-    def record(self, row: dict[str, Any], name: str) -> nodes.Node:
-        """A published record to download, or the name of one that is on this machine only."""
-        path = f"/book/results/{row['experiment']}/{name}"
-        if not (Path(self.env.srcdir) / path.lstrip("/")).is_file():
-            return nodes.inline("", "", nodes.literal("", name), nodes.Text(" (not published)"))
-        return addnodes.download_reference(
-            "", "", nodes.literal("", name), reftarget=path, refdoc=self.env.docname,
-            refdomain="", reftype="download", refexplicit=True, refwarn=True,
-        )  # fmt: skip
-
-    def published(self, row: dict[str, Any]) -> list[nodes.Node]:
-        """The published value and what counts as near it."""
-        value = published_text(row)
-        rule = nodes.paragraph("", "accepted: ", classes=["muted"])
-        rule += self.text(row["value_text"], "number")
-        return [nodes.paragraph("", "", self.text(value, "number")), rule]
-
-    def ours(self, row: dict[str, Any]) -> list[nodes.Node]:
-        """Mean, 95 % interval over seeds, number of seeds."""
-        mean = "–" if row["our_mean"] is None else measured(row["our_mean"])
-        seeds = runs_text(row)
-        if row.get("failed"):
-            seeds += f", {row['failed']} failed"
-        cell = [nodes.paragraph("", "", self.text(mean, "number"))]
-        if row["interval"]:
-            low, high = map(measured, row["interval"])
-            cell[0] += [nodes.Text(" "), self.text(f"[{low}, {high}]", "interval")]
-        return [*cell, nodes.paragraph("", seeds, classes=["muted"])]
-
-    def verdict(self, row: dict[str, Any]) -> list[nodes.Node]:
-        """The badge: its words tell, its colour helps."""
-        cell = [self.text(row["verdict"], "verdict", row["verdict"].replace(" ", "-"))]
-        if row["scaled"]:
-            cell += [nodes.Text(" "), self.text("scaled", "verdict", "scaled")]
-        return [nodes.paragraph("", "", *cell)]
-
 
 class Records(Table):
-    """``{records}``: how far each experiment is, one row a profile."""
+    """``{records}``: how far each experiment is, one row a profile, chapter by chapter."""
 
     def run(self) -> list[nodes.Node]:
         """Build the table."""
-        rows = runner.status(repository())
+        pages = book.pages(repository())
+        rows = in_order(runner.status(repository()), pages)
         if not rows:
             return [self.note("No experiment yet.")]
-        cells = []
-        for row in rows:
-            counts = f"{row['done']} of {row['total']}"
-            took = row["certainty"] + duration(row["wall_seconds"])
-            state = "complete" if row["done"] == row["total"] else "partial"
-            cells.append([
-                [self.link(row["notebook"], row["title"]),
-                 nodes.paragraph("", "", nodes.literal("", row["experiment"]), classes=["muted"])],
-                [self.text(row["profile"])],
-                [self.text(counts, "number", state if row["done"] else "muted")],
-                [self.text(str(row["failed"]), "number", "" if row["failed"] else "muted")],
-                [self.text(", ".join(row["devices"]) or "–")],
-                [self.text(took if row["done"] else "–")],
-                [self.text((row["last"] or "–")[:10], "number")],
-            ])  # fmt: skip
-        header = ["experiment", "profile", "cells done", "failed", "device", "run time", "last run"]
-        return [self.table(header, cells, "records-table", [30, 10, 12, 8, 20, 10, 10])]
+        cells: list[Sequence[Sequence[nodes.Node]]] = []
+        for chapter, group in groupby(rows, lambda row: row["chapter"]):
+            page = f"book/{chapter}"
+            title = self.link(page) if page in pages else self.text(chapter.capitalize())
+            cells.append([[title]])
+            cells += [self.experiment(row) for row in group]
+        header = ["experiment", "profile", "cells", "device", "run time"]
+        return [self.table(header, cells, "records-table", [40, 12, 16, 14, 18])]
+
+    def experiment(self, row: dict[str, Any]) -> list[list[nodes.Node]]:
+        """Title and name, profile, cells done and failed, devices, run time and last day."""
+        name = nodes.paragraph("", "", nodes.literal("", row["experiment"]), classes=["muted"])
+        state = "complete" if row["done"] == row["total"] else "partial"
+        count = self.text(
+            f"{row['done']} of {row['total']}", "number", state if row["done"] else "muted"
+        )
+        failed = nodes.paragraph("", f"{row['failed']} failed", classes=["muted"])
+        devices = dict.fromkeys(map(provenance.short_device, row["devices"]))
+        took = row["certainty"] + duration(row["wall_seconds"])
+        last = nodes.paragraph(
+            "", "", self.text((row["last"] or "")[:10], "number"), classes=["muted"]
+        )
+        return [
+            [self.link(row["notebook"], row["title"]), name],
+            [self.text(row["profile"])],
+            [count, *([failed] if row["failed"] else [])],
+            [self.text(", ".join(devices) or "–")],
+            [self.text(took), last] if row["done"] else [self.text("–")],
+        ]
+
+
+def in_order(rows: Iterable[dict[str, Any]], pages: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of :func:`lib.runner.status` in the order in which `pages` show their experiments, an
+    experiment's profiles together; those of no page last."""
+    places = {f"{page}.ipynb": number for number, page in enumerate(pages)}
+    listed = list(rows)
+    first: dict[str, int] = {}
+    for row in listed:
+        place = places.get(row["notebook"], len(places))
+        first[row["chapter"]] = min(place, first.get(row["chapter"], place))
+    return sorted(
+        listed,
+        key=lambda row: (
+            first[row["chapter"]], row["chapter"], places.get(row["notebook"], len(places)),
+            row["experiment"],
+        ),
+    )  # fmt: skip
 
 
 class Environment(Table):
@@ -322,12 +269,6 @@ def executions(folder: Path) -> list[tuple[str, str, str]]:
     return found
 
 
-def title(notebook: str) -> str:
-    """The heading of a notebook, as HTML."""
-    cells = json.loads((repository() / notebook).read_text())["cells"]
-    return html.escape("".join(cells[0]["source"]).splitlines()[0].lstrip("# "))
-
-
 def duration(seconds: float) -> str:
     """``"4.2 s"``, ``"12 min"``, ``"3.5 h"``."""
     if seconds < 90:
@@ -335,10 +276,73 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+TABLE = "verdict-table"  # what marks HTML whose links are those of lib.verdicts
+LINK = re.compile(r"(?<=<a href=')(\.\./[^'#]*)#?([^']*)")
+
+
+def note_downloads(app: Sphinx, document: nodes.document) -> None:
+    """Records that tables of verdicts link to come with the book."""
+    name = app.env.docname
+    for node in verdict_tables(document):
+        for path, _ in LINK.findall(node.astext()):
+            target = beside(name, path)
+            if target.endswith(".json") and (Path(app.srcdir) / target).is_file():
+                app.env.dlfiles.add_file(name, target)
+
+
+def resolve_links(app: Sphinx, document: nodes.document, name: str) -> None:
+    """Links of tables of verdicts, which are to files of the repository, become links to the book's
+    pages, to entries of its bibliography and to its copies of records; Sphinx warns of one whose
+    target the book does not have, which fails the build."""
+    if app.builder.format != "html":
+        return
+    here = app.builder.get_target_uri(name)
+
+    def resolved(link: re.Match[str]) -> str:
+        target = beside(name, link[1])
+        found = address(app, target, link[2])
+        if found is None:
+            LOGGER.warning("a table of verdicts links to %s, which the book lacks",
+                           f"{target}#{link[2]}".rstrip("#"), location=name)  # fmt: skip
+            return link[0]
+        page, mark, fragment = found.partition("#")
+        return relative_uri(here, page) + mark + fragment
+
+    for node in verdict_tables(document):
+        node.replace_self(nodes.raw("", LINK.sub(resolved, node.astext()), **node.attributes))
+
+
+def verdict_tables(document: nodes.document) -> list[nodes.raw]:
+    """The HTML of tables of verdicts, from directives and from notebooks."""
+    return [n for n in document.findall(nodes.raw) if f" {TABLE}'" in n.astext()]
+
+
+def beside(name: str, path: str) -> str:
+    """A path that is relative to the page `name`, from the book's root."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(name), path))
+
+
+def address(app: Sphinx, target: str, key: str = "") -> str | None:
+    """Where the built book has a file of the repository or, by its `key`, a source; None if it has
+    not."""
+    if key:
+        for citation in app.env.get_domain("cite").citations:  # type: ignore[attr-defined]
+            if citation.key == key:
+                page = app.builder.get_target_uri(citation.bibliography_key.docname)
+                return f"{page}#{citation.citation_id}"
+        return None
+    if target in app.env.dlfiles:
+        return f"_downloads/{app.env.dlfiles[target][1]}"
+    page = posixpath.splitext(target)[0]
+    return app.builder.get_target_uri(page) if page in app.env.found_docs else None
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Sphinx calls this."""
     app.add_directive("verdicts", Verdicts)
     app.add_directive("records", Records)
     app.add_directive("environment", Environment)
+    app.connect("doctree-read", note_downloads)
+    app.connect("doctree-resolved", resolve_links)
     # versions and records may change while a page's text does not: never read from a cache
     return {"parallel_read_safe": False, "parallel_write_safe": True}

@@ -13,12 +13,15 @@ from IPython.display import HTML
 from lib import provenance
 from lib.bench import table, targets
 from lib.bench.config import Bench, in_words
+from lib.bench.floor import KNOWN
 from lib.bench.log import load_log
 from lib.config import from_dict
 from lib.experiments import cells_of, find
 from lib.experiments.foundations import PREFIX
+from lib.page import table as table_of
 from lib.store import Record, Store
 
+SET_FOR = "H100"  # the GPU that the targets were set for
 BENCHES: dict[str, Any] = {bench.kind: bench for bench in get_args(Bench)}
 
 
@@ -78,13 +81,35 @@ def sweep_table(records: Sequence[Record]) -> HTML:
 
 
 def targets_table(store: Store | None = None) -> HTML:
-    """Targets, what was measured, and how far that is."""
-    frame = pd.DataFrame(targets.table(store or Store.at(provenance.ROOT)))
-    return _html(frame.set_index("work"))
+    """Targets, what was measured, and how far that is, each with its device: targets of GPUs were
+    set for one kind, and a row from another says so."""
+    rows, others = [], list[str]()
+    for row in targets.table(store or Store.at(provenance.ROOT)):
+        device = provenance.short_device(row["device"])
+        mark = html.escape(f" ({device})") if device else ""
+        if row["device"] in KNOWN and device != SET_FOR:
+            others.append(device)
+            mark = f"<strong>{mark}</strong>"
+        rows.append({
+            "work": f"{html.escape(row['work'])}<br><small>{html.escape(row['record'])}</small>",
+            **{name: html.escape(row[name]) for name in ("floor", "must reach", "aim", "measured")},
+            "reached": html.escape(row["reached"]) + mark,
+        })  # fmt: skip
+    text = pd.DataFrame(rows).to_html(index=False, border=0, classes="provenance", escape=False)
+    note = (
+        ""
+        if not others
+        else (
+            f"<p class='muted'>Targets on a GPU were set for an {SET_FOR}. Rows marked "
+            f"{' and '.join(dict.fromkeys(others))} were measured on that other device, and do not "
+            f"say what an {SET_FOR} reaches.</p>"
+        )
+    )
+    return HTML(f"<div class='facts'><div class='scroll'>{text}</div>{note}</div>")
 
 
 def log_table(root: Path = provenance.ROOT) -> HTML:
-    """What was tried, what was expected of it and what it gained."""
+    """What was tried, what was expected of it and what it gained; folded away, for it is long."""
     trials = load_log(root)
     if not trials:
         return HTML("<p>Nothing has been written down yet.</p>")
@@ -98,7 +123,9 @@ def log_table(root: Path = provenance.ROOT) -> HTML:
         }
         for trial in trials
     ]
-    return _html(pd.DataFrame(rows).set_index("change"))
+    kept = sum(trial.kept for trial in trials)
+    text = f"Changes that were tried: {len(trials)}, kept: {kept}"
+    return table_of(pd.DataFrame(rows), fold=text)
 
 
 def points(records: Sequence[Record]) -> pd.DataFrame:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from bs4 import BeautifulSoup
 
 from lib.bench import show, targets
 from lib.bench.log import LOG, LogError, load_log
@@ -16,13 +17,16 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "local", tmp_path / "published")
 
 
-def put(store: Store, target: targets.Target, status: str = "done", **metrics: float) -> Record:
+def put(
+    store: Store, target: targets.Target, status: str = "done", device: str = "test",
+    **metrics: float,
+) -> Record:  # fmt: skip
     """A record of the target's benchmark."""
     name = f"foundations.bench_{target.kind}"
     found = find(name)
     readable = found.readable(target.cell)
     provenance = {
-        "device_name": "test",
+        "device_name": device,
         "ours": "fused",
         "absent": {"mamba_ssm": "not built"},
         "notes": {},
@@ -90,6 +94,22 @@ def test_the_table_has_a_row_a_target_with_and_without_records(store: Store) -> 
     assert rows[4]["measured"] == "no number (it broke)" and rows[4]["reached"] == ""
 
 
+def test_targets_say_on_which_device_they_were_reached(store: Store) -> None:
+    wanted = targets.targets()
+    put(store, wanted[0], device="NVIDIA H200", **{"fused.ms": 0.3})
+    put(store, wanted[3], device="NVIDIA H100 80GB HBM3", minutes=30.0)
+    put(store, wanted[5], device="AMD EPYC", **{wanted[5].metric: 2.0})
+    soup = BeautifulSoup(show.targets_table(store).data, "html.parser")
+    rows = soup.select("tbody tr")
+    reached = [row.select("td")[-1].get_text() for row in rows]
+    assert reached[0] == "2.00 times (H200)" and reached[3] == "2.00 times (H100)"
+    assert reached[5] == "2.00 times (AMD EPYC)" and reached[1] == ""
+    assert [bool(row.select("strong")) for row in rows].count(True) == 1  # of another GPU
+    assert "set for an H100. Rows marked H200 were" in soup.get_text()
+    put(store, wanted[0], device="NVIDIA H100 80GB HBM3", **{"fused.ms": 0.3})
+    assert "were set for" not in show.targets_table(store).data
+
+
 def test_tables_say_how_to_run_what_has_not_run() -> None:
     assert "python -m lib bench scan" in show.bench_table("scan", []).data
     assert "python -m lib bench sweep" in show.sweep_table([]).data
@@ -150,6 +170,7 @@ def test_the_log_is_shown_with_its_gain(tmp_path: Path) -> None:
     (trial,) = load_log(root)
     assert trial.gain == pytest.approx(1.5) and trial.kept
     html = show.log_table(root).data
+    assert html.startswith("<details class='idle'><summary>Changes that were tried: 1, kept: 1")
     assert "share B" in html and "0.9 to 0.6 ms (scan)" in html and "1.50" in html
 
 
