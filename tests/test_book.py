@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
@@ -167,6 +168,22 @@ def test_every_claim_has_its_row(site: Site) -> None:
                 low, high = map(measured, row["interval"])
                 assert f"[{low}, {high}]" in text
             assert "</" not in text
+
+
+def test_a_page_begins_with_how_its_claims_came_out(site: Site) -> None:
+    report = claims.report(ROOT)
+    seen = 0
+    for page in site.notebooks():
+        wanted = Counter(r["verdict"] for r in report if r["notebook"] == f"{page.name}.ipynb")
+        lines = page.soup.select(".at-the-top")
+        assert len(lines) == bool(wanted), page.name
+        for line in lines:
+            said = re.findall(r"(\d+) ([a-z ]+?)(?= \d|  which|$)", plain(line.get_text(" ")))
+            found = {verdict.removesuffix(" which"): int(number) for number, verdict in said}
+            assert found == wanted, page.name
+            assert line.find_previous("h1") is not None and line.select("a"), page.name
+            seen += wanted.total()
+    assert seen == len(report)
 
 
 def test_the_summary_counts_every_claim(site: Site) -> None:

@@ -64,7 +64,8 @@ def test_bands_stay_within_limits_and_show_every_seed() -> None:
     frame = pd.DataFrame({"x": [1] * 3, "y": [0.0, 0.5, 1.0], "seed": [1, 2, 3]})
     figure = go.Figure()
     figures.band(figure, frame, "x", "y", "accuracy", 0, limits=(0, 1))
-    area, *seeds, mean = figure.data
+    entry, area, *seeds, mean = figure.data
+    assert entry.name == figures.BAND
     assert min(area.y) == 0 and max(area.y) == 1
     assert len(seeds) == 3 and mean.name == "accuracy (3 seeds)"
 
@@ -76,7 +77,7 @@ def test_bands_are_where_there_are_three_seeds_and_points_are_marked() -> None:
     )
     figure = go.Figure()
     figures.band(figure, frame[frame["x"] > 1], "x", "y", "score", 0)
-    *areas, one, two, three, mean = figure.data
+    _, *areas, one, two, three, mean = figure.data
     assert [sorted(set(area.x)) for area in areas] == [[2], [5, 6]]
     assert all(area.fill == "toself" for area in areas) and areas[0].line.width > 0
     assert mean.name == "score (1 to 3 seeds)" and mean.mode == "lines+markers"

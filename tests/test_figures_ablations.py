@@ -11,7 +11,7 @@ import pytest
 from lib import page
 from lib.experiments import ablations as experiments
 from lib.experiments import find, full_symmetry, interventions
-from lib.figures import ablations
+from lib.figures import BAND, ablations
 
 LABELS = ("composite", "symmetric")
 
@@ -77,7 +77,7 @@ def curves() -> pd.DataFrame:
 def test_learning_has_a_panel_a_label_and_one_entry_a_variant() -> None:
     figure = ablations.learning(curves(), ["standard", "all-one", "not run yet"], "title")
     entries = [t.name for t in figure.data if t.showlegend is not False and t.name]
-    assert sorted(entries) == ["all-one (3 seeds)", "standard (3 seeds)"]
+    assert sorted(entries) == ["all-one (3 seeds)", BAND, "standard (3 seeds)"]
     lines = [t for t in figure.data if t.name == "standard (3 seeds)"]
     means = {t.xaxis: list(t.y) for t in lines}
     assert means["x"] == pytest.approx([0.2, 0.3, 0.4])  # mean over seeds

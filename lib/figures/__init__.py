@@ -12,6 +12,7 @@ import plotly.io as pio
 from plotly.io._base_renderers import MimetypeRenderer
 
 from lib.analysis.statistics import mean_interval
+from lib.figures.layout import legend_on_top, legend_rows, range_of, slider_place
 
 # Okabe and Ito's colours, told apart by people with any colour vision; each line also has its dash
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -19,6 +20,7 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot", "solid")
 SEQUENTIAL = "Cividis"
 DIVERGING = "RdBu"
 MARKED = 12  # points up to which each is marked
+BAND = "band: 95 % interval of the mean"
 PANEL, WIDEST = 13, 40  # rem: width that a panel needs beside others, and that a page's column has
 
 
@@ -93,8 +95,9 @@ def band(
     *, log: bool = False, limits: tuple[float, float] | None = None, **place: Any,
 ) -> None:  # fmt: skip
     """Add `y` over `x`: a thick line for the mean over seeds, a thin line for each seed and, where
-    there are three seeds, a band for the mean's 95 % interval (that of two seeds says nothing).
-    Points of short lines are marked: between them nothing was measured.
+    there are three seeds, a band for the mean's 95 % interval (that of two seeds says nothing);
+    one entry of the legend says so. Points of short lines are marked: between them nothing was
+    measured.
 
     Args:
         log: mean and interval of log(y), for logarithmic axes.
@@ -104,6 +107,11 @@ def band(
     colour, dash = COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)]
     mode = "lines+markers" if len(table) <= MARKED else "lines"
     enough = table["seeds"] > 2
+    if enough.any() and BAND not in {trace.legendgroup for trace in figure.data}:
+        figure.add_scatter(
+            x=[None], y=[None], mode="markers", name=BAND, legendgroup=BAND, legendrank=2000,
+            marker={"symbol": "square", "size": 14, "color": "#999999", "opacity": 0.5}, **place,
+        )  # fmt: skip
     for _, piece in table[enough].groupby((~enough).cumsum()):
         low, high = piece["low"], piece["high"]
         if limits is not None:
@@ -123,13 +131,13 @@ def band(
                 name=f"{name}, seed {seed}", **place,
             )  # fmt: skip
     figure.add_scatter(
-        x=table["x"], y=table["mean"], mode=mode, name=f"{name} ({_seeds(table['seeds'])})",
+        x=table["x"], y=table["mean"], mode=mode, name=f"{name} ({seeds_of(table['seeds'])})",
         legendgroup=name, line={"color": colour, "dash": dash, "width": 2.5}, marker_size=7,
         **place,
     )  # fmt: skip
 
 
-def _seeds(counts: pd.Series) -> str:
+def seeds_of(counts: pd.Series) -> str:
     """ "3 seeds", or "1 to 3 seeds" where points have different numbers of them."""
     least, most = (0, 0) if counts.empty else (int(counts.min()), int(counts.max()))
     number = str(most) if least == most else f"{least} to {most}"
@@ -191,53 +199,66 @@ def with_slider(frames: Mapping[Any, go.Figure], name: str) -> go.Figure:
     """One figure that a slider moves through `frames`, without a kernel.
 
     All figures must have the same traces in the same order; their layouts' titles, axes and
-    annotations may differ. The highest of them sets the height.
+    annotations may differ. The highest of them sets the height. A legend below the plot goes above
+    it, out of the slider's way.
     """
     keys = list(frames)
     counts = {len(figure.data) for figure in frames.values()}
     if len(counts) != 1:
         raise ValueError(f"frames have {sorted(counts)} traces, allowed: the same number in each")
-    whole = go.Figure(frames[keys[0]])
+    whole, axes = go.Figure(frames[keys[0]]), axes_of(frames)
     whole.frames = [
         go.Frame(
             name=str(key), data=figure.data,
             layout={
                 "title": figure.layout.title, "annotations": figure.layout.annotations,
-                **_axes_of(figure),
+                **axes[key],
             },
         )
         for key, figure in frames.items()
     ]  # fmt: skip
     settings = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}}
+    labels = [str(key).replace("_", " ") for key in keys]
     heights = [figure.layout.height for figure in frames.values() if figure.layout.height]
     whole.update_layout(
         height=max(heights, default=None),
         sliders=[
             {
-                "len": 0.94,  # room for the right half of the last label
+                **slider_place(labels[0], labels[-1]),
                 "currentvalue": {"prefix": f"{name}: "},
                 "pad": {"t": 64},  # below the title of the axis
                 "steps": [
                     {
-                        "label": str(key).replace("_", " "), "method": "animate",
+                        "label": label, "method": "animate",
                         "args": [[str(key)], settings],
                     }
-                    for key in keys
+                    for key, label in zip(keys, labels, strict=True)
                 ],
             }
         ],
     )  # fmt: skip
+    legend_on_top(whole, max(map(legend_rows, frames.values())))
     return whole
 
 
-def _axes_of(figure: go.Figure) -> dict[str, Any]:
-    """Title and range of the first two axes, where they are set: sliders find none."""
-    axes = {}
+def axes_of(frames: Mapping[Any, go.Figure]) -> dict[Any, dict[str, Any]]:
+    """Title, ticks and range of each figure's first two axes, where they are set: sliders find
+    none. Axes of numbers that reach from and to others in each figure get a range from the data:
+    a moving slider leaves a range as it was."""
+    found: dict[Any, dict[str, Any]] = {key: {} for key in frames}
     for name in ("xaxis", "yaxis"):
-        axis = figure.layout[name]
-        own = {"title": {"text": axis.title.text}} if axis.title.text else {}
-        axes[name] = own | ({"range": list(axis.range)} if axis.range else {})
-    return {name: own for name, own in axes.items() if own}
+        ranges = {key: range_of(figure, name) for key, figure in frames.items()}
+        moves = None not in ranges.values() and len(set(ranges.values())) > 1
+        for key, figure in frames.items():
+            axis = figure.layout[name]
+            own: dict[str, Any] = {"title": {"text": axis.title.text}} if axis.title.text else {}
+            if axis.tickvals is not None:
+                own |= {"tickvals": list(axis.tickvals), "ticktext": axis.ticktext}
+            if axis.range or moves:
+                own |= {"range": list(ranges[key] or axis.range), "autorange": False}
+            if own:
+                found[key][name] = own
+    return found
 
 
 def token_strip(

@@ -9,11 +9,13 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lib.figures import COLOURS, band, one_entry_a_group, reference_line
+from lib.figures.layout import ROW, legend_rows
 
 LABELS = {"composite": "composite label", "symmetric": "symmetric label"}
 SYMBOLS = {"composite": "circle", "symmetric": "diamond"}
 MODELS = ("circle", "diamond", "square", "x", "triangle-up", "cross")
 NOTHING = "no run yet"
+GREY = "#888888"
 
 
 def _with_columns(frame: pd.DataFrame, *names: str) -> pd.DataFrame:
@@ -38,7 +40,7 @@ def variants(
 
     Args:
         frame: columns ``variant``, ``seed`` and ``{best,final}_{composite,symmetric}``.
-        order: variants from top to bottom; those without a run keep their row.
+        order: variants from top to bottom; those without a run keep their row, which says so.
         published: variant to published values, named as the frame's columns: open marks of their
             label's kind, each in the panel of its epoch.
     """
@@ -80,6 +82,13 @@ def variants(
     )  # fmt: skip
     figure.update_xaxes(title="accuracy on pair 43", range=[-0.06, 1.06])
     _say_if_nothing(figure, frame[measured])
+    missing = [name for name in order if not (frame["variant"] == name).any()]
+    for column in (1, 2) if len(frame) else ():
+        for name in missing:
+            figure.add_annotation(
+                text="not run", x=0.5, y=name, showarrow=False, font={"size": 11, "color": GREY},
+                row=1, col=column,
+            )  # fmt: skip
     figure.update_layout(
         title=f"{title}<br><sup>a mark a seed</sup>", height=225 + 34 * len(order), margin_l=190,
         margin_t=85, legend_y=-0.3,
@@ -109,13 +118,18 @@ def learning(
     figure.update_yaxes(title="accuracy on pair 43", row=1, col=1)
     figure.update_xaxes(title="epoch")
     _say_if_nothing(figure, curves.loc[curves["variant"].isin(order), list(LABELS)])
-    figure.update_layout(title=title, height=height, legend_y=-0.25)
+    room = 25 * max(1, legend_rows(figure))
+    figure.update_layout(
+        title=title, height=height + room - 25, margin_b=60 + room,
+        legend={"yref": "container", "y": 0.01, "yanchor": "bottom"},
+    )  # fmt: skip
     return figure
 
 
 def sensitivity(
-    frame: pd.DataFrame, questions: Mapping[str, str], base: str = "as in the book"
-) -> go.Figure:
+    frame: pd.DataFrame, questions: Mapping[str, str], base: str = "as in the book",
+    title: str = "Which unstated choice turns which answer to pair 43",
+) -> go.Figure:  # fmt: skip
     """For each question and each choice, how far the composite answer leads over the symmetric one:
     right of zero a model composes, left of it it does not care about order.
 
@@ -156,8 +170,7 @@ def sensitivity(
         row=1, col=(len(questions) + 1) // 2,
     )  # fmt: skip
     figure.update_layout(
-        title="Which unstated choice turns which answer to pair 43", height=220 + 30 * len(order),
-        margin_l=200, legend_y=-0.22,
+        title=title, height=220 + 30 * len(order), margin_l=200, legend_y=-0.22,
     )  # fmt: skip
     return figure
 
@@ -198,7 +211,11 @@ def choice_marks(
     )  # fmt: skip
     figure.update_xaxes(title=x_title, range=[-0.03, 1.03])
     _say_if_nothing(figure, table[[value]])
-    figure.update_layout(title=title, height=190 + 26 * len(order), margin_l=230, legend_y=-0.25)
+    room = ROW * max(1, legend_rows(figure, 430))  # between the axis and the figure's lower end
+    figure.update_layout(
+        title=title, height=175 + room + 26 * len(order), margin={"l": 230, "b": 65 + room},
+        legend={"yref": "container", "y": 0.01, "yanchor": "bottom"},
+    )  # fmt: skip
     return figure
 
 

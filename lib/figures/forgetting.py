@@ -7,8 +7,10 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from lib.figures import COLOURS, DASHES, band, heat_map
+from lib.figures.layout import label_log_axes
 from lib.figures.memory import TOP, WRITERS, measure_axis, no_run
 
 LOST, KEPT = COLOURS[1], "#888888"
@@ -167,11 +169,65 @@ def over(
         )  # fmt: skip
     figure.update_xaxes(title=label, zeroline=False)
     if log:
-        figure.update_xaxes(type="log", dtick=1)
+        label_log_axes(figure.update_xaxes(type="log"))
     top = max(max(trace.y, default=0) for trace in figure.data)
     figure.update_yaxes(title="omission (share of tokens)", range=[0, min(1.05, 1.2 * top)])
     figure.update_layout(title=title, height=520, **(TOP if len(figure.data) < 5 else {}))
     return figure
+
+
+def panels_over(
+    tables: Mapping[str, pd.DataFrame], title: str, label: str, *, log: bool = False,
+    columns: int = 4,
+) -> go.Figure:  # fmt: skip
+    """Omission over a number, a panel each table: the decoder and, in grey, the language model
+    alone. Error bars as in :func:`over`.
+
+    Args:
+        tables: name to rows with x, omission, low, high and writer, of one or several seeds.
+    """
+    tables = {name: table for name, table in tables.items() if len(table)}
+    if not tables:
+        return no_run()
+    high = -(-len(tables) // columns)
+    many = {name: _over_seeds(table, "x")[1] for name, table in tables.items()}
+    heads = [f"{name}, {many[name]} seed{'s' * (many[name] != 1)}" for name in tables]
+    figure = make_subplots(
+        high, columns, shared_xaxes="all", shared_yaxes=True, subplot_titles=heads,
+        horizontal_spacing=0.025, vertical_spacing=0.2 / high,
+    )  # fmt: skip
+    looks = {"": ("decoder", COLOURS[0], "solid"),
+             "alone_": ("language model alone", KEPT, "dot")}  # fmt: skip
+    for index, table in enumerate(tables.values()):
+        for writer, (name, colour, dash) in looks.items():
+            rows = table[table["writer"] == writer]
+            mean = _over_seeds(rows, "x")[0] if len(rows) else rows
+            figure.add_scatter(
+                x=mean["x"], y=mean["omission"], mode="lines+markers", name=name,
+                legendgroup=name, showlegend=index == 0, line={"color": colour, "dash": dash},
+                marker_size=4, error_y={
+                    "type": "data", "symmetric": False, "array": mean["high"] - mean["omission"],
+                    "arrayminus": mean["omission"] - mean["low"], "thickness": 1, "width": 2,
+                    "visible": not writer,
+                },
+                row=index // columns + 1, col=index % columns + 1,
+            )  # fmt: skip
+    if log:
+        figure.update_xaxes(type="log")
+        label_log_axes(figure, 4)
+    figure.update_xaxes(zeroline=False, showticklabels=True, tickangle=0, tickfont_size=11)
+    figure.update_yaxes(range=[0, 1.05])
+    figure.update_yaxes(title="omission (share of tokens)", row=(high + 1) // 2, col=1)
+    figure.update_annotations(font_size=12)
+    figure.add_annotation(
+        text=label, x=0.5, y=0, yshift=-28, xref="paper", yref="paper", yanchor="top",
+        showarrow=False, font_size=13,
+    )  # fmt: skip
+    height = 150 + 190 * high
+    return figure.update_layout(
+        title=title, height=height, margin={"t": 105, "b": 60},
+        legend={"yref": "container", "y": 1 - 38 / height, "yanchor": "top", "x": 0},
+    )  # fmt: skip
 
 
 def _over_seeds(rows: pd.DataFrame, by: str) -> tuple[pd.DataFrame, int]:
@@ -202,7 +258,8 @@ def writers(table: pd.DataFrame, title: str) -> go.Figure:
                 x=mean["x"], y=mean["omission"], mode="lines+markers", name=name,
                 line={"color": COLOURS[index], "dash": DASHES[index]},
             )  # fmt: skip
-    figure.update_xaxes(title="place in the chunk (0: its start, 1: its end)", zeroline=False)
+    label = "place in the chunk (0: its start, 1: its end)"
+    figure.update_xaxes(title=label, zeroline=False, range=[-0.03, 1.03])
     figure.update_yaxes(title="omission (share of tokens)", range=[0, 1.02])
     figure.update_layout(title=title, height=520, **TOP)
     return figure
@@ -253,10 +310,10 @@ def architectures(frame: pd.DataFrame, metric: str, title: str) -> go.Figure:
             hovertemplate=f"{name}: %{{y:.3f}}<br>%{{x}} floats, %{{customdata[0]}} parameters, "
             "seed %{customdata[1]}<extra></extra>",
         )  # fmt: skip
-    figure.update_xaxes(title="size of the state (numbers), logarithmic", type="log", dtick="D2")
+    figure.update_xaxes(title="size of the state (numbers), logarithmic", type="log")
     figure.update_yaxes(title=measure_axis(metric), range=[0, 1.05])
     figure.update_layout(title=title, height=520, **TOP)
-    return figure
+    return label_log_axes(figure)
 
 
 def speed(frame: pd.DataFrame, of: str, title: str) -> go.Figure:

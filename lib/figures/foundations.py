@@ -9,6 +9,7 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from lib.figures import COLOURS, DASHES, DIVERGING, SEQUENTIAL, heat_map
+from lib.figures.layout import label_log_axes
 
 
 def state_map(states: Tensor, title: str) -> go.Figure:
@@ -16,7 +17,7 @@ def state_map(states: Tensor, title: str) -> go.Figure:
     n, length = states.shape
     return heat_map(
         states.tolist(), x=range(1, length + 1), y=range(1, n + 1), title=title,
-        x_title="token", y_title="state entry n (decay rate −n)", unit="h",
+        x_title="token", y_title="entry n, decay rate −n", unit="h", height=440,
     )  # fmt: skip
 
 
@@ -81,7 +82,7 @@ def dt_and_decay(dt: Tensor, decay: Tensor, tokens: Sequence[int], title: str) -
     figure.update_yaxes(autorange="reversed", row=1, col=2)
     figure.update_xaxes(title="position: token", type="category", tickangle=45)
     figure.update_layout(title=title, height=430, legend_y=-0.4)
-    return figure
+    return label_log_axes(figure)
 
 
 def matrix_over_time(matrix: Tensor, title: str, diverging: bool = False) -> go.Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -27,6 +28,7 @@ MEASURES = {
     "omission": ("omission", "share of tokens"),
     "token_accuracy": ("tokens in their place", "share"),
     "similarity": ("similarity", "cosine"),
+    "swapped_omission": ("omission, another chunk's answer", "share of tokens"),
     "zero_omission": ("omission, state of zeros", "share of tokens"),
     "alone_omission": ("omission, language model alone", "share of tokens"),
     "shuffled_omission": ("omission, text in disorder", "share of tokens"),
@@ -45,6 +47,12 @@ def no_run(text: str = "no finished run yet") -> go.Figure:
     figure.add_annotation(text=text, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
     figure.update_layout(height=160, xaxis_visible=False, yaxis_visible=False)
     return figure
+
+
+def opening(lengths: Iterable[int], near: int = 64) -> int:
+    """Where a slider over lengths opens: at the largest up to `near`, where something is lost."""
+    lengths = sorted(lengths)
+    return max((length for length in lengths if length <= near), default=lengths[0])
 
 
 def measure_name(metric: str) -> str:
@@ -126,7 +134,7 @@ def by_writer(
     return (
         by_length(figure, measure_axis(metric), title)
         .update_layout(**TOP)
-        .update_layout(height=560, margin_t=150)
+        .update_layout(height=580, margin_t=170)
     )
 
 

@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 
 from lib.analysis.phase import Diagram, Map, beside, thinned
 from lib.analysis.reference import Reference
-from lib.figures import COLOURS, DASHES, DIVERGING, SEQUENTIAL
+from lib.figures import COLOURS, DASHES, DIVERGING, SEQUENTIAL, seeds_of
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 GREY = "rgba(128,128,128,0.25)"
@@ -73,8 +73,10 @@ def against(
 ) -> go.Figure:
     """For each metric a row: the published map (where there is one) and ours.
 
-    Without a run of ours, the published maps alone.
+    Without a run of ours, the published maps alone, and the title says so.
     """
+    if not len(diagram):
+        title = f"{title}: {whose.partition(',')[0]} only; ours has not run"
     panels = []
     for metric in metrics:
         name = metric_title(metric)
@@ -267,8 +269,9 @@ def curves_at(
     figure.update_yaxes(title="accuracy", col=1)
     figure.update_xaxes(title="epoch", row=high)
     height = 160 + 210 * high
+    counts = pd.Series([rows["seed"].nunique() for rows in here.values() if len(rows)], dtype=int)
     figure.update_layout(
-        title=f"gamma {gamma:g}: mean over seeds, and from the lowest to the highest seed",
+        title=f"gamma {gamma:g}: mean over seeds; band: range of {seeds_of(counts)}",
         height=height, margin={"t": 100},
         legend={"yref": "container", "y": 1 - 38 / height, "yanchor": "top", "x": 0},
     )  # fmt: skip
@@ -332,8 +335,10 @@ def answers_at(
             )  # fmt: skip
     ticks = [-reach, -reach // 2, 0, reach // 2, reach]
     texts = [f"≤{-reach}", *map(str, ticks[1:-1]), f"≥{reach}"]
+    # wide enough that the outer labels of neighbours do not meet
     figure.update_xaxes(
-        range=[-reach - 1, reach + 1], tickvals=ticks, ticktext=texts, tickangle=0
+        range=[-1.3 * reach, 1.3 * reach], tickvals=ticks, ticktext=texts, tickangle=0,
+        tickfont_size=11,
     )  # fmt: skip
     figure.update_xaxes(title="answer less key", row=high)
     figure.update_yaxes(range=[0, 1.05])

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lib.figures import COLOURS, DASHES, one_entry_a_group
+from lib.figures.layout import label_log_axes
 
 
 def against_length(panels: Mapping[str, pd.DataFrame], title: str) -> go.Figure:
@@ -16,12 +17,16 @@ def against_length(panels: Mapping[str, pd.DataFrame], title: str) -> go.Figure:
 
     Args:
         panels: label of a cost, with its unit, to a table with columns model, length and value
-            (medians over repeats). A panel without rows says that nothing was measured.
+            (medians over repeats). A panel without rows says that nothing was measured. The label
+            of a single panel stands beside it.
     """
-    # labels stand above their panels: beside them they would be longer than a panel is high
+    # labels of several stand above them: beside them they would be longer than a panel is high
+    alone = len(panels) == 1
+    heads = [label.replace(": ", ":<br>").replace(", ", ",<br>") for label in panels]
     figure = make_subplots(
         1, len(panels), horizontal_spacing=0.09,
-        subplot_titles=[label.replace(": ", ":<br>").replace(", ", ",<br>") for label in panels],
+        subplot_titles=["" if alone and len(panels[label]) else head
+                        for label, head in zip(panels, heads, strict=True)],
     )  # fmt: skip
     models = list(dict.fromkeys(m for table in panels.values() for m in table["model"]))
     for column, table in enumerate(panels.values(), 1):
@@ -40,8 +45,12 @@ def against_length(panels: Mapping[str, pd.DataFrame], title: str) -> go.Figure:
             ticks = ticks[:: -(-len(ticks) // 5)]
             names = [f"{n // 1024}k" if n % 1024 == 0 else f"{n}" for n in ticks]
             figure.update_xaxes(tickvals=ticks, ticktext=names, tickangle=0, row=1, col=column)
-        figure.update_yaxes(type="log", exponentformat="SI", row=1, col=column)
+        figure.update_yaxes(type="log", row=1, col=column)
+    if alone:
+        figure.update_yaxes(title=next(iter(panels)))
     figure.update_annotations(font_size=13)
     one_entry_a_group(figure)
-    figure.update_layout(title=title, height=450, margin_t=115, legend_y=-0.42)
-    return figure
+    figure.update_layout(
+        title=title, height=450, margin_t=70 if alone else 115, legend_y=-0.2 if alone else -0.42
+    )
+    return label_log_axes(figure)

@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from lib.figures import COLOURS
+from lib.figures.layout import label_log_axes
 
 # what each ceiling of a roofline is called and how its line looks
 CEILINGS = {
@@ -55,9 +56,9 @@ def roofline(points: pd.DataFrame, rates: Mapping[str, Any], title: str) -> go.F
     figure.update_layout(
         title=title, height=520, legend_y=-0.2,
         xaxis={"type": "log", "title": "flop for each byte that has to move"},
-        yaxis={"type": "log", "title": "flop/s achieved", "exponentformat": "SI"},
+        yaxis={"type": "log", "title": "flop/s achieved"},
     )  # fmt: skip
-    return figure
+    return label_log_axes(figure, 8)
 
 
 def _ceiling(

@@ -11,9 +11,16 @@ from plotly.subplots import make_subplots
 
 from lib.analysis.statistics import mean_interval
 from lib.figures import COLOURS, band, one_entry_a_group
+from lib.figures.layout import label_log_axes
 
 COSTS = {
     "tokens": "training tokens", "petaflops": "compute, 10¹⁵ operations", "seconds": "time, s",
+}  # fmt: skip
+# column of the curves to what it is
+MEASURES = {
+    "valid_bits_per_byte": "bits per byte", "valid_loss": "loss, nats per token",
+    "valid_accuracy": "predicted right, share",
+    "train_loss": "training loss, nats per token",
 }  # fmt: skip
 
 
@@ -32,6 +39,9 @@ def against_cost(
     """
     figure = make_subplots(1, len(costs), shared_yaxes=True, horizontal_spacing=0.04)
     models = list(dict.fromkeys([*models, *curves["model"]]))
+    if "petaflops" in costs and len(curves) and curves["petaflops"].max() < 0.01:  # small runs
+        curves = curves.assign(petaflops=1e6 * curves["petaflops"])
+        costs = {**costs, "petaflops": costs["petaflops"].replace("10¹⁵", "10⁹")}
     for column, (cost, label) in enumerate(costs.items(), 1):
         for index, model in enumerate(models):
             rows = curves[curves["model"] == model]
@@ -48,9 +58,10 @@ def against_cost(
     if len(steps) >= 6 and "accuracy" not in metric:
         shown = curves.loc[curves["step"] >= steps[2], metric]
         figure.update_yaxes(range=[math.log10(0.98 * shown.min()), math.log10(shown.max())])
-    figure.update_yaxes(title=metric.removeprefix("valid_").replace("_", " "), row=1, col=1)
-    figure.update_layout(title=title, height=420, legend_y=-0.3)
-    return figure
+    figure.update_yaxes(title=MEASURES.get(metric, metric), row=1, col=1)
+    height = 420 if len(costs) > 1 else 480  # there may be a slider below a single panel
+    figure.update_layout(title=title, height=height, legend_y=-0.3)
+    return label_log_axes(figure, 7)
 
 
 def memory_by_parameters(table: pd.DataFrame, title: str, said: tuple[float, float]) -> go.Figure:
@@ -82,9 +93,9 @@ def memory_by_parameters(table: pd.DataFrame, title: str, said: tuple[float, flo
             "type": "log", "title": "parameters", "tickvals": [1e8, 2e8, 5e8, 1e9, 2e9],
             "ticktext": ["100M", "200M", "500M", "1B", "2B"],
         },
-        yaxis={"type": "log", "title": "memory while writing, MB", "dtick": "D2"},
+        yaxis={"type": "log", "title": "memory while writing, MB"},
     )  # fmt: skip
-    return figure
+    return label_log_axes(figure, 8)
 
 
 def learning(curves: pd.DataFrame, title: str) -> go.Figure:
