@@ -11,7 +11,8 @@ Verdicts:
   right side of it).
 * **partly**: the mean does not, but at least one seed does by itself.
 * **not reproduced**: neither the mean nor any seed does.
-* **protocol unknown**: the source says too little for any run to decide; our number is shown.
+* **protocol unknown**: the source says too little for any run to decide, or our models leave the
+  effect no room; our number is shown.
 * **not run**: fewer finished cells than the claim asks for.
 
 ``scaled`` marks a verdict from cells that are smaller than the published protocol. Cells of the

@@ -15,7 +15,8 @@ language_model_alone none: guesses each      none; the true text before  what ca
 ==================== ======================= =========================== =====================
 
 :func:`unrelated_text` needs no model at all: it says what the measures give to a writer that knows
-a text's kind and nothing of the text.
+a text's kind and nothing of the text. :func:`partners` also serves to swap answers: the decoder's
+answer to another chunk of the kind has all of its habits, and no memory of this chunk.
 """
 
 from __future__ import annotations
@@ -32,6 +33,18 @@ from lib.models.language_model import LanguageModel
 from lib.tasks.reconstruction import Chunks
 
 
+def partners(chunks: Chunks, seed: int) -> list[int | None]:
+    """For each chunk the number of another one of its category, from another document; None where
+    the category has chunks of one document alone."""
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 0xA7]))
+    own = {name: np.flatnonzero(chunks.categories == name) for name in set(chunks.categories)}
+    found: list[int | None] = []
+    for category, document in zip(chunks.categories, chunks.documents, strict=True):
+        others = own[category][chunks.documents[own[category]] != document]
+        found.append(int(rng.choice(others)) if len(others) else None)
+    return found
+
+
 def unrelated_text(chunks: Chunks, seed: int) -> list[list[int]]:
     """In place of what a decoder writes of each chunk, another chunk of its category, from another
     document.
@@ -39,16 +52,13 @@ def unrelated_text(chunks: Chunks, seed: int) -> list[list[int]]:
     Raises:
         ValueError: a category with chunks of one document alone.
     """
-    rng = np.random.default_rng(np.random.SeedSequence([seed, 0xA7]))
     rows, tokens = [], chunks.tokens.tolist()
-    own = {name: np.flatnonzero(chunks.categories == name) for name in set(chunks.categories)}
-    for category, document in zip(chunks.categories, chunks.documents, strict=True):
-        others = own[category][chunks.documents[own[category]] != document]
-        if not len(others):
+    for category, other in zip(chunks.categories, partners(chunks, seed), strict=True):
+        if other is None:
             raise ValueError(
                 f"category {category} has chunks of one document, allowed: of two or more"
             )
-        rows.append(tokens[int(rng.choice(others))])
+        rows.append(tokens[other])
     return rows
 
 

@@ -26,6 +26,7 @@ from lib.analysis.forgetting import (
     token_table,
     word_table,
 )
+from lib.analysis.memory_trends import LEAST, Metrics, positions, prevalence
 from lib.models.autoencoder import Decoded, StateAutoencoder, map_states, state_floats
 from lib.tasks.memory_text import Asked
 
@@ -33,13 +34,12 @@ WRITERS = ("", "untrained_", "zero_", "shuffled_", "alone_")
 AT_ONCE = 2048  # chunks decoded together: a step costs the same for one as for hundreds
 READ_TOKENS = 32_768  # of which the logits are held at once
 DRAWS = 500  # of chunks, for the intervals of tables
-LEAST = 20  # occurrences of a word class, or of a token, that count
 LEFT_OUT = ("X", "INTJ")  # of what word classes are tested against each other, as in the paper
 EXAMPLES = 2  # of each category, kept as text
+SWAP = 0  # seed of which answer stands for which
 
 TABLED = ("", "zero_", "alone_")  # writers whose omission is tabulated
 
-Metrics = dict[str, float | None]
 Decode = Callable[[list[int]], str]
 
 
@@ -196,7 +196,8 @@ def tabulate(
     Returns:
         metrics: for each writer of WRITERS, as a prefix, rouge1, rouge2, rougeL, token_accuracy,
         exact, similarity and omission; by category; by word class (see :func:`by_class`); by
-        position; correlations with frequency and perplexity; sizes. And the tables: column
+        position; correlations with frequency and perplexity; sizes; ``swapped_`` ones, see
+        :func:`swapped`. And the tables: column
         ``table`` is category, position, frequency, perplexity, label, pos, entity, example, or one
         of these with ``_pairs``; ``writer`` a prefix of WRITERS.
     """
@@ -224,7 +225,8 @@ def tabulate(
         if name in TABLED:
             tables += _token_tables(items, asked.chunks.tokens.shape[1], name)
         if not name:
-            metrics |= _positions(items) | _prevalence(items, perplexity)
+            metrics |= positions(items) | prevalence(items, perplexity)
+            metrics |= swapped(asked, rows, decode)
     words, written = asked, {k: v for k, v in observed.rows.items() if k in ("", "alone_")}
     if tagged is not None and observed.tagged_rows is not None:
         words, written = tagged, {"": observed.tagged_rows}
@@ -237,6 +239,30 @@ def tabulate(
     if perplexity is not None:
         metrics["perplexity"] = float(np.mean(perplexity))
     return metrics, pd.concat(tables, ignore_index=True)
+
+
+def swapped(asked: Asked, rows: list[list[int]], decode: Decode) -> Metrics:
+    """The decoder's own answers as a control: each chunk is held against the answer to another
+    chunk of its category, from another document. Chunks that have no such partner are left out.
+
+    Args:
+        rows: what the decoder wrote of each chunk.
+
+    Returns:
+        ``swapped_`` rouge1, rouge2, rougeL, token_accuracy, omission and chunks (how many were
+        compared), and omission by category; nothing where no chunk has a partner.
+    """
+    pairs = enumerate(controls.partners(asked.chunks, SWAP))
+    other = {index: partner for index, partner in pairs if partner is not None}
+    if not other:
+        return {}
+    chunks = asked.chunks.take(np.array(list(other)))
+    answers = [rows[partner] for partner in other.values()]
+    whole = scores(chunks.tokens.tolist(), answers, decode).drop(columns=["scorable", "exact"])
+    items = token_table(chunks, answers)
+    means = whole.mean().to_dict() | {"omission": 1 - float(items["found"].mean())}
+    means |= {f"omission_{key}": value for key, value in _means(items, "category").items()}
+    return {f"swapped_{key}": float(v) for key, v in (means | {"chunks": len(other)}).items()}
 
 
 def _means(items: pd.DataFrame, by: str) -> dict[str, float]:
@@ -270,54 +296,6 @@ def _token_tables(items: pd.DataFrame, length: int, writer: str) -> list[pd.Data
 def _pairs(items: pd.DataFrame, by: str) -> pd.DataFrame:
     found = omission.pairwise_tests(items, by)
     return found.rename(columns={"a": "group", "b": "other"}).assign(table=f"{by}_pairs", writer="")
-
-
-def _positions(items: pd.DataFrame) -> Metrics:
-    """Omission in the first and the last quarter of a chunk, in the first and the last of the
-    paper's bins, and its slope over the whole.
-
-    The paper's rule has the first *the* of a text found if one *the* came back, the second if two
-    did: what is lost of a repeated token then counts as lost late, wherever it was lost. So the
-    quarters are given ``_even`` too, with what came back shared among all places of the token.
-    """
-    length = int(items["position"].max()) + 1
-    place = items["position"] / length
-    lost = 1.0 - items["found"]
-    even = 1.0 - items.groupby(["chunk", "token"])["found"].transform("mean")
-    bins = omission.position_bins(items["position"], length)
-    slope = float(np.polyfit(place, lost, 1)[0])
-    return {
-        "omission_first_quarter": float(lost[place < 0.25].mean()),
-        "omission_last_quarter": float(lost[place >= 0.75].mean()),
-        "omission_first_quarter_even": float(even[place < 0.25].mean()),
-        "omission_last_quarter_even": float(even[place >= 0.75].mean()),
-        "omission_first_bin": float(lost[bins == bins.min()].mean()),
-        "omission_last_bin": float(lost[bins == bins.max()].mean()),
-        "omission_slope": slope,
-    }
-
-
-def _prevalence(items: pd.DataFrame, perplexity: list[float] | None) -> Metrics:
-    """Spearman's rho of omission with how often a token stands in the pretraining text, over kinds
-    of tokens and within categories (mean), and with the perplexity of a chunk."""
-    out: Metrics = {"rho_frequency": _rho(items), "rho_perplexity": None}
-    inside = [_rho(own) for _, own in items.groupby("category")]
-    known = [value for value in inside if value is not None]
-    out["rho_frequency_within"] = float(np.mean(known)) if known else None
-    lost = 1 - items.groupby("chunk")["found"].mean()
-    if perplexity is not None and len(lost) > 2 and lost.nunique() > 1:
-        out["rho_perplexity"] = omission.rank_correlation(perplexity, lost.tolist())[0]
-    return out
-
-
-def _rho(items: pd.DataFrame) -> float | None:
-    kinds = items.groupby("token").agg(
-        frequency=("frequency", "first"), found=("found", "mean"), count=("found", "size")
-    )
-    kinds = kinds[kinds["count"] >= LEAST]
-    if len(kinds) < 3 or kinds["found"].nunique() < 2 or kinds["frequency"].nunique() < 2:
-        return None
-    return omission.rank_correlation(kinds["frequency"].tolist(), (1 - kinds["found"]).tolist())[0]
 
 
 # -- words ----------------------------------------------------------------------------------

@@ -278,12 +278,15 @@ def planned() -> pd.DataFrame:
 
 
 def correlations(table: pd.DataFrame) -> pd.DataFrame:
-    """Rank correlations of omission, a row a record of :func:`frame`, for readers."""
+    """Rank correlations of omission, a row a record of :func:`frame`, for readers; that with
+    perplexity within one kind of text, newer than the first records, where any has it."""
     names = {
         "corpus": "text", "parameters": "parameters", "length": "tokens", "seed": "seed",
         "rho_frequency": "with frequency", "rho_frequency_within": "within one kind of text",
         "rho_perplexity": "with perplexity",
     }  # fmt: skip
+    if "rho_perplexity_within" in table:
+        names["rho_perplexity_within"] = "with perplexity, within one kind"
     shown = table.reindex(columns=list(names)).rename(columns=names)
     return shown.assign(text=shown["text"].replace(TEXT_NAMES))
 

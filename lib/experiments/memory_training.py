@@ -1,8 +1,9 @@
 """Is a decoder trained to the end? More steps and other rates for the same state.
 
 What a decoder does not write down may be missing in the state, or not be found there yet. Only the
-first is forgetting. So one length and size is trained for longer and at other rates: what still
-falls with more training was not forgotten.
+first is forgetting. So decoders of one size are trained at other rates and for longer than the
+chapter's: what more training finds was not forgotten. Ends of runs are to be compared, not slopes:
+each rate falls to nothing by the end of its run, so every curve is flat there.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ from lib.store import Record
 from lib.tasks.tokenizers import BPEConfig
 
 NAME = "memory.decoder_training"
-# length, tokens a step, steps, rate: rates and batches, which decide those of the whole chapter,
-# then how far more steps lead
+# length, tokens a step, steps, rate: rates and batches, which decided those of the whole chapter,
+# then two and four times its steps, at its rate and at the one that did better at 32 tokens
 GRID = (
     (32, 16_384, 1000, 1e-3), (32, 16_384, 1000, 3e-3), (32, 16_384, 1000, 1e-2),
     (32, 16_384, 1000, 2e-2), (32, 8192, 1000, 1e-2), (32, 4096, 1000, 1e-2),
-    (32, 8192, 2000, 1e-2), (32, 8192, 4000, 1e-2), (128, 8192, 1000, 1e-2),
-    (128, 8192, 4000, 1e-2),
+    (64, 16_384, 4000, 1e-2), (256, 16_384, 4000, 1e-2), (32, 16_384, 4000, 1e-2),
+    (64, 16_384, 4000, 2e-2), (256, 16_384, 4000, 2e-2), (32, 16_384, 4000, 2e-2),
+    (64, 16_384, 8000, 1e-2), (256, 16_384, 8000, 1e-2),
 )  # fmt: skip
 
 
@@ -101,6 +103,25 @@ def learning(records: Sequence[Record]) -> pd.DataFrame:
         (facts,) = frame([record])[["length", "tokens", "rate", "steps"]].to_dict("records")
         parts.append(own.assign(**facts))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def ends(records: Sequence[Record], chapter: Sequence[Record] = ()) -> pd.DataFrame:
+    """How far each run came, for readers: a row a run, by length and then by what it ended with.
+
+    Args:
+        chapter: records of :data:`lib.experiments.memory.NAME`; those of the same language models
+            stand beside the others, marked as the chapter's.
+    """
+    languages = [record.config["language"] for record in records]
+    beside = [record for record in chapter if record.config["language"] in languages]
+    table = pd.concat([frame(records), frame(beside).assign(of="the chapter")])
+    names = {
+        "length": "tokens", "tokens": "tokens a step", "steps": "steps", "rate": "rate",
+        "token_accuracy": "in their place", "omission": "omission", "of": "decoder of",
+    }  # fmt: skip
+    shown = table.reindex(columns=list(names)).fillna({"of": "this experiment"})
+    lengths = shown["length"].isin([record.config["task"]["length"] for record in records])
+    return shown[lengths].sort_values(["length", "token_accuracy"]).rename(columns=names)
 
 
 EXPERIMENTS = (

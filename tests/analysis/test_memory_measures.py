@@ -10,6 +10,7 @@ import torch
 
 from lib.analysis import memory_controls as controls
 from lib.analysis import memory_measures as measures
+from lib.analysis import memory_trends as trends
 from lib.analysis.forgetting import found_again, word_table
 from lib.models.autoencoder import AutoencoderConfig, Decoded, StateAutoencoder
 from lib.models.config import (
@@ -163,13 +164,39 @@ def test_what_no_model_wrote_is_measured_without_one() -> None:
     assert metrics["omission"] == pytest.approx(sum(lost) / len(lost))
 
 
+def test_answers_are_swapped_within_a_kind_and_between_documents() -> None:
+    """Of three documents of prose and one of code: the latter has no partner and is left out."""
+    # no letter is in two documents; each answer is right but for its last token
+    documents = [Document(letters * 4, "prose") for letters in ("abcdef", "ghijkl", "mnopqr")]
+    documents.append(Document("uvwxyz" * 4, "code"))
+
+    def encode(text: str) -> Encoded:
+        return Encoded([ord(c) - 97 for c in text], [(i, i + 1) for i in range(len(text))])
+
+    chunks, encoded = build(ReconstructionConfig(LENGTH, end=None), documents, encode)
+    asked = Asked(chunks, encoded, None)
+    rows = [row[:-1] for row in chunks.tokens.tolist()]
+    found = measures.swapped(asked, rows, decode)
+    assert found["swapped_chunks"] == 12 and found["swapped_omission"] == 1
+    assert found["swapped_omission_prose"] == 1 and "swapped_omission_code" not in found
+    assert found["swapped_token_accuracy"] == found["swapped_rouge1"] == 0
+    # a writer of one habit loses as little of another text as of its own
+    habit = [list(range(20)) for _ in rows]
+    again = measures.swapped(asked, habit, decode)
+    assert again["swapped_omission"] == 0 and again["swapped_token_accuracy"] == pytest.approx(
+        1 / 3
+    )
+    alone = Asked(chunks.of("code"), encoded, None)
+    assert measures.swapped(alone, rows[-4:], decode) == {}
+
+
 def test_what_came_back_of_a_repeated_token_can_be_shared_among_its_places() -> None:
     """The paper's rule takes the first as found: half of the b's came back, none of the c's."""
     items = pd.DataFrame({
         "chunk": 0, "position": range(8), "token": list("babcbbab"),
         "found": [True, True, True, False, False, False, True, False],
     })  # fmt: skip
-    found = measures._positions(items)
+    found = trends.positions(items)
     assert found["omission_first_quarter"] == 0 and found["omission_last_quarter"] == 0.5
     # five b's of which two came back, both a's
     assert found["omission_first_quarter_even"] == pytest.approx((3 / 5 + 0) / 2)
@@ -212,9 +239,27 @@ def test_prevalence_is_a_rank_correlation() -> None:
             "category": "prose", "found": rng.random(500) < token % 5 / 5 + 0.1,
         }
     )  # fmt: skip
-    found = measures._prevalence(items, list(np.linspace(1, 9, 50)))
+    found = trends.prevalence(items, list(np.linspace(1, 9, 50)))
     assert found["rho_frequency"] is not None and found["rho_frequency"] < -0.8
     assert found["rho_frequency_within"] == found["rho_frequency"]
-    assert measures._prevalence(items.assign(found=True), [1.0] * 50) == {
+    assert trends.prevalence(items.assign(found=True), [1.0] * 50) == {
         "rho_frequency": None, "rho_perplexity": None, "rho_frequency_within": None,
+        "rho_perplexity_within": None,
     }  # fmt: skip
+
+
+def test_kinds_alone_can_make_a_correlation_with_perplexity() -> None:
+    """Prose is harder and loses more; within either kind the harder chunk loses less."""
+    lost = {"code": [3, 2, 1, 0], "prose": [9, 8, 7, 6]}
+    rows = [
+        (chunk, place, kind, place >= own)
+        for chunk, (kind, own) in enumerate((k, n) for k, v in lost.items() for n in v)
+        for place in range(10)
+    ]
+    items = pd.DataFrame(rows, columns=["chunk", "token", "category", "found"])
+    perplexity = [1.0, 2, 3, 4, 11, 12, 13, 14]
+    found = trends.prevalence(items.assign(frequency=1), perplexity)
+    assert found["rho_perplexity"] == pytest.approx(1 - 6 * 40 / (8 * 63))
+    assert found["rho_perplexity_within"] == pytest.approx(-1)
+    alone = trends.prevalence(items.assign(frequency=1), None)
+    assert alone["rho_perplexity"] is alone["rho_perplexity_within"] is None

@@ -12,8 +12,9 @@ import safetensors.torch
 import torch
 
 from lib import runner
+from lib.claims import load_claims
 from lib.config import from_dict, to_dict
-from lib.experiments import Context, Outcome, find, registry
+from lib.experiments import Context, Outcome, find, memory, registry
 from lib.experiments import memory_architectures as architectures
 from lib.experiments import memory_causal as causal
 from lib.experiments import memory_scale as scale
@@ -32,6 +33,7 @@ from lib.store import Record, Store
 from lib.tasks import stories
 from lib.tasks.stories import StoryConfig
 from lib.training.abreast import by_itself
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("runs")
 
@@ -67,6 +69,10 @@ def test_pretraining_differs_in_one_category_and_nothing_else_does() -> None:
     # what decoders learn and are asked for, tokens, sizes and training are the same for all
     assert len({(c.text, c.language.task.tokenizer, c.model) for c in cells}) == 1
     assert len({c.training for c in cells}) == 2  # one a length
+    assert {c.task.length for c in cells} == {16, 32}
+    # the page: how far, in points, the base rate is from the rare end and from the frequent one
+    rare, usual, frequent = (100 * stories.RATE * f for f in sorted(causal.FREQUENCIES))
+    assert (usual - rare, frequent - usual) == pytest.approx((5.4, 54))
     # and those stories have nothing in common with what any language model read
     asked = cells[0].text.source.stories  # type: ignore[union-attr]
     assert asked.seed == causal.OTHER != StoryConfig().seed
@@ -81,6 +87,11 @@ def test_the_causal_test_from_end_to_end(runs: Path) -> None:
     for row, record in zip(frame.itertuples(), found, strict=True):
         assert row.own == record.metrics["omission_label_number_words"]
         assert 0 < row.rest < 1
+        others = [n for n in stories.CATEGORIES if n != "numbers"]
+        mean = sum(record.metrics[f"omission_label_{n}"] for n in others) / 5
+        assert row.rest == pytest.approx(mean)
+        assert record.metrics["omission_label_rest_of_numbers"] == row.rest
+        assert record.metrics["omission_label_rest_of_names"] != row.rest
     # the one text is asked of both, in the same tokens
     assert len({r.provenance["tokenizer"] for r in found}) == 1
     assert len({r.provenance["text"]["fingerprint"] for r in found}) == 1
@@ -92,17 +103,37 @@ def test_the_causal_test_from_end_to_end(runs: Path) -> None:
     labels = found[0].read_curves().query("table == 'label' and writer == ''")["group"]
     assert set(labels) >= {"numbers", "number_words", "frame", "dialogue"}
     assert len(forgetting.causal(table, "numbers", "t").data) >= 3
-    gap = frame["own"][0] - frame["own"][1]
+    gap = frame["own"][0] - frame["rest"][0] - (frame["own"][1] - frame["rest"][1])
     (row,) = causal.gaps(frame).to_dict("records")
     assert (row["category"], row["tokens"], row["seed"]) == ("numbers", 8, 1)
     assert row["decoders start as copies"] == pytest.approx(gap)
     assert pd.isna(row["decoders start alike"])
     assert not len(causal.gaps(pd.DataFrame()))
-    both = pd.concat([frame, frame.assign(alike=True, own=[0.5, 0.25])], ignore_index=True)
+    more = frame.assign(alike=True, own=[0.5, 0.25], rest=[0.3, 0.2])
+    both = pd.concat([frame, more], ignore_index=True)
     (row,) = causal.gaps(both).to_dict("records")
-    assert row["decoders start alike"] == pytest.approx(0.25)
+    assert row["decoders start alike"] == pytest.approx(0.25 - 0.1)
     # the second reading is no part of the first one's figures
     assert causal.by_frequency(both, "numbers")["own"].tolist() == frame["own"].tolist()
+    # base rates are shared by both, at the lengths that both have
+    base = frame.iloc[:1].assign(changed="none", frequency=1.0)
+    base = pd.concat([base, base.assign(length=16)])
+    alike = causal.by_frequency(pd.concat([both, base]), "numbers", alike=True)
+    assert alike["frequency"].tolist() == [0.1, 1.0, 10.0] and set(alike["length"]) == {8}
+    assert not len(causal.by_frequency(pd.concat([frame, base]), "numbers", alike=True))
+
+
+def test_the_causal_claims_hold_decoders_that_start_alike() -> None:
+    cells = causal.cells("matched")
+    for category in causal.CATEGORIES:
+        claims = {claim.id: claim for claim in load_claims(ROOT, chapter="memory")}
+        claim = claims[f"{causal.NAME}.{category}"]
+        assert claim.minus == causal.REST.format(category)
+        assert claim.metric == f"omission_label_{causal.OWN[category]}"
+        for part, frequency in ((claim, 0.1), (claim.other, 10.0)):
+            kept = runner.select_cells(cells, [f"{k}={v}" for k, v in part.select.items()])
+            assert [causal.changed(cell) for cell in kept] == [(category, frequency)] * 3
+            assert {(c.start, c.task.length) for c in kept} == {("base rates", causal.ALIKE)}
 
 
 def test_a_decoder_starts_from_base_rates_if_asked_to(runs: Path) -> None:
@@ -148,6 +179,7 @@ def test_states_are_of_equal_size_where_they_can_be(quick: bool) -> None:
         sizes = {name: non_embedding(model) for name, model in models.items()}
         assert all(size == pytest.approx(sizes["mamba1"], rel=0.08) for size in sizes.values())
         assert floats["gru"] < floats["mamba1-small"] < floats["mamba1"] / 2
+    assert min(architectures.LENGTHS) >= 2 * architectures.SLOTS  # less than a slot a token
     names = [architectures.name_of(cell) for cell in architectures.cells("matched")]
     assert len(set(names)) == len(names)
 
@@ -160,7 +192,11 @@ def test_each_architecture_from_end_to_end(runs: Path) -> None:
     assert sizes["Transformer, slots"] == 11 * 2 * 2 * 48 and sizes["GRU"] == 2 * 64
     assert frame["omission"].between(0, 1).all()
     assert len(forgetting.architectures(frame, "omission", "t").data) == 4
-    assert architectures.table(frame)["numbers in the state"].tolist() == list(sizes.values())
+    table = architectures.table(frame)
+    assert table["numbers in the state"].tolist() == list(sizes.values())
+    swapped = table["another chunk's answer"]
+    assert swapped.tolist() == frame["swapped_omission"].tolist() and swapped.between(0, 1).all()
+    assert len(forgetting.architectures(frame, "swapped_omission", "t").data) == 4
 
 
 # -- scale and training ---------------------------------------------------------------------
@@ -230,6 +266,26 @@ def test_longer_training_of_the_same_state(runs: Path) -> None:
     assert len(set(names)) == len(names) and names[2].endswith("L32-s1-1000-0.01")
     assert names[4].endswith("-1000-0.01-b8192")
     assert len({c.language for c in training.cells("matched")}) == 1
+    table = training.ends(found, [*found[:1], dataclasses.replace(found[0], config={
+        **found[0].config, "language": {}
+    })])  # fmt: skip
+    assert table["steps"].tolist() == [20, 20, 60]  # by what they ended with; not of other models
+    assert sorted(table["decoder of"]) == ["the chapter", *["this experiment"] * 2]
+    assert table["in their place"].is_monotonic_increasing and len(training.ends(found)) == 2
+
+
+def test_the_grid_goes_beyond_the_training_of_the_chapter() -> None:
+    """The first six have run and stay; what follows has more steps than the chapter's decoders."""
+    usual = memory.BATCH_TOKENS * memory.DECODER_STEPS
+    later = training.GRID[6:]
+    assert all(tokens * steps >= 2 * usual for _, tokens, steps, _ in later)
+    assert {length for length, *_ in later} == {32, 64, 256}
+    for length in (32, 64, 256):
+        at_4000 = {rate for n, _, steps, rate in later if (n, steps) == (length, 4000)}
+        assert at_4000 == {1e-2, 2e-2}
+    names = {training.name_of(cell) for cell in training.cells("matched")[:6]}
+    published = (ROOT / "book" / "results" / training.NAME).glob("*.json")
+    assert {path.name.rsplit("-", 1)[0] for path in published} >= names
 
 
 # -- figures --------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from lib import page, runner
-from lib.analysis.memory_controls import unrelated_text
+from lib.analysis.memory_controls import partners, unrelated_text
 from lib.config import from_dict, to_dict
 from lib.experiments import Context, cells_of, find, memory, registry
 from lib.experiments import memory_unrelated as unrelated
@@ -53,7 +53,9 @@ def test_another_text_is_of_the_same_kind_and_another_document() -> None:
         assert any(k == kind and d != document for k, d in kinds[row])
     assert rows == [tuple(row) for row in unrelated_text(chunks, 1)]
     assert rows != [tuple(row) for row in unrelated_text(chunks, 2)]
+    assert rows == [tokens[other] for other in partners(chunks, 1) if other is not None]
     first = np.flatnonzero(chunks.documents == chunks.documents[0])
+    assert partners(chunks.take(first), 1) == [None] * len(first)
     with pytest.raises(ValueError, match="has chunks of one document, allowed: of two or more"):
         unrelated_text(chunks.take(first), 1)
 
