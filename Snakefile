@@ -38,13 +38,17 @@ PAGES = ["lib/book.py", "_config.yml", "_toc.yml"] + files(
 )  # fmt: skip
 
 
+SOURCES = ["book/references.bib"]  # whose names stand in tables of verdicts
+
+
 def evidence(wildcards):
-    """Claims and published records that a notebook shows: those of its chapter."""
+    """Claims, with the names of sources, and published records that a notebook shows: those of its
+    chapter."""
     chapter = wildcards.name.split("/", 1)[0]
     if chapter not in CHAPTERS:
-        return files("book/claims/*.yml", "book/reference/*.yml", "book/results/**")
+        return files(*SOURCES, "book/claims/*.yml", "book/reference/*.yml", "book/results/**")
     return files(
-        f"book/claims/{chapter}.yml", f"book/reference/{chapter}.yml",
+        *SOURCES, f"book/claims/{chapter}.yml", f"book/reference/{chapter}.yml",
         f"book/reference/{chapter}_*.yml", f"book/results/{chapter}.*/**",
     )  # fmt: skip
 

@@ -11,8 +11,7 @@ Verdicts:
   right side of it).
 * **partly**: the mean does not, but at least one seed does by itself.
 * **not reproduced**: neither the mean nor any seed does.
-* **protocol unknown**: the source says too little for any run to decide, or our models leave the
-  effect no room; our number is shown.
+* **protocol unknown**: no run can decide, see `unknown`; our number is shown.
 * **not run**: fewer finished cells than the claim asks for.
 
 ``scaled`` marks a verdict from cells that are smaller than the published protocol. Cells of the
@@ -67,7 +66,8 @@ class Claim:
         seeds: seeds needed for a verdict, each with every cell finished; None means all seeds
             that `select` finds.
         limits: values that the metric can take, (0, 1) for an accuracy; our interval is cut there.
-        unknown: if set, why no run can decide (verdict "protocol unknown").
+        unknown: why no run can decide, such as a source that says too little, or models of ours
+            that leave an effect no room (verdict "protocol unknown").
         scaled: whether the cells are smaller than the published protocol.
         note: for the reader.
     """
@@ -267,11 +267,10 @@ class Verdict:
 
 
 def judge(claim: Claim, store: Store, evidence: Evidence | None = None) -> Verdict:
-    """The verdict on `claim` from the records in `store` (`evidence`: what was looked up there); a
-    ClaimError if there are finished ones and none has its metric."""
+    """The verdict on `claim` from the records in `store` (`evidence`: what was looked up there).
+    Finished ones of which none has its metric are a ClaimError."""
     evidence = evidence or Evidence(store)
     found = evidence.records(claim)
-    _check_metrics(claim, found.values())
     seeds, whole = _by_seed(claim, found)
     used: dict[int, list[str]] = defaultdict(list)
     for cell, record in found.items():
@@ -323,6 +322,7 @@ def _by_seed(
     claim: Claim, found: dict[Any, Record | None]
 ) -> tuple[dict[int, list[float | None]], dict[int, float]]:
     """The measures of each seed's cells, and of seeds that have all of them the one number."""
+    _check_metrics(claim, found.values())
     seeds: dict[int, list[float | None]] = defaultdict(list)
     for cell, record in found.items():
         done = record is not None and record.status == "done"

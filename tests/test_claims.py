@@ -73,6 +73,10 @@ def test_a_metric_that_no_record_has_is_named(store: Store, name: str) -> None:
     assert judged(store, [], **{name: "bset"}).verdict == "not run"
     with pytest.raises(ClaimError, match=r"metric is 'bset', allowed: .* as best"):
         judged(store, [0.9], **{name: "bset"})
+    # also of the cells that a claim is held against
+    put(store, FakeCell(2, 1), other=0.1)
+    with pytest.raises(ClaimError, match=r"metric is 'best', allowed: .* as other"):
+        judged(store, [0.9], against={"n_layers": 2})
     put(store, FakeCell(7, 2), other=0.9)
     found = judged(store, [0.9], **{name: "other"})
     assert (found.done, found.verdict) == (2 if name == "metric" else 1, "not run")

@@ -276,7 +276,7 @@ def test_the_state_still_holds_something_of_256_tokens() -> None:
     assert found.mean().round(2).tolist() == [0.34, 0.23]
 
 
-def test_lines_from_the_pair_are_thin_in_two_layers_alone() -> None:
+def test_lines_from_the_pair_by_depth() -> None:
     records = page.records_of(phase_diagram.TIED, "paper")
     tables = {g: interventions.read_later_table(records, g).set_index("layers") for g in (1.0, 0.5)}
     for table in tables.values():
@@ -557,7 +557,8 @@ def test_noise_two_runs_are_told_apart() -> None:
     percent = {later: (100 * table["min"]).round(1).tolist() for later, table in known.items()}
     assert percent == {True: [88.3, 88.1, 99.7], False: [92.5, 90.8, 90.7]}
     table = noise_phases.origins(frame)
-    assert table["noise on"].tolist().count("all facts") == 1 and table["models"].sum() == 189
+    assert table["noise on"].tolist().count("all facts") == 1 and table["records"].sum() == 189
+    assert len(table) == 3
     drawn = frame[frame["samples"].isna()]
     figure = noise_figures.mixed(drawn, ["noise_chosen_noisy"], "t", FORMS)
     for trace in figure.data:

@@ -19,7 +19,9 @@ import json
 import os
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar
@@ -153,10 +155,10 @@ class Verdicts(Table):
         used = [v for v in claims.VERDICTS if any(row["verdict"] == v for row in rows)]
         lines = []
         for chapter in chapters:
-            verdicts = [row["verdict"] for row in rows if row["chapter"] == chapter]
-            counts = [verdicts.count(verdict) for verdict in used]
+            own = [row["verdict"] for row in rows if row["chapter"] == chapter]
+            counts = [own.count(verdict) for verdict in used]
             lines.append(
-                [[self.chapter_link(chapter)], [self.text(str(len(verdicts)))]]
+                [[self.chapter_link(chapter)], [self.text(str(len(own)))]]
                 + [[self.text(str(n) if n else "–", "" if n else "muted")] for n in counts]
             )
         header = ["chapter", "claims", *used]
@@ -312,9 +314,9 @@ def resolve_links(app: Sphinx, document: nodes.document, name: str) -> None:
         node.replace_self(nodes.raw("", LINK.sub(resolved, node.astext()), **node.attributes))
 
 
-def verdict_tables(document: nodes.document) -> list[nodes.raw]:
+def verdict_tables(part: nodes.Element) -> list[nodes.raw]:
     """The HTML of tables of verdicts, from directives and from notebooks."""
-    return [n for n in document.findall(nodes.raw) if f" {TABLE}'" in n.astext()]
+    return [n for n in part.findall(nodes.raw) if f" {TABLE}'" in n.astext()]
 
 
 def beside(name: str, path: str) -> str:
@@ -337,12 +339,56 @@ def address(app: Sphinx, target: str, key: str = "") -> str | None:
     return app.builder.get_target_uri(page) if page in app.env.found_docs else None
 
 
+@lru_cache
+def _report(root: Path, chapter: str) -> tuple[dict[str, Any], ...]:
+    return tuple(claims.report(root, chapter=chapter))
+
+
+def counts(name: str, root: Path) -> Counter[str]:
+    """Verdicts of the claims that are shown on the page `name`, and how many there are of each."""
+    parts = name.split("/")
+    if parts[0] != "notebooks" or not (root / "book" / "claims" / f"{parts[1]}.yml").is_file():
+        return Counter()
+    rows = _report(root, parts[1])
+    return Counter(row["verdict"] for row in rows if row["notebook"] == f"{name}.ipynb")
+
+
+def table_of(document: nodes.document) -> str | None:
+    """Anchor of the innermost section with the page's table of verdicts, if it has one."""
+    sections = [section for section in document.findall(nodes.section) if verdict_tables(section)]
+    return str(sections[-1]["ids"][0]) if sections else None
+
+
+def counts_line(found: Counter[str], anchor: str | None) -> str:
+    """The HTML of the line."""
+    each = " ".join(
+        f"<span class='nobreak'>{found[verdict]} {verdicts.badge(verdict)}</span>"
+        for verdict in claims.VERDICTS
+        if found[verdict]
+    )
+    which = f" <a href='#{anchor}'>which</a>" if anchor else ""
+    return f"<p class='at-the-top'>Claims on this page: {each}{which}</p>"
+
+
+def begin_with_counts(app: Sphinx, document: nodes.document) -> None:
+    """Put under the title of a notebook's page how the claims on it came out: a reader wants the
+    answer first, and the table of verdicts stands at the end."""
+    found = counts(app.env.docname, repository())
+    title = next(document.findall(nodes.title), None)
+    if found and title is not None:
+        place = title.parent.index(title) + 1
+        title.parent.insert(
+            place, nodes.raw("", counts_line(found, table_of(document)), format="html")
+        )
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Sphinx calls this."""
     app.add_directive("verdicts", Verdicts)
     app.add_directive("records", Records)
     app.add_directive("environment", Environment)
     app.connect("doctree-read", note_downloads)
+    app.connect("doctree-read", begin_with_counts)
     app.connect("doctree-resolved", resolve_links)
     # versions and records may change while a page's text does not: never read from a cache
     return {"parallel_read_safe": False, "parallel_write_safe": True}

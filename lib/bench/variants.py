@@ -102,7 +102,7 @@ def scan_passes(arguments: argparse.Namespace, device: torch.device) -> dict[str
         own = tuple(module.SIZES for module in MODULES["scan"])
         if own not in kept:
             kept[own] = forward()[2:]
-        return scan_kernels._backward(dy, None, *given, *kept[own], True, False)
+        return scan_kernels.backward_op(dy, None, *given, *kept[own], True, False)
 
     kept: dict[Any, tuple[Tensor, ...]] = {}
     return {"forward": lambda: forward()[:1], "backward": lambda: backward()[:8]}
@@ -116,8 +116,8 @@ def conv_passes(arguments: argparse.Namespace, device: torch.device) -> dict[str
     weight, bias = (torch.randn(r, d, *k, generator=draw, device=device) for k in ((4,), ()))
     given = (x, weight, bias, None, True)
     return {
-        "forward": lambda: (fused_conv._forward(*given),),
-        "backward": lambda: fused_conv._backward(dy, *given)[:3],
+        "forward": lambda: (fused_conv.forward_op(*given),),
+        "backward": lambda: fused_conv.backward_op(dy, *given)[:3],
     }
 
 

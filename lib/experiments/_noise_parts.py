@@ -83,13 +83,13 @@ def arm(share: float, samples: float | None) -> str:
 
 def origins(frame: pd.DataFrame) -> pd.DataFrame:
     """Of which run the models of :func:`lib.experiments.noise_phases.frame` are: a row for each
-    model after phase 1 (:func:`began`), architecture by architecture what it knew after phase 1 in
+    training of phase 1 (:func:`began`), architecture by architecture what it knew after phase 1 in
     percent, seed by seed, and which noises began with it."""
     rows = []
     for begun, some in frame.groupby("began", sort=False) if len(frame) else ():
         arms = [arm(share, samples) for share, samples in zip(some["share"], some["samples"],
                                                                strict=True)]  # fmt: skip
-        row = {"model after phase 1": begun, "models": len(some),
+        row = {"phase 1 trained by": begun, "records": len(some),
                "noise on": ", ".join(dict.fromkeys(arms))}  # fmt: skip
         for model, part in some.groupby("model", sort=False):
             known = part.groupby("seed")["content_clean"].first()

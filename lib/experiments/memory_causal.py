@@ -165,7 +165,7 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
                 "alike": cell.start != "copy",
                 "status": record.status,
                 "own": own,
-                "rest": rest_of(record.metrics, category),
+                "rest": record.metrics.get(REST.format(category)),
                 **record.metrics,
             }
         )
@@ -187,9 +187,8 @@ def by_frequency(table: pd.DataFrame, category: str, alike: bool = False) -> pd.
     own, base = table[table["changed"] == category], table[table["changed"] == "none"]
     own = own[own["alike"] == alike]
     rows = pd.concat([own, base[base["length"].isin(own["length"])] if alike else base])
-    names = [f"omission_label_{name}" for name in stories.CATEGORIES if name != category]
     rows["own"] = rows[f"omission_label_{OWN[category]}"]
-    rows["rest"] = rows[[name for name in names if name in rows]].mean(axis=1)
+    rows["rest"] = rows[REST.format(category)]
     rows["alone"] = rows[f"alone_omission_label_{OWN[category]}"]
     return rows[["frequency", "length", "seed", "own", "rest", "alone"]].sort_values("frequency")
 
@@ -217,7 +216,8 @@ EXPERIMENTS = (
     Experiment(
         name=NAME,
         title="Is what is rare in pretraining forgotten? A causal test",
-        protocol=2,  # 2: a category's words have a label of their own
+        # 2: a category's words have a label of their own; 3: REST, which claims subtract
+        protocol=3,
         notebook="notebooks/memory/prevalence_causal.ipynb",
         cells=cells,
         readable=name_of,

@@ -35,6 +35,7 @@ from lib.models.mamba1 import Mamba1Mixer, MixerState
 from lib.models.mamba2 import Mamba2Mixer
 from lib.models.mamba3 import Mamba3Mixer
 from lib.models.moe import MoEMixer
+from lib.ops.checks import compute_dtype
 from lib.ops.linear import SLICES
 from lib.ops.lookup import lookup
 from lib.ops.mamba3 import Mamba3State
@@ -98,7 +99,9 @@ class Layer(nn.Module):
         if not self.norm_first or not isinstance(mixer, Mamba2Mixer) or x.is_meta:
             return False
         # a table's gradient, a sum of thousands, had better not be in half precision
-        if torch.is_autocast_enabled(x.device.type) or watched(self.norm, mixer, mixer.in_proj):
+        if compute_dtype(x) != x.dtype or torch.is_autocast_enabled(x.device.type):
+            return False
+        if watched(self.norm, mixer, mixer.in_proj):
             return False
         return not mixer.fuses(x, None, False, self.norm)
 

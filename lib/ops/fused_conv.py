@@ -58,7 +58,7 @@ def _tile(x: Tensor, weight: Tensor, silu: bool) -> tuple[int, dict[str, Any]]:
 
 
 @torch.library.custom_op("mamba_book::causal_conv1d", mutates_args=())
-def _forward(
+def forward_op(
     x: Tensor, weight: Tensor, bias: Tensor | None, start: Tensor | None, silu: bool
 ) -> Tensor:
     """Arguments as in :func:`causal_conv1d`, each with a leading axis of runs."""
@@ -73,7 +73,7 @@ def _forward(
 
 
 @torch.library.custom_op("mamba_book::causal_conv1d_backward", mutates_args=())
-def _backward(
+def backward_op(
     dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, start: Tensor | None, silu: bool
 ) -> list[Tensor]:
     """Gradients of x, weight, bias and start, empty for those that are None."""
@@ -102,12 +102,12 @@ def _backward(
     ]
 
 
-@_forward.register_fake
+@forward_op.register_fake
 def _(x, weight, bias, start, silu):  # type: ignore[no-untyped-def]
     return empty_as(x)
 
 
-@_backward.register_fake
+@backward_op.register_fake
 def _(dy, x, weight, bias, start, silu):  # type: ignore[no-untyped-def]
     none = (x.new_empty(0, dtype=torch.float32) for _ in range(2))
     return [
@@ -124,13 +124,13 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _gradients(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     tensors = ctx.saved_tensors
-    grads = _backward(dy, *tensors, ctx.silu)
+    grads = backward_op(dy, *tensors, ctx.silu)
     return (*(None if t is None else g for g, t in zip(grads, tensors, strict=True)), None)
 
 
-_forward.register_autograd(_gradients, setup_context=_save)
-_forward.register_vmap(over_runs(_forward))
-_backward.register_vmap(over_runs(_backward))
+forward_op.register_autograd(_gradients, setup_context=_save)
+forward_op.register_vmap(over_runs(forward_op))
+backward_op.register_vmap(over_runs(backward_op))
 
 
 def _fused(
@@ -139,7 +139,7 @@ def _fused(
 ) -> Tensor:  # fmt: skip
     one_run = (None if t is None else t[None] for t in (x, weight, bias, initial_state))
     # squeeze, not [0]: the gradient of that is a copy into zeros, with other neighbours in memory
-    return _forward(*one_run, activation == "silu").squeeze(0)
+    return forward_op(*one_run, activation == "silu").squeeze(0)
 
 
 def _refuses(facts: dict[str, Any]) -> str | None:

@@ -178,7 +178,7 @@ def _empty_outputs(
 
 
 @torch.library.custom_op("mamba_book::selective_scan_backward", mutates_args=())
-def _backward(
+def backward_op(
     dy: Tensor, dlast: Tensor | None, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor,
     D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None, start: Tensor | None,
     states: Tensor, pre: Tensor, softplus: bool, start_too: bool,
@@ -272,7 +272,7 @@ def _(u, delta, A, B, C, D, z, delta_bias, start, softplus, want_last, keep):  #
     return _empty_outputs(u, A, z, want_last, keep)
 
 
-@_backward.register_fake
+@backward_op.register_fake
 def _(dy, dlast, u, delta, A, B, C, D, z, delta_bias, start, *rest):  # type: ignore[no-untyped-def]
     start = start if rest[-1] else None
 
@@ -301,11 +301,11 @@ def _gradients(ctx: Any, dy: Tensor | None, dlast: Tensor | None, *_: Any) -> tu
     if dy is None:
         dy = u.new_zeros(()).expand(u.shape)
     start_too = ctx.needs_input_grad[8]
-    grads = _backward(dy, dlast if ctx.want_last else None, *tensors, ctx.softplus, start_too)
+    grads = backward_op(dy, dlast if ctx.want_last else None, *tensors, ctx.softplus, start_too)
     given = [t is not None for t in tensors[:8]] + [start_too]
     return (*(g if here else None for g, here in zip(grads, given, strict=True)), None, None, None)
 
 
 forward_op.register_autograd(_gradients, setup_context=_save)
 forward_op.register_vmap(over_runs(forward_op))
-_backward.register_vmap(over_runs(_backward))
+backward_op.register_vmap(over_runs(backward_op))

@@ -304,6 +304,11 @@ class Corpus:
         asked = config.validation or config.held_out is not None
         if asked and not len(self.validation):
             missing = "to hold out"
+        if missing and config.held_out is not None:
+            raise ValueError(
+                f"no document is left {missing}: CorpusConfig.held_out, allowed: files with "
+                "documents that source has not"
+            )
         if missing:
             raise ValueError(
                 f"no document of {len(self.order)} is left {missing}: CorpusConfig.validation is "

@@ -460,7 +460,7 @@ def test_runs_are_told_by_the_model_after_phase_1(outcomes: list[Outcome]) -> No
     frame = phases.frame(made)
     assert frame["began"].tolist() == ["2ef5fc6, H200"] * 2 + ["17470b3, H100"] * 2
     table = phases.origins(frame)
-    assert table["models"].tolist() == [2, 2]
+    assert table["records"].tolist() == [2, 2]
     assert table["noise on"].tolist() == ["all facts", "50 % of the facts, 3 questions"]
     known = f"{100 * control.metrics['content_clean']:.1f} (seed 1)"
     assert table["Mamba-2 knew after 1 / %"].tolist() == [known] * 2

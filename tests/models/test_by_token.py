@@ -122,6 +122,7 @@ def test_it_is_done_where_it_pays_alone(monkeypatch: pytest.MonkeyPatch, made: l
         model_of(norm_place="after")(tokens())
         with torch.autocast("cpu", dtype=torch.bfloat16):
             model.float()(tokens())
+        model_of().bfloat16()(tokens())
         assert model_of(BLOCKS["heads"]).to("meta")(tokens().to("meta")).is_meta
         assert made == [32]
         model(tokens())

@@ -152,9 +152,9 @@ def test_compiles_without_graph_breaks() -> None:
 def test_the_op_keeps_the_rules_of_custom_ops() -> None:
     t = {name: x.float()[None].detach().requires_grad_() for name, x in conv_inputs().items()}
     torch.library.opcheck(
-        fused_conv._forward, (t["x"], t["weight"], t["bias"], t["initial_state"], True)
+        fused_conv.forward_op, (t["x"], t["weight"], t["bias"], t["initial_state"], True)
     )
-    torch.library.opcheck(fused_conv._forward, (t["x"], t["weight"], None, None, False))
+    torch.library.opcheck(fused_conv.forward_op, (t["x"], t["weight"], None, None, False))
 
 
 @on_cpu

@@ -351,7 +351,7 @@ def test_a_first_state_without_a_gradient_is_not_given_one(
 ) -> None:
     """One from a frozen encoder, which is as large as many steps of everything else."""
     written: list[int] = []
-    op = scan_kernels._backward
+    op = scan_kernels.backward_op
 
     def watched(*arguments: Any) -> Any:
         out = op(*arguments)

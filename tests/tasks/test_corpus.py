@@ -188,7 +188,7 @@ def test_what_is_held_out_can_be_files_of_their_own(tmp_path: Path) -> None:
     assert corpus.describe()["validation_documents"] == 2
     assert from_dict(CorpusConfig, to_dict(config)) == config
     assert "held_out" not in to_dict(CorpusConfig(source)) and "held_out" in to_dict(config)
-    with pytest.raises(ValueError, match="left to hold out"):
+    with pytest.raises(ValueError, match=r"left to hold out: CorpusConfig.held_out, allowed"):
         Corpus(CorpusConfig(source, validation=0.0, held_out=source))
     wrong = LocalText(other.path, "valid.jsonl", fingerprint="0" * 64)
     with pytest.raises(ValueError, match="fingerprint"):
