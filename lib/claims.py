@@ -31,8 +31,9 @@ from typing import Any, Literal
 import yaml
 
 from lib.analysis.statistics import mean_interval
-from lib.config import flatten, from_dict, lookup, to_dict
-from lib.experiments import cells_of, find
+from lib.config import from_dict
+from lib.evidence import Evidence as Evidence  # callers need it beside judge()
+from lib.experiments import find
 from lib.store import Record, Store
 
 # libyaml's parser reads the same files eight times faster; not every installation has it
@@ -61,6 +62,8 @@ class Claim:
         combine: what becomes of several cells of one seed: their "mean", or the "share above zero"
             (with `minus`: the share of cells in which the first metric is the larger).
         value: the published number.
+        quantity: what the numbers are, where the metric is no share of right answers: "exponent of
+            the length", "MB".
         rule: "within" tolerance of value, "at least" or "at most" value (less the tolerance).
         tolerance, tolerance_reason: how far off still counts, and why.
         seeds: seeds needed for a verdict, each with every cell finished; None means all seeds
@@ -92,6 +95,7 @@ class Claim:
     unknown: str | None = None
     scaled: bool = False
     note: str | None = None
+    quantity: str | None = None
 
     def __post_init__(self) -> None:
         if self.profile not in ("matched", "paper"):
@@ -121,6 +125,14 @@ class Claim:
         return replace(self, select={**self.select, **self.against}, against={})
 
     @property
+    def shown_quantity(self) -> str | None:
+        """`quantity`, or what `combine`, `minus` and `against` make of the metric; None of the
+        metric itself."""
+        if self.quantity or not (self.minus or self.against):
+            return self.quantity
+        return "share of cells" if self.combine == "share above zero" else "difference"
+
+    @property
     def rule_text(self) -> str:
         """The rule as readers see it."""
         if self.rule == "within":
@@ -142,67 +154,6 @@ class Claim:
         above = ours - self.value - self.tolerance
         outside = {"at least": below, "at most": above}.get(self.rule, max(below, above))
         return outside if outside > EDGE else 0.0
-
-
-class Evidence:
-    """Cells and records that claims ask for; what several claims share is looked up once.
-
-    Good for as long as no record changes: make a new one for each report.
-    """
-
-    def __init__(self, store: Store | None = None):
-        self.store = store
-        self._grids: dict[tuple[str, str], list[tuple[Any, dict[str, Any]]]] = {}
-        self._records: dict[tuple[str, str], dict[Any, Record | None]] = {}
-        self._paths: dict[tuple[str, tuple[str, ...]], str] = {}
-
-    def cells(self, claim: Claim) -> list[Any]:
-        """The cells that test `claim`.
-
-        Raises:
-            ValueError: unknown experiment or name in `select`, no cell fits, or no cell has one of
-                the values that `select` lists.
-        """
-        key = claim.experiment, claim.profile
-        if key not in self._grids:
-            cells = cells_of(find(claim.experiment), claim.profile)
-            self._grids[key] = [(cell, flatten(to_dict(cell, complete=True))) for cell in cells]
-        chosen = self._grids[key]
-        for name, wanted in claim.select.items():
-            values = [flat[self._path(flat, name)] for _, flat in chosen]
-            pairs = zip(chosen, values, strict=True)
-            chosen = [cell for cell, value in pairs if _fits(value, wanted)]
-            if isinstance(wanted, list) and wanted not in values:
-                absent = [each for each in wanted if each not in values]
-                if absent:
-                    raise ValueError(f"select {name}: {absent[0]!r} fits no cell")
-        if not chosen:
-            raise ValueError(f"select {claim.select} fits no cell of {claim.experiment}")
-        return [cell for cell, _ in chosen]
-
-    def _path(self, flat: dict[str, Any], name: str) -> str:
-        """``lib.config.lookup``, once for all configs with the same fields."""
-        key = name, tuple(flat)
-        if key not in self._paths:
-            self._paths[key] = lookup(flat, name)
-        return self._paths[key]
-
-    def records(self, claim: Claim) -> dict[Any, Record | None]:
-        """The cells that test `claim`, each with its record or None."""
-        if self.store is None:
-            raise ValueError("store is None, allowed: a Store")
-        key, cells = (claim.experiment, claim.profile), self.cells(claim)
-        if key not in self._records:
-            every = [cell for cell, _ in self._grids[key]]
-            protocol = find(claim.experiment).protocol
-            found = self.store.records(claim.experiment, protocol, every)
-            self._records[key] = dict(zip(every, found, strict=True))
-        return {cell: self._records[key][cell] for cell in cells}
-
-
-def _fits(actual: Any, wanted: Any) -> bool:
-    """Whether a config's value is the wanted one, or one of the wanted ones."""
-    return bool(actual == wanted or (isinstance(wanted, list) and actual in wanted))
 
 
 def load_claims(
@@ -379,6 +330,7 @@ def report(
                 "where": claim.where,
                 "paper_value": claim.published,
                 "value_text": claim.rule_text,
+                "quantity": claim.shown_quantity,
                 "our_mean": verdict.mean,
                 "interval": list(verdict.interval) if verdict.interval else None,
                 "values": list(verdict.values),

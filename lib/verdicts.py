@@ -107,10 +107,11 @@ def _link(address: str, text: str, *attributes: str) -> str:
 
 
 def _published(row: Row) -> str:
-    """The published value and what counts as near it."""
+    """The published value, what it is, and what counts as near it."""
     rule = f"<span class='number'>{html.escape(row['value_text'])}</span>"
     value = f"<span class='number'>{published_text(row)}</span>"
-    return f"<p>{value}</p><p class='muted'>accepted: {rule}</p>"
+    what = f"<p class='muted'>{html.escape(row['quantity'])}</p>" if row["quantity"] else ""
+    return f"<p>{value}</p>{what}<p class='muted'>accepted: {rule}</p>"
 
 
 def _ours(row: Row) -> str:

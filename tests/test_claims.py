@@ -230,6 +230,19 @@ def test_a_direction_has_no_published_number(tmp_path: Path) -> None:
     assert row["paper_value"] is None and row["value_text"] == "≥ 0.02"
 
 
+def test_what_the_numbers_are_is_told_by_the_claim_or_by_how_they_are_made() -> None:
+    shown = {
+        "none": Claim(**BASE), "own": Claim(**{**BASE, "quantity": "MB", "minus": "other"}),
+        "minus": Claim(**{**BASE, "minus": "other"}),
+        "against": Claim(**{**BASE, "against": {"n_layers": 2}}),
+        "share": Claim(**{**BASE, "minus": "other", "combine": "share above zero"}),
+    }  # fmt: skip
+    assert {name: claim.shown_quantity for name, claim in shown.items()} == {
+        "none": None, "own": "MB", "minus": "difference", "against": "difference",
+        "share": "share of cells",
+    }  # fmt: skip
+
+
 def test_a_claim_is_shown_on_the_page_of_its_name(tmp_path: Path) -> None:
     write(tmp_path, {**BASE, "id": "demo.own_page.best"}, {**BASE, "id": "demo"})
     page = tmp_path / "notebooks/demo/own_page.ipynb"

@@ -20,6 +20,7 @@ def row(verdict: str, value: float | None = 0.5, **more: Any) -> dict[str, Any]:
         "where": "Fig. 1", "paper_value": value, "value_text": "≥ 0.02", "our_mean": 582.768,
         "interval": None, "values": [582.768], "seeds": 0, "expected_seeds": 1, "cells": 0,
         "expected_cells": 1, "failed": 0, "verdict": verdict, "scaled": False, "note": None,
+        "quantity": None,
         "tolerance_text": "≥ 0.02: a reason", "records": [], "experiment": "achilles.composite",
         "profile": "paper", "notebook": NOTEBOOK, **more,
     }  # fmt: skip
@@ -94,3 +95,11 @@ def test_published_records_can_be_downloaded(tmp_path: Path) -> None:
     link = here.select_one("a.download[download]")
     assert link is not None and link["href"] == "../book/results/achilles.composite/a.json"
     assert there.get_text() == "b.json (not published)" and not there.select("a")
+
+
+def test_a_number_says_what_it_is_where_it_is_no_accuracy() -> None:
+    plain, named = drawn(row("reproduced"), row("partly", quantity="MB"))
+    assert "MB" not in plain.get_text()
+    assert [p.get_text() for p in named.select("td")[1].select("p")] == [
+        "0.5", "MB", "accepted: ≥ 0.02"
+    ]  # fmt: skip
