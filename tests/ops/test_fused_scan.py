@@ -358,7 +358,7 @@ def test_a_first_state_without_a_gradient_is_not_given_one(
         written.append(out[8].numel())
         return out
 
-    monkeypatch.setattr(scan_kernels, "_backward", watched)
+    monkeypatch.setattr(scan_kernels, "backward_op", watched)
     inputs = {name: t.float() for name, t in scan_inputs(2, 3, 4, 12).items()}
     found = []
     for frozen in ((), ("initial_state",)):
