@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from lib.analysis.routes import NAMES, USUAL, model_name
+from lib.config import from_dict
 from lib.experiments import Context, Experiment, Outcome
 from lib.experiments._training import train_cells
 from lib.experiments.achilles import (
@@ -255,9 +256,10 @@ def read_later_table(records: Sequence[Record], gamma: float = 1.0) -> pd.DataFr
 
     rows: list[dict[str, float]] = []
     for record in (record for record in records if record.weights):
-        model, cell = load_model(record)
+        cell = from_dict(CompositeCell, record.config)
         if cell.model.initialisation.gamma != gamma:
             continue
+        model, _ = load_model(record)
         split = intervention_split(cell.task, cell.seed, pair_may_end=False)
         widths = []
         for row in split.where(43).nonzero().flatten()[::5].tolist():
