@@ -34,7 +34,7 @@ class Sizes:
         lots: backward programs, of all runs together, each with sums of its own.
     """
 
-    steps: int = 16
+    steps: int = 8
     rows: int = 4
     columns: int = 64
     warps: int = 4
