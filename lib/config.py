@@ -206,11 +206,15 @@ def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
+class NoField(ValueError):
+    """A name that no path of a config ends in."""
+
+
 def lookup(flat: dict[str, Any], name: str) -> str:
     """The full path in `flat` that `name` means: itself, or the one path that ends in ``.name``.
 
     Raises:
-        ValueError: no path or more than one path fits; the message lists the candidates.
+        ValueError: no path (NoField) or more than one path fits; the message lists the candidates.
     """
     if name in flat:
         return name
@@ -219,4 +223,4 @@ def lookup(flat: dict[str, Any], name: str) -> str:
         return found[0]
     if found:
         raise ValueError(f"{name!r} is ambiguous: {sorted(found)}")
-    raise ValueError(f"no field {name!r}; fields: {sorted(flat)}")
+    raise NoField(f"no field {name!r}; fields: {sorted(flat)}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lib import provenance, sessions
-from lib.config import flatten, lookup, to_dict
+from lib.config import NoField, flatten, lookup, to_dict
 from lib.experiments import PROFILES, Context, Experiment, Outcome, cells_of, find, registry
 from lib.store import Record, Store, identity, write_atomic
 
@@ -69,30 +69,44 @@ def parse_shard(text: str | None) -> tuple[int, int]:
 
 def select_cells(cells: Sequence[Any], conditions: Sequence[str]) -> list[Any]:
     """The cells for which every ``name=value`` holds; names as in ``lib.config.lookup``. Of several
-    values, ``task.length=64|128``, any will do.
+    values, ``task.length=64|128``, any will do. A cell without such a field (of another block, say)
+    does not fit.
 
     Raises:
-        ValueError: a condition is malformed, its name unknown, or no cell fits.
+        ValueError: a condition is malformed, its name unknown to all cells, or no cell fits.
     """
-    chosen = list(cells)
+    chosen = [(cell, flatten(to_dict(cell, complete=True))) for cell in cells]
     for condition in conditions:
-        name, equals, value = condition.partition("=")
+        name, equals, value = (part.strip() for part in condition.partition("="))
         if not equals or not name:
             raise ValueError(f"select is {condition!r}, allowed: NAME=VALUE, such as n_layers=7")
-        kept = []
-        for cell in chosen:
-            flat = flatten(to_dict(cell, complete=True))
-            own = flat[lookup(flat, name.strip())]
-            if any(_same(own, one.strip()) for one in value.split("|")):
-                kept.append(cell)
+        wanted = [one.strip() for one in value.split("|")]
+        owned = [_own(flat, name) for _, flat in chosen]
+        if all(own is _NONE for own in owned):
+            lookup({path: None for _, flat in chosen for path in flat}, name)
+        kept = [
+            pair
+            for pair, own in zip(chosen, owned, strict=True)
+            if own is not _NONE and any(_same(own, one) for one in wanted)
+        ]
         if not kept:
-            flats = [flatten(to_dict(cell, complete=True)) for cell in chosen]
-            values = {str(flat[lookup(flat, name.strip())]) for flat in flats}
+            values = {str(own) for own in owned if own is not _NONE}
             raise ValueError(
                 f"select {condition!r} fits no cell; values: {', '.join(sorted(values))}"
             )
         chosen = kept
-    return chosen
+    return [cell for cell, _ in chosen]
+
+
+_NONE = object()
+
+
+def _own(flat: dict[str, Any], name: str) -> Any:
+    """A config's value by a name as in ``lib.config.lookup``; _NONE if it has no such field."""
+    try:
+        return flat[lookup(flat, name)]
+    except NoField:
+        return _NONE
 
 
 def chosen_cells(

@@ -13,7 +13,7 @@ import pytest
 
 from lib import __main__ as cli
 from lib import provenance, publishing, runner
-from lib.experiments import Context, Outcome
+from lib.experiments import Context, Outcome, ablations
 from lib.store import Store, StoreError
 from tests.fakes import EXPERIMENT, FakeCell, put, use_fake
 
@@ -220,6 +220,21 @@ def test_wrong_requests_are_named_before_work(
     with pytest.raises(error, match=message):
         run(tmp_path, **options)
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_cells_without_a_field_do_not_fit_a_condition_on_it() -> None:
+    (beyond,) = (e for e in ablations.EXPERIMENTS if e.name == ablations.BEYOND)
+    cells = beyond.cells("paper")
+    kinds = [[cell.model.pattern[0] for cell in runner.select_cells(cells, [condition])]
+             for condition in ("conv_kind=none", "rope_fraction=0.5")]  # fmt: skip
+    assert [(len(each), {block.kind for block in each}) for each in kinds] == [
+        (6, {"mamba2"}), (6, {"mamba3"}),
+    ]  # fmt: skip
+    assert {block.conv_kind for block in kinds[0]} == {"none"}
+    with pytest.raises(ValueError, match=r"no field 'rope_fraction'; fields: .*conv_kind"):
+        runner.select_cells(cells, ["conv_kind=none", "rope_fraction=0.5"])
+    with pytest.raises(ValueError, match=r"fits no cell; values: none, palindromic, standard$"):
+        runner.select_cells(cells, ["conv_kind=short"])
 
 
 def test_wrong_experiment_device_and_absent_gpu(
