@@ -160,9 +160,9 @@ def similarity(embedding: Tensor, tokens: Tensor, written: Decoded) -> list[floa
     vectors = embedding.float()
     vectors = vectors - vectors[tokens.flatten()].mean(0)
     kept = torch.arange(written.tokens.shape[1], device=tokens.device) < written.lengths[:, None]
-    wanted = torch.stack([vectors[part].sum(0) for part in tokens])
-    parts = zip(written.tokens, kept, strict=True)
-    found = torch.stack([(vectors[part] * flag[:, None]).sum(0) for part, flag in parts])
+    wanted = F.embedding_bag(tokens, vectors, mode="sum")
+    flags = kept.to(vectors.dtype)
+    found = F.embedding_bag(written.tokens, vectors, mode="sum", per_sample_weights=flags)
     return F.cosine_similarity(wanted, found, dim=1).tolist()
 
 
