@@ -17,6 +17,7 @@ import pytest
 
 from lib import claims, page
 from lib.analysis import phase, routes
+from lib.analysis.flow import cosine_by_chance
 from lib.analysis.forgetting import rouge_words
 from lib.analysis.reference import load_reference
 from lib.experiments import (
@@ -397,6 +398,22 @@ def test_blocking_of_mamba1_is_a_matter_of_gamma() -> None:
     assert (kept - 0.648).abs().nsmallest(2).max() < kept.sort_values().diff().min()
     settled = table[(table["n_layers"] == 7) & (table["route"] == routes.CONVOLUTION)]
     assert settled["seed"].tolist() == [42]
+
+
+def test_cosines_of_taps_what_is_found() -> None:
+    frame = frame_of(interventions.NAME).set_index(["block", "n_layers"])
+
+    def between(block: str, n_layers: int, layer: int) -> list[float]:
+        found = frame.loc[(block, n_layers), f"cosine_final_layer{layer - 1}"]
+        return [round(float(each), 2) for each in (found.min(), found.max())]
+
+    assert [between("mamba2", 2, layer) for layer in (1, 2)] == [[0.07, 0.16], [0.21, 0.34]]
+    assert between("mamba1", 2, 2) == [0.6, 0.9] and len(frame.loc[("mamba1", 2)]) == 6
+    assert [between("mamba1", 7, layer) for layer in (5, 6, 7)] == [
+        [0.65, 0.73], [0.83, 0.87], [0.88, 0.97],
+    ]  # fmt: skip
+    assert max(between("mamba1", 7, layer)[1] for layer in range(1, 5)) < 0.45
+    assert [round(cosine_by_chance(channels), 2) for channels in (64, 320)] == [0.21, 0.09]
 
 
 def test_substitution_that_any_model_passes() -> None:

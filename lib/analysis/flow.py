@@ -141,6 +141,15 @@ def kernel_cosines(model: LanguageModel, part: str | None = None) -> list[Tensor
     ]
 
 
+def cosine_by_chance(channels: int, taps: int = 4, draws: int = 1000) -> float:
+    """Largest absolute cosine between two of `taps` random vectors, as convolutions start with
+    (uniform around 0), mean over draws: what untrained taps have."""
+    draw = torch.Generator().manual_seed(0)
+    vectors = torch.rand(draws, taps, channels, generator=draw) - 0.5
+    vectors = torch.nn.functional.normalize(vectors, dim=2)
+    return float((vectors @ vectors.mT).abs().triu(1).amax((1, 2)).mean())
+
+
 def _cosines(mixer: Any, number: int, part: str | None) -> Tensor:
     conv = getattr(mixer, "conv", None)
     if conv is None or conv.kind == "none":

@@ -341,6 +341,7 @@ def _long(
         }
         for _, row in frame.iterrows()
         for column, m in found.items()
+        if pd.notna(row[column])  # a model of fewer layers has none
     ]
     return pd.DataFrame(rows)
 

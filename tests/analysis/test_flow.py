@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from lib.analysis.flow import flow, kernel_cosines, logit_lens, read_later
+from lib.analysis.flow import cosine_by_chance, flow, kernel_cosines, logit_lens, read_later
 from lib.models.config import (
     AttentionConfig,
     FeedForwardConfig,
@@ -190,3 +190,11 @@ def test_lines_from_places_are_compared_with_the_others_that_end_there() -> None
     for wrong in ((), (LENGTH - 1,), (-1, 2)):
         with pytest.raises(ValueError, match=r"places are .*, allowed: of 0..3, at least one"):
             read_later(S, wrong)
+
+
+def test_chance_gives_fewer_channels_larger_cosines() -> None:
+    # two vectors of one number are parallel; of many, nearly orthogonal
+    assert cosine_by_chance(1) == pytest.approx(1) and cosine_by_chance(10_000) < 0.03
+    found = [cosine_by_chance(channels) for channels in (4, 16, 64, 256)]
+    assert found == sorted(found, reverse=True)
+    assert cosine_by_chance(64, taps=2) < cosine_by_chance(64)
