@@ -13,7 +13,7 @@ from lib.figures.layout import ROW, legend_rows
 
 LABELS = {"composite": "composite label", "symmetric": "symmetric label"}
 SYMBOLS = {"composite": "circle", "symmetric": "diamond"}
-MODELS = ("circle", "diamond", "square", "x", "triangle-up", "cross")
+MODELS = ("circle", "diamond", "square", "x", "triangle-up", "cross", "star", "hourglass")
 NOTHING = "no run yet"
 GREY = "#888888"
 
