@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib import runner
+from lib import origins, runner
 from lib.experiments import Context, Experiment, cells_of, find, registry
-from lib.store import Record, Store, StoreError, files_of
+from lib.store import Record, Store, StoreError, files_of, read_record
 
 WEIGHTS_LIMIT = 2 * 2**20
 # a published accuracy is a count over 1,875 sequences or more, measured on another device: single
@@ -70,7 +70,20 @@ def publish(
             continue
         instead = f", for the run of {before.started}" if anew else ""
         yield f"published: {store.publish(record, weights_too).relative_to(root)}{instead}"
+        yield from _untraced(record, root)
     yield f"{len(ready)} of {len(cells)} cells of {name} {profile} are published"
+
+
+def _untraced(record: Record, root: Path) -> Iterator[str]:
+    """A line for each session whose code is not that of the commit it names."""
+    try:
+        found = origins.origins([record], root)
+    except origins.NoHistory:
+        return
+    for origin in found:
+        if not origin.as_named:
+            where = f"is that of {origin.commit}" if origin.commit else "is of no commit here"
+            yield f"note: {record.name} names commit {origin.named}; the code that ran {where}"
 
 
 def _check_weights(record: Record, keep: bool, kept: Sequence[str]) -> None:
@@ -108,12 +121,32 @@ def verify(root: Path, name: str | None = None, models: int | None = None) -> li
         checks += _check_pinned(experiment, store)
     if not checks:
         raise StoreError("nothing is published yet, so there is nothing to verify")
-    return checks
+    return [*checks, _check_origins(experiments, store, root)]
+
+
+def _check_origins(experiments: Sequence[Experiment], store: Store, root: Path) -> Check:
+    """Where the code of all records is: told, not judged, since a history may have been cut."""
+    records = [
+        record
+        for experiment in experiments
+        for path in sorted((store.published / experiment.name).glob("*.json"))
+        if (record := _readable(path)) is not None
+    ]
+    try:
+        told = origins.summary(origins.origins(records, root))
+    except origins.NoHistory as error:
+        told = f"not looked for: {error}"
+    return Check(f"code of {len(records)} records", True, told)
+
+
+def _readable(path: Path) -> Record | None:
+    try:
+        return read_record(path)
+    except StoreError:
+        return None  # has a check of its own
 
 
 def _check_records(experiment: Experiment, store: Store, models: int | None) -> Iterator[Check]:
-    from lib.store import read_record
-
     kept = (store.published / experiment.name).glob("*.safetensors")
     chosen = {path.name for path in sorted(kept, key=_size)[:models]}
     named: set[str] = set()

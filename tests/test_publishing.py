@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from lib import publishing
+from lib.origins import Origin
 from lib.store import Store, StoreError, read_record
 
 
@@ -33,8 +35,37 @@ def test_everything_published_verifies(root: Path) -> None:
     measured = [check for check in checks if "measured again" in check.detail]
     folders = {path.parent for path in (root / "book" / "results").rglob("*.safetensors")}
     assert len(measured) == len(folders)
+    *_, code = checks
+    published = len(list((root / "book" / "results").glob("*/*.json")))
+    assert code.what == f"code of {published} records" and code.ok
+    assert re.match(r"\d+ of \d+ sessions ran the code|not looked for: ", code.detail)
     with pytest.raises(ValueError, match="models is -1, allowed: 0 or more"):
         publishing.verify(root, models=-1)
+
+
+def test_without_git_the_code_is_not_looked_for(copy: Path) -> None:
+    *_, code = publishing.verify(copy, "foundations.bench_scan", 0)
+    assert code.ok and "not looked for: fatal: not a git repository" in code.detail
+
+
+def test_publishing_says_whose_code_is_not_the_commit_s(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "foundations.bench_scan"
+    monkeypatch.setenv("MAMBA_BOOK_RUNS", str(copy / ".runs"))
+    folder = copy / "book/results" / name
+    one = read_record(min(folder.glob("*.json")))
+    (copy / ".runs").mkdir()
+    shutil.move(folder, copy / ".runs" / name)
+    found = {one.name: [Origin(one.name, "27efd8f5e66e", "a" * 40), Origin(one.name, None, None)]}
+    monkeypatch.setattr(
+        "lib.origins.origins", lambda records, root: found.get(next(iter(records)).name, [])
+    )
+    notes = [line for line in publishing.publish(copy, name, "paper") if line.startswith("note")]
+    assert notes == [
+        f"note: {one.name} names commit 27efd8f5e66e; the code that ran is that of {'a' * 40}",
+        f"note: {one.name} names commit None; the code that ran is of no commit here",
+    ]
 
 
 def test_an_altered_number_is_found(copy: Path) -> None:

@@ -20,6 +20,7 @@ import yaml
 from lib import book
 from lib.__main__ import parser
 from lib.experiments import PROFILES, registry
+from lib.store import read_record
 from tests.conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
@@ -229,6 +230,20 @@ def test_requirements_are_pinned_and_agree_with_the_constraints() -> None:
     assert {name: every.get(name) for name in direct} == direct
     assert direct["torch"] == "2.13.0"
     assert not {"mamba-ssm", "causal-conv1d", "triton"} & set(direct)
+
+
+def test_the_versions_said_to_be_measured_with_are_those_of_the_records() -> None:
+    lines = (ROOT / "requirements-measured.txt").read_text().splitlines()
+    said = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert {"torch", "triton", "transformers"} < set(said)
+    seen = 0
+    for path in (ROOT / "book" / "results").glob("*/*.json"):
+        facts = read_record(path).provenance
+        if facts["device"] != "cuda":
+            continue
+        seen += 1
+        assert {name: facts["versions"].get(name) for name in said} == said, path.name
+    assert seen > 800
 
 
 # -- instructions ---------------------------------------------------------------------------

@@ -8,6 +8,8 @@
     ```
     ```{environment}        versions, and how long each notebook took
     ```
+    ```{origins}            where in the history the code of the records is
+    ```
 
 Nothing is generated into git: the rows come from ``book/claims`` and the records at build time,
 so a page cannot say what no record holds.
@@ -35,9 +37,10 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.osutil import relative_uri
 
-from lib import book, claims, provenance, runner, verdicts
+from lib import book, claims, origins, provenance, runner, verdicts
 from lib.book import ROOT_VARIABLE
 from lib.notebook import EXECUTED
+from lib.store import Store, read_record
 
 LOGGER = logging.getLogger(__name__)
 STATIC = ("sphinx", "jupyter-book", "papermill", "ipykernel")
@@ -252,6 +255,21 @@ class Environment(Table):
         return [first, self.table(header, times, "times-table", [60, 20, 20])]
 
 
+class Origins(Table):
+    """``{origins}``: a sentence on the commits of all published records."""
+
+    def run(self) -> list[nodes.Node]:
+        """Build the sentence."""
+        folder = Store.at(repository()).published
+        records = [read_record(path) for path in sorted(folder.glob("*/*.json"))]
+        try:
+            found = origins.origins(records, repository())
+        except origins.NoHistory as error:
+            return [self.note(f"This build did not look for the commits: {error}.")]
+        text = f"Of {len(records)} records, {origins.summary(found)}."
+        return [nodes.paragraph("", "", self.text(text, "origins"))]
+
+
 def commit(code: dict[str, Any]) -> str:
     """Commit of the checkout, with a word if files differ from it."""
     name = code["commit"][:10] if code["commit"] else "not from a git checkout"
@@ -387,6 +405,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("verdicts", Verdicts)
     app.add_directive("records", Records)
     app.add_directive("environment", Environment)
+    app.add_directive("origins", Origins)
     app.connect("doctree-read", note_downloads)
     app.connect("doctree-read", begin_with_counts)
     app.connect("doctree-resolved", resolve_links)
