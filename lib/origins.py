@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -70,13 +70,13 @@ def summary(found: Iterable[Origin]) -> str:
     return "; ".join(parts)
 
 
-def _sessions(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What each session says of its code; a record of one session says it itself."""
-    sessions = [{**facts, **session} for session in facts.get("sessions") or []]
-    return sessions or [facts]
+def _sessions(facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each session says of its code; of the last one the record itself says it too."""
+    *earlier, last = facts.get("sessions") or [{}]
+    return [*earlier, {**facts, **last}]
 
 
-def _code(facts: Mapping[str, Any]) -> tuple[str | None, str | None]:
+def _code(facts: dict[str, Any]) -> tuple[str | None, str | None]:
     return facts.get("commit") or None, facts.get("lib_hash")
 
 

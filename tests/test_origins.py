@@ -74,7 +74,8 @@ def test_each_session_is_found_by_name_or_by_its_code(
     (root / "notebook").write_text("no code")
     third = commit(root)
     assert old != new
-    sessions = [{"commit": first, "lib_hash": old}, {"commit": None, "lib_hash": new}]
+    # of the oldest records' sessions nothing is known but steps; the last one is the record's
+    sessions = [{"commit": first, "lib_hash": old}, {"steps": 5, "commit": None}, {"steps": 9}]
     found = origins(
         [
             record(third, new),
@@ -87,12 +88,12 @@ def test_each_session_is_found_by_name_or_by_its_code(
     )
     assert [(one.named, one.commit) for one in found] == [
         (third, third), (first[:12], first[:12]), ("27efd8f5e66e", first),
-        (first, first), (None, second), (second, None),
+        (first, first), (None, None), (third, third), (second, None),
     ]  # fmt: skip
-    assert [one.as_named for one in found] == [True, True, False, True, False, False]
+    assert [one.as_named for one in found] == [True, True, False, True, False, True, False]
     told = summary(found)
-    assert told.startswith("3 of 6 sessions ran the code of the commit that they name; 2 that of")
-    assert told.endswith(f"1 that of no commit here: {found[-1].record}")
+    assert told.startswith("4 of 7 sessions ran the code of the commit that they name; 1 that of")
+    assert told.endswith(f"2 that of no commit here: {found[4].record}, {found[-1].record}")
 
 
 def test_what_has_no_whole_history_says_so(tmp_path: Path) -> None:
