@@ -1,5 +1,6 @@
 // Lets plotly's figures follow the theme's light and dark: text, grids and the colours that mean
-// "ink". Grounds are transparent already (lib/figures), so the page shows through.
+// "ink". Grounds are transparent already (lib/figures), so the page shows through. And gives panels
+// side by side room on a narrow screen, where the box around a figure scrolls.
 (function () {
   "use strict";
   const INKS = ["#000", "#000000", "black"];
@@ -53,6 +54,25 @@
     return found;
   }
 
+  // Columns of panels that lie side by side, by where their axes begin.
+  function columnsOf(figure) {
+    const starts = Object.entries(figure._fullLayout)
+      .filter(([name]) => /^xaxis\d*$/.test(name))
+      .map(([, axis]) => axis.domain[0].toFixed(2));
+    return new Set(starts).size;
+  }
+
+  // rem: of a panel, in narrower ones numbers and titles run into each other; and of a desktop's column
+  const PANEL = 19, COLUMN = 42;
+  function widen(figure) {
+    const columns = columnsOf(figure);
+    if (figure.style.minWidth || columns < 2) return Promise.resolve();
+    figure.style.minWidth = Math.min(columns * PANEL, COLUMN) + "rem";
+    const wanted = figure.getBoundingClientRect().width;
+    const drawn = figure._fullLayout.width;
+    return wanted > drawn + 1 ? Plotly.Plots.resize(figure) : Promise.resolve();
+  }
+
   function dress(figure) {
     const look = LOOKS[theme()];
     if (!figure.inkTraces) {
@@ -71,7 +91,7 @@
   function dressAll() {
     if (!window.Plotly) return;
     document.querySelectorAll(".js-plotly-plot").forEach((figure) => {
-      if (figure._fullLayout) dress(figure);
+      if (figure._fullLayout) widen(figure).then(() => dress(figure));
     });
   }
 
