@@ -215,7 +215,8 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("queue", _queue, "work off a file of runs, several at once, within a time")
     sub.add_argument("plan", type=Path, help="a line a run: what follows `python -m lib run`")
-    sub.add_argument("--processes", type=int, default=3, metavar="N", help="runs at once")
+    sub.add_argument("--processes", type=int, default=3, metavar="N",
+                     help="runs at once (default: %(default)s)")  # fmt: skip
     sub.add_argument("--budget", metavar="TIME", help="of all: stop cleanly after 90s, 8m, 1.5h")
     sub.add_argument("--mps", action="store_true",
                      help="kernels of all at once, by NVIDIA's multi-process service")  # fmt: skip
@@ -232,7 +233,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("publish", _publish, "copy finished records to book/results")
     sub.add_argument("experiment")
-    sub.add_argument("--profile", default="paper")
+    sub.add_argument("--profile", default="paper", help="default: %(default)s")
     sub.add_argument("--select", action="append", default=[], metavar="NAME=VALUE")
     sub.add_argument("--weights", action="append", default=[], metavar="NAME=VALUE",
                      help="keep the weights of the cells that this selects")  # fmt: skip
@@ -251,7 +252,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command("bench", _bench, "measure speed beside that of others; keep records")
     cli.add_arguments(sub)
 
-    sub = command("generate", _generate, "text from a checkpoint, local or of the hub")
+    sub = command("generate", _generate, "text from a model of this machine or the hub")
     generate.add_arguments(sub)
 
     command("book", _book, "build the HTML from executed notebooks")

@@ -12,16 +12,20 @@ identity.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import math
 import types
 import typing
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 _ADDED = "added_later"
+SHOWN, SHOWN_NEAR = 16, 3  # names of fields in an error
 
 
 def added_later(default: Any) -> Any:
@@ -207,14 +211,66 @@ def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class NoField(ValueError):
-    """A name that no path of a config ends in."""
+    """A name that no path of a config ends in. Its text comes when it is asked for: choosing among
+    cells meets many of these and shows none.
+
+    Args:
+        name: what was asked for.
+        paths: those there are, the most telling first.
+    """
+
+    def __init__(self, name: str, paths: Iterable[str]) -> None:
+        super().__init__(name, tuple(paths))
+
+    def __str__(self) -> str:
+        name, paths = self.args
+        names = list(short_names(paths).values())
+        # by last parts: long paths are never near a short name
+        lasts = {last: each for each in names if (last := each.rpartition(".")[2])}
+        wanted = name.rpartition(".")[2]
+        near = [lasts[last] for last in difflib.get_close_matches(wanted, lasts, SHOWN_NEAR, 0.7)]
+        rest = [each for each in names if each not in near]
+        shown = ", ".join(rest[:SHOWN])
+        if len(rest) > SHOWN:
+            shown += f" and {len(rest) - SHOWN} more"
+        if not near:
+            return f"no field {name!r}; fields: {shown}"
+        others = f"; others: {shown}" if rest else ""
+        return f"no field {name!r}; fields like it: {', '.join(near)}{others}"
+
+
+def short_names(paths: Iterable[str]) -> dict[str, str]:
+    """Each path to its shortest end that :func:`lookup` takes for it: ``model.n_layers`` to
+    ``n_layers``."""
+    paths = tuple(paths)
+    ends = {path: _ends(path) for path in paths}
+    meant = Counter(end for every in ends.values() for end in every)
+    whole = set(paths)
+    return {
+        path: next((end for end in every if meant[end] == 1 and end not in whole), path)
+        for path, every in ends.items()
+    }
+
+
+def _ends(path: str) -> list[str]:
+    """``a.b.0.c`` to ``c`` and ``b.0.c``, shortest first; without the path itself, and without ends
+    that begin with an item's number, which say little."""
+    parts = path.split(".")
+    return [".".join(parts[at:]) for at in range(len(parts) - 1, 0, -1) if not parts[at].isdigit()]
+
+
+def differing_first(flats: Sequence[dict[str, Any]]) -> list[str]:
+    """All paths of flat configs, first those by which they differ: one would select by these."""
+    paths = list(dict.fromkeys(path for flat in flats for path in flat))
+    values = {path: {repr(flat.get(path, NoField)) for flat in flats} for path in paths}
+    return sorted(paths, key=lambda path: len(values[path]) == 1)
 
 
 def lookup(flat: dict[str, Any], name: str) -> str:
     """The full path in `flat` that `name` means: itself, or the one path that ends in ``.name``.
 
     Raises:
-        ValueError: no path (NoField) or more than one path fits; the message lists the candidates.
+        ValueError: no path (NoField) or more than one path fits; the message lists candidates.
     """
     if name in flat:
         return name
@@ -222,5 +278,6 @@ def lookup(flat: dict[str, Any], name: str) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise ValueError(f"{name!r} is ambiguous: {sorted(found)}")
-    raise NoField(f"no field {name!r}; fields: {sorted(flat)}")
+        names = short_names(flat)
+        raise ValueError(f"{name!r} is ambiguous: {', '.join(names[path] for path in found)}")
+    raise NoField(name, flat)

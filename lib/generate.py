@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("--model", required=True, metavar="PATH_OR_ID",
-                        help="a folder with config.json, or a hub id such as "
-                        "state-spaces/mamba-130m-hf")  # fmt: skip
+                        help="a folder with config.json, a hub id such as "
+                        "state-spaces/mamba-130m-hf, or the record (.json) of a language model "
+                        "that `run` trained here")  # fmt: skip
     parser.add_argument("--prompt", help="the text to go on from")
     asks = "ask for prompts, each a text of its own; an empty line ends"
     parser.add_argument("--interactive", action="store_true", help=asks)
@@ -30,6 +33,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     Raises:
         ValueError: bad options, prompt or checkpoint.
+        StoreError, TextUnavailable: see :func:`from_record`.
     """
     # here, since the command line's other commands need no torch
     import torch
@@ -47,15 +51,20 @@ def main(arguments: argparse.Namespace) -> int:
     device = arguments.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    folder = fetch(arguments.model, revision=arguments.revision, offline=arguments.offline)
-    model = load_causal_lm(folder, device=device)
-    tokenizer = load_tokenizer(folder, vocab_size=model.config.vocab_size)
+    if arguments.model.endswith(".json"):
+        model, tokenizer = from_record(Path(arguments.model), device)
+        stop: tuple[int, ...] = (tokenizer.eos_token_id,)
+    else:
+        folder = fetch(arguments.model, revision=arguments.revision, offline=arguments.offline)
+        model = load_causal_lm(folder, device=device)
+        tokenizer = load_tokenizer(folder, vocab_size=model.config.vocab_size)
+        stop = stop_tokens(folder)
 
     def write(prompt: str) -> None:
         begun, written = time.perf_counter(), 0
         text = stream_text(
             model, tokenizer, prompt, max_new_tokens=arguments.max_tokens, sampling=sampling,
-            stop=stop_tokens(folder),
+            stop=stop,
         )  # fmt: skip
         print(prompt, end="", flush=True)
         for piece in text:
@@ -79,3 +88,49 @@ def main(arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:  # ends this text, not the session
             print(file=sys.stderr)
     return 0
+
+
+def from_record(path: Path, device: str) -> tuple[Any, Any]:
+    """A language model that ``run`` has trained, of whatever architecture, and its tokenizer as
+    transformers'. A record has no tokenizer: it is made from the cell's text again, or found beside
+    the local runs.
+
+    Raises:
+        ValueError: no file; the record of something else, without weights, or of another tokenizer.
+        StoreError: a damaged record.
+        TextUnavailable: its text is not on this machine.
+    """
+    from lib.config import from_dict
+    from lib.experiments._language import LanguageCell, open_data
+    from lib.models.language_model import build_language_model
+    from lib.store import read_record
+    from lib.tasks.tokenizers import BPETokenizer, for_transformers
+    from lib.training.checkpoints import load_checkpoint
+
+    if not path.is_file():
+        raise ValueError(f"model is {str(path)!r}, allowed: a record that is there")
+    record = read_record(path)
+    try:
+        cell = from_dict(LanguageCell, record.config)
+    except ValueError as error:
+        raise ValueError(
+            f"model is {path.name}, a record of {record.experiment}, allowed: that of a language "
+            "model, such as stories.from_scratch trains"
+        ) from error
+    weights = record.weights_path()
+    if weights is None:
+        raise ValueError(
+            f"model is {path.name}, which kept no weights, allowed: a record with weights; a run "
+            "leaves such records here, published ones mostly have none"
+        )
+    tokenizer = open_data(cell.task).tokenizer
+    trained_on = record.provenance.get("tokenizer")
+    if not isinstance(tokenizer, BPETokenizer) or tokenizer.fingerprint != trained_on:
+        raise ValueError(
+            f"model is {path.name}, trained on tokens of {trained_on}, allowed: a model of byte "
+            f"pairs that its text gives here; here they are {tokenizer.fingerprint}"
+        )
+    tensors, _ = load_checkpoint(weights)
+    model = build_language_model(cell.model, seed=0, device=device)
+    model.load_state_dict(tensors)
+    return model.eval(), for_transformers(tokenizer)

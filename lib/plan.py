@@ -85,10 +85,9 @@ def _check(job: Job) -> None:
         raise ValueError(said.getvalue().strip().rpartition("error: ")[2] or "help") from error
     if arguments.budget is not None:
         raise ValueError("a line has no --budget; the plan's is shared")
-    if not runner.chosen_cells(
+    runner.chosen_cells(
         find(arguments.experiment), arguments.profile, arguments.select, arguments.shard
-    ):
-        raise ValueError(f"{arguments.experiment} has no cells of profile {arguments.profile}")
+    )
 
 
 def work(

@@ -13,8 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from lib import provenance, sessions
-from lib.config import NoField, flatten, lookup, to_dict
-from lib.experiments import PROFILES, Context, Experiment, Outcome, cells_of, find, registry
+from lib.config import NoField, differing_first, flatten, lookup, to_dict
+from lib.experiments import (
+    PINNED,
+    PROFILES,
+    Context,
+    Experiment,
+    Outcome,
+    cells_of,
+    find,
+    registry,
+)
 from lib.store import Record, Store, identity, write_atomic
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -76,6 +85,7 @@ def select_cells(cells: Sequence[Any], conditions: Sequence[str]) -> list[Any]:
         ValueError: a condition is malformed, its name unknown to all cells, or no cell fits.
     """
     chosen = [(cell, flatten(to_dict(cell, complete=True))) for cell in cells]
+    met: dict[str, str] = {}  # conditions so far: name to value
     for condition in conditions:
         name, equals, value = (part.strip() for part in condition.partition("="))
         if not equals or not name:
@@ -83,18 +93,21 @@ def select_cells(cells: Sequence[Any], conditions: Sequence[str]) -> list[Any]:
         wanted = [one.strip() for one in value.split("|")]
         owned = [_own(flat, name) for _, flat in chosen]
         if all(own is _NONE for own in owned):
-            lookup({path: None for _, flat in chosen for path in flat}, name)
+            lookup(dict.fromkeys(differing_first([flat for _, flat in chosen])), name)
         kept = [
             pair
             for pair, own in zip(chosen, owned, strict=True)
             if own is not _NONE and any(_same(own, one) for one in wanted)
         ]
         if not kept:
-            values = {str(own) for own in owned if own is not _NONE}
-            raise ValueError(
-                f"select {condition!r} fits no cell; values: {', '.join(sorted(values))}"
-            )
-        chosen = kept
+            values = ", ".join(sorted({str(own) for own in owned if own is not _NONE}))
+            before = " and ".join(f"{other}={each}" for other, each in met.items())
+            where = f" that meets {before}" if met else ""
+            text = f"select {condition!r} fits no cell{where}; values: {values}"
+            if name in met:
+                text += f". All conditions must hold; for either write '{name}={met[name]}|{value}'"
+            raise ValueError(text)
+        chosen, met[name] = kept, value
     return [cell for cell, _ in chosen]
 
 
@@ -112,13 +125,21 @@ def _own(flat: dict[str, Any], name: str) -> Any:
 def chosen_cells(
     experiment: Experiment, profile: str, select: Iterable[str], shard: str | None
 ) -> list[Any]:
-    """The cells of a profile that the conditions and the part name.
+    """The cells of a profile that the conditions and the part name, at least one.
 
     Raises:
         ValueError: a profile, condition or part that is none, or fits no cell.
     """
-    cells = select_cells(cells_of(experiment, profile), list(select))
     part, parts = parse_shard(shard)
+    cells = cells_of(experiment, profile)
+    if not cells:
+        others = ", ".join(each for each in (*PROFILES, PINNED) if cells_of(experiment, each))
+        raise ValueError(f"profile is {profile!r}, allowed for {experiment.name}: {others}")
+    cells = select_cells(cells, list(select))
+    if part > len(cells):
+        raise ValueError(
+            f"shard is {shard!r}, allowed: I up to {len(cells)}, since there are {len(cells)} cells"
+        )
     return cells[part - 1 :: parts]
 
 
@@ -183,6 +204,7 @@ def run(
         compile: torch.compile the training step; None means where it pays, on a GPU only.
         retry_failed: run cells again whose record says that they failed.
         fresh: run cells again whatever records there are (the new record replaces a local one).
+        checkpoint_every: seconds between two checkpoints of a cell.
         ensemble: largest number of runs trained at once; None means as many as there is room for.
         abreast: runs of different architectures up to which groups of them train beside each other;
             None means what suits the device.
@@ -197,6 +219,8 @@ def run(
         raise ValueError(f"ensemble is {ensemble}, allowed: at least 1")
     if abreast is not None and abreast < 0:
         raise ValueError(f"abreast is {abreast}, allowed: 0 or more")
+    if not checkpoint_every >= 0:  # so that what is no number is refused too
+        raise ValueError(f"checkpoint_every is {checkpoint_every}, allowed: 0 or more seconds")
     seconds = parse_seconds(budget)
     deadline = None if seconds is None else time.monotonic() + seconds
     store = store or Store.at(root)

@@ -9,7 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.config import added_later, canonical_json, digest, flatten, from_dict, lookup, to_dict
+from lib.config import (
+    SHOWN,
+    NoField,
+    added_later,
+    canonical_json,
+    differing_first,
+    digest,
+    flatten,
+    from_dict,
+    lookup,
+    short_names,
+    to_dict,
+)
 
 
 @dataclass(frozen=True)
@@ -122,7 +134,39 @@ def test_flatten_and_lookup() -> None:
     assert flat["shapes.0.radius"] == 3.0
     assert flat["shapes.1.kind"] == "square"
     assert lookup(flat, "side") == "shapes.1.side"
-    with pytest.raises(ValueError, match="ambiguous"):
+    with pytest.raises(ValueError, match=r"'kind' is ambiguous: shapes\.0\.kind, shapes\.1\.kind"):
         lookup(flat, "kind")
-    with pytest.raises(ValueError, match="no field 'colour'; fields"):
+    with pytest.raises(
+        NoField, match=r"no field 'colour'; fields: count, rate, shapes\.0\.kind, radius"
+    ):
         lookup(flat, "colour")
+
+
+def test_an_unknown_name_gets_near_ones_first_and_of_the_others_some() -> None:
+    others = [f"task.x{number}" for number in range(30)]
+    flat = dict.fromkeys([*others, "model.n_layers", "seed"])
+    with pytest.raises(NoField) as raised:
+        lookup(flat, "n_layer")
+    said = str(raised.value)
+    assert said.startswith("no field 'n_layer'; fields like it: n_layers; others: x0, x1, ")
+    assert said.endswith(f"x{SHOWN - 1} and {31 - SHOWN} more")
+    with pytest.raises(NoField, match="fields like it: n_layers;"):
+        lookup(flat, "model.n_layer")  # whatever stands before it
+    with pytest.raises(NoField, match=r"no field 'sead'; fields like it: seed$"):
+        lookup({"seed": 1}, "sead")
+
+
+def test_short_names_are_those_that_lookup_takes() -> None:
+    paths = ["seed", "model.seed", "model.a.width", "model.b.width", "blocks.0.kind", "task.kind"]
+    flat = dict.fromkeys(paths)
+    short = short_names(paths)
+    assert short == {
+        "seed": "seed", "model.seed": "model.seed", "model.a.width": "a.width",
+        "model.b.width": "b.width", "blocks.0.kind": "blocks.0.kind", "task.kind": "task.kind",
+    }  # fmt: skip
+    assert [lookup(flat, name) for name in short.values()] == paths
+
+
+def test_fields_in_which_configs_differ_come_first() -> None:
+    flats = [{"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 1.0, "c": 1, "d": None}]
+    assert differing_first(flats) == ["b", "d", "a", "c"]

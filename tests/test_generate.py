@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import tokenizers
 import torch
 import transformers
 
 from lib import __main__ as cli
+from lib import runner
+from lib.config import from_dict
+from lib.experiments import stories
+from lib.experiments._language import LanguageCell, open_data
 from lib.models.config import LanguageModelConfig, Mamba1Config, Mamba2Config
 from lib.models.generation import generate
 from lib.models.hub import (
@@ -25,6 +32,7 @@ from lib.models.hub import (
 )
 from lib.models.language_model import build_language_model
 from lib.models.text import encode, pieces
+from lib.store import Store, read_record
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -180,6 +188,62 @@ def test_other_architectures_generate_too_and_only_from_safetensors(
     torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(HubError, match="transformers cannot load"):
         load_causal_lm(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The record that a short run of a mixture of experts has left, with its weights."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MAMBA_BOOK_RUNS", str(tmp_path_factory.mktemp("runs")))
+        store = Store.at(tmp_path_factory.mktemp("root"))
+        conditions = ["pattern.1.kind=moe"]
+        runner.run(stories.NAME, "quick", select=conditions, store=store, say=lambda line: None)
+        yield next((store.local / stories.NAME).glob("moe-*.json"))
+
+
+def test_a_model_of_the_book_writes_by_its_record(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = read_record(trained)
+    cell = from_dict(LanguageCell, record.config)
+    model = build_language_model(cell.model, seed=9)
+    weights = record.weights_path()
+    assert weights is not None
+    model.load_state_dict(safetensors.torch.load_file(weights))
+    tokenizer = open_data(cell.task).tokenizer
+    (tokens,) = generate(
+        model.eval(), [tokenizer.encode(PROMPT)], max_new_tokens=9, stop=[tokenizer.eos]
+    )
+    options = ["--model", str(trained), "--prompt", PROMPT, "--device=cpu", "--max-tokens=9"]
+    assert run(capsys, *options)[1] == PROMPT + tokenizer.decode(tokens) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": None}, "which kept no weights, allowed: a record with weights"),
+        ({"experiment": "demo.one", "config": {"seed": 1}}, "a record of demo.one, allowed: that"),
+        (
+            {"provenance": {"tokenizer": "abc"}},
+            "trained on tokens of abc, allowed: a model of byte",
+        ),
+        (None, "record.json', allowed: a record that is there"),
+    ],
+)
+def test_records_that_cannot_write_are_named(
+    changes: dict[str, Any] | None, message: str, trained: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    path = tmp_path / "record.json"
+    if changes is not None:
+        record = read_record(trained)
+        weights = None if "weights" in changes else record.weights_path()
+        changed = dataclasses.replace(record, **{**changes, "weights": None, "curves": None})
+        payload = weights.read_bytes() if weights else None
+        store = Store(tmp_path / "runs", tmp_path / "published")
+        path = tmp_path / "runs" / changed.experiment / store.save(changed, weights=payload).name
+    code, out, err = run(capsys, "--model", str(path), "--prompt", PROMPT)
+    assert code == cli.USAGE_ERROR and message in err and not out
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,11 @@ def test_comments_and_quotes(tmp_path: Path) -> None:
     [
         ("achilles.nothing", "achilles.nothing"),
         ("achilles.beyond --profile paper --select n_layers=99", "n_layers=99"),
-        ("achilles.beyond --profile matched", "no cells of profile matched"),
+        (
+            "achilles.beyond --profile matched",
+            "profile is 'matched', allowed for achilles.beyond: ",
+        ),
+        ("achilles.beyond --profile quick --shard 9/9", "since there are 8 cells"),
         ("achilles.beyond --quickly", "--quickly"),
         ("achilles.beyond --budget 8m", "no --budget"),
         ("achilles.beyond --shard 3/2", "3/2"),

@@ -201,19 +201,30 @@ def test_truncated_record_is_named_and_run_again(tmp_path: Path) -> None:
     ("options", "error", "message"),
     [
         ({"profile": "full"}, ValueError, "profile is 'full', allowed: quick, matched, paper"),
-        ({"select": ["n_layer=7"]}, ValueError, "no field 'n_layer'; fields"),
+        ({"profile": "matched"}, ValueError, "'matched', allowed for demo.one: quick, paper$"),
+        ({"profile": "pinned"}, ValueError, "'pinned', allowed for demo.one: quick, paper$"),
+        ({"select": ["n_layer=7"]}, ValueError, "no field 'n_layer'; fields like it: n_layers;"),
         ({"select": ["n_layers"]}, ValueError, "select is 'n_layers', allowed: NAME=VALUE"),
         ({"select": ["n_layers=9"]}, ValueError, "fits no cell; values: 2, 7"),
         ({"select": ["n_layers=9|"]}, ValueError, "fits no cell; values: 2, 7"),
+        ({"select": ["n_layers=7", "seed=9"]}, ValueError,
+         "'seed=9' fits no cell that meets n_layers=7; values: 1, 2, 3$"),
+        ({"select": ["seed=1", "seed=2"]}, ValueError,
+         "'seed=2' fits no cell that meets seed=1; values: 1. All conditions must hold; for either "
+         r"write 'seed=1\|2'$"),
         ({"shard": "5/4"}, ValueError, "shard is '5/4'"),
+        ({"shard": "7/7"}, ValueError, "'7/7', allowed: I up to 6, since there are 6 cells"),
         ({"shard": "a"}, ValueError, "shard is 'a'"),
         ({"budget": "soon"}, ValueError, "budget is 'soon', allowed: a time like"),
         ({"budget": "0m"}, ValueError, "budget is '0m'"),
         ({"ensemble": 0}, ValueError, "ensemble is 0, allowed: at least 1"),
         ({"abreast": -1}, ValueError, "abreast is -1, allowed: 0 or more"),
+        ({"checkpoint_every": -1.0}, ValueError,
+         "checkpoint_every is -1.0, allowed: 0 or more seconds"),
+        ({"checkpoint_every": float("nan")}, ValueError, "checkpoint_every is nan, allowed: 0 or"),
         ({"backend": "warp"}, ValueError, "backend is 'warp', allowed: auto"),
     ],
-)
+)  # fmt: skip
 def test_wrong_requests_are_named_before_work(
     tmp_path: Path, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
@@ -231,7 +242,7 @@ def test_cells_without_a_field_do_not_fit_a_condition_on_it() -> None:
         (6, {"mamba2"}), (6, {"mamba3"}),
     ]  # fmt: skip
     assert {block.conv_kind for block in kinds[0]} == {"none"}
-    with pytest.raises(ValueError, match=r"no field 'rope_fraction'; fields: .*conv_kind"):
+    with pytest.raises(ValueError, match=r"no field 'rope_fraction'; fields: n_layers, seed, "):
         runner.select_cells(cells, ["conv_kind=none", "rope_fraction=0.5"])
     with pytest.raises(ValueError, match=r"fits no cell; values: none, palindromic, standard$"):
         runner.select_cells(cells, ["conv_kind=short"])
@@ -323,6 +334,8 @@ def test_command_line_list_and_run(tmp_path: Path, capsys: pytest.CaptureFixture
     "arguments",
     [
         ["run", "demo.two"], ["run", "demo.one", "--profile", "full"],
+        ["run", "demo.one", "--profile", "matched"], ["run", "demo.one", "--shard", "100/100"],
+        ["run", "demo.one", "--checkpoint-every", "-1"],
         ["run", "demo.one", "--backend", "warp"], ["run", "demo.one", "--backend", "mamba_ssm"],
         ["publish", "demo.one"], ["verify"], ["notebook", "absent.ipynb"],
     ],
@@ -333,6 +346,17 @@ def test_command_line_errors_are_one_line(
     assert cli.main(["--root", str(tmp_path), *arguments]) == cli.USAGE_ERROR
     error = capsys.readouterr().err
     assert error.startswith("error: ") and "Traceback" not in error
+
+
+def test_the_help_names_the_profiles_that_an_error_names(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    cli.main(["run", "demo.one", "--profile", "x"])
+    names = lines(capsys).rpartition("allowed: ")[2].strip()
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help"])
+    assert f"{names} (default: quick)" in lines(capsys)
 
 
 def test_errors_show_where_they_came_from_on_request(tmp_path: Path) -> None:

@@ -13,17 +13,21 @@ from typing import Any
 from lib import provenance, runner
 from lib.bench import table
 from lib.bench.config import readable
-from lib.experiments import Context, Outcome, cells_of, find
+from lib.experiments import PROFILES, Context, Outcome, cells_of, find
 from lib.experiments.foundations import KINDS, PREFIX
 from lib.run_options import FAILED, USAGE_ERROR
 from lib.store import Store, StoreError
+
+ON_PROCESSOR = ("auto", "cpu")  # devices that the benchmark of a processor takes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``bench``, for whichever parser takes them."""
     parser.add_argument("what", choices=KINDS, help="what to measure")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--profile", help="paper, or quick (tiny sizes that say nothing of speed)")
+    parser.add_argument("--device", default="auto",
+                        help="auto, cpu or cuda; for the benchmark cpu: auto or cpu")  # fmt: skip
+    parser.add_argument("--profile", help="paper, or quick (tiny sizes, on a processor, that say "
+                        "nothing of speed; default: paper if the device has one)")  # fmt: skip
     parser.add_argument("--select", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument(
         "--quick", action="store_true", help="half the repeats; the record is none that pages show"
@@ -33,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def bench(arguments: argparse.Namespace) -> int:
     """Measure what is asked for; returns 0, or 1 if a benchmark failed."""
     experiment = find(PREFIX + arguments.what)
-    device = "cpu" if arguments.what == "cpu" else runner.choose_device(arguments.device)
+    device = device_for(arguments.what, arguments.device)
     cells, profile = chosen(experiment, arguments.profile, device)
     cells = runner.select_cells(cells, arguments.select)
     if arguments.quick:
@@ -57,17 +61,37 @@ def bench(arguments: argparse.Namespace) -> int:
     return FAILED if failed else 0
 
 
+def device_for(what: str, asked: str) -> str:
+    """The device that a benchmark is measured on: ``cpu`` is about a processor, whatever there is.
+
+    Raises:
+        ValueError: a device that is none, or a GPU for ``cpu``.
+        RunError: a GPU where there is none.
+    """
+    if what == "cpu" and asked not in ON_PROCESSOR:
+        raise ValueError(
+            f"device is {asked!r}, allowed for the benchmark cpu: {', '.join(ON_PROCESSOR)}"
+        )
+    return "cpu" if what == "cpu" else runner.choose_device(asked)
+
+
 def chosen(experiment: Any, profile: str | None, device: str) -> tuple[list[Any], str]:
     """The benchmarks for a device: those of `profile`, or of the first profile that has any.
 
     Raises:
-        ValueError: the profile has none for this device.
+        ValueError: the profile has none for this device; the message names those that have.
     """
-    for name in [profile] if profile else ["paper", "quick"]:
-        cells = [cell for cell in cells_of(experiment, name) if cell.device == device]
-        if cells:
-            return cells, name
-    raise ValueError(f"profile is {profile!r}: {experiment.name} has no benchmark for {device}")
+    found = {
+        name: cells
+        for name in PROFILES
+        if (cells := [cell for cell in cells_of(experiment, name) if cell.device == device])
+    }
+    name = profile or ("paper" if "paper" in found else "quick")
+    if name not in found:
+        raise ValueError(
+            f"profile is {profile!r}, allowed for {experiment.name} on {device}: {', '.join(found)}"
+        )
+    return found[name], name
 
 
 def shown(outcome: Outcome, wall: float) -> str:

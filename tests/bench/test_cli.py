@@ -77,6 +77,17 @@ def test_fewer_repeats_are_another_record(
     assert len(list((tmp_path / "runs").glob("*/*.json"))) == len(full)
 
 
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_the_processor_is_measured_whatever_there_is(
+    device: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    asked = fake_run(monkeypatch)
+    arguments = ["--root", str(tmp_path), "cpu", "--profile", "quick", "--device", device]
+    assert cli.main(arguments) == 0
+    assert [bench.device for bench in asked] == ["cpu"]
+
+
 def test_a_failed_benchmark_is_an_exit_status(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -89,8 +100,16 @@ def test_a_failed_benchmark_is_an_exit_status(
     ("arguments", "message"),
     [
         (["cpu", "--select", "threads=9"], "fits no cell; values: 1, 2"),
-        (["cpu", "--profile", "x"], "profile is 'x', allowed: quick, matched, paper"),
-        (["cpu", "--profile", "matched"], "bench_cpu has no benchmark for cpu"),
+        (
+            ["cpu", "--profile", "x"],
+            "is 'x', allowed for foundations.bench_cpu on cpu: quick, paper",
+        ),
+        (
+            ["cpu", "--profile", "matched"],
+            "profile is 'matched', allowed for foundations.bench_cpu",
+        ),
+        (["scan", "--device", "cpu", "--profile", "paper"], "bench_scan on cpu: quick\n"),
+        (["cpu", "--device", "cuda"], "device is 'cuda', allowed for the benchmark cpu: auto, cpu"),
         (["scan", "--device", "tpu"], "device is 'tpu', allowed: auto, cpu, cuda"),
     ],
 )
