@@ -16,7 +16,9 @@ from typing import Any
 import lib
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("torch", "triton", "numpy", "pandas", "transformers", "mamba-ssm", "plotly")
+PACKAGES = (
+    "torch", "triton", "numpy", "pandas", "transformers", "mamba-ssm", "causal-conv1d", "plotly",
+)  # fmt: skip
 
 
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:

@@ -9,6 +9,7 @@ RATES = {"bandwidth": 1e9, "fmas": 1e12, "products": 2e12, "exponentials": 1e10}
 POINTS = pd.DataFrame(
     {
         "benchmark": ["a", "a", "b"],
+        "device": ["NVIDIA H200"] * 3,
         "contestant": ["fused", "peer", "fused"],
         "ours": [True, False, True],
         "intensity": [10.0, 10.0, 100.0],
@@ -33,6 +34,12 @@ def test_a_roofline_has_every_known_ceiling_and_every_point() -> None:
     assert marks["peer"].marker.symbol.endswith("-open")
     assert figure.layout.xaxis.type == figure.layout.yaxis.type == "log"
     assert "byte" in figure.layout.xaxis.title.text and "flop/s" in figure.layout.yaxis.title.text
+
+
+def test_points_of_two_devices_have_no_common_ceilings() -> None:
+    mixed = POINTS.assign(device=["NVIDIA H200", "NVIDIA H200", "NVIDIA H100 80GB HBM3"])
+    with pytest.raises(ValueError, match="points are of 2 devices, allowed: one"):
+        speed.roofline(mixed, RATES, "T")
 
 
 def test_rates_that_are_not_known_are_not_drawn() -> None:

@@ -23,7 +23,9 @@ from lib.experiments import Outcome
 from lib.ops.block import OP
 from lib.training.abreast import Awaited, Turns, abreast, by_itself
 
-TOLERANCE = 1e-5
+# of training losses; of each weight's change, in which the optimiser magnifies rounding where
+# gradients are small. These are the same kernels: in one queue nothing differs
+TOLERANCE = (1e-5, 1e-3)
 SPARE = 8  # epochs beyond the timed ones: the check, warm-up, the choice of laps
 
 
@@ -65,13 +67,18 @@ class HostClock:
 
 
 def contestant(bench: BesideBench, name: str) -> Contestant:
-    """An epoch of every group, "beside" each other or "in_turn", ready to be timed."""
+    """An epoch of every group, "beside" each other or "in_turn", ready to be timed.
+
+    It is checked by the training losses of every run's first epoch, and by how far that epoch has
+    moved each of the groups' weights.
+    """
     device = torch.device(bench.device)
     epochs = bench.repeats + SPARE
     backend = "fused" if device.type == "cuda" else "quadratic"
     trainers = [
         trainer_of(one, backend, False, epochs=epochs, steps=bench.steps) for one in steps_of(bench)
     ]
+    starts = [[p.detach().clone() for p in trainer.parameters] for trainer in trainers]
     trainings = [trainer.turns() for trainer in trainers]
 
     def epoch() -> None:
@@ -83,11 +90,17 @@ def contestant(bench: BesideBench, name: str) -> Contestant:
             for part in parts:
                 by_itself(part)
 
-    def losses() -> Sequence[Tensor]:
+    def outputs() -> Sequence[Tensor]:
         epoch()
-        return [torch.tensor([run[0]["train_loss"] for run in t.rows]) for t in trainers]
+        losses = [run[0]["train_loss"] for trainer in trainers for run in trainer.rows]
+        changes = [
+            weight.detach() - before
+            for trainer, start in zip(trainers, starts, strict=True)
+            for weight, before in zip(trainer.parameters, start, strict=True)
+        ]
+        return (torch.tensor(losses), *changes)
 
-    return Contestant(name, (epoch,), losses, most_laps=1)
+    return Contestant(name, (epoch,), outputs, most_laps=1)
 
 
 def _first(turns: Iterator[Awaited | None], count: int) -> Turns[None]:

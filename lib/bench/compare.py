@@ -9,7 +9,7 @@ The samples are the record's curves; what was absent and why, notes, rates and m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -38,7 +38,7 @@ def compare(
     *,
     ours: str,
     work: Work,
-    tolerance: float,
+    tolerance: float | Sequence[float],
     op: str,
     capture: bool = True,
     clock: Clock | None = None,
@@ -52,7 +52,7 @@ def compare(
         ours: the contestant that this is about; without it the outcome is failed, and so it is
             where results differ. What can be timed still is.
         work: of one call, for the floor.
-        tolerance: largest relative difference of results.
+        tolerance: largest relative difference of results, see :func:`lib.bench.measure.check`.
         op: what the contestants compute, for the record's list of backends.
         capture: on a GPU, time laps as CUDA graphs.
         clock, rates: of the device; measured if None.

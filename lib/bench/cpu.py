@@ -1,6 +1,7 @@
 """On the processor: a Mamba-1 model of ours against transformers' slow path and mambapy.
 
-All three are given the same weights and tokens; their logits and gradients are compared first.
+All three are given the same weights and tokens; their logits are compared first, and of backward
+passes the loss and two gradients, those of the weights at the model's beginning.
 """
 
 from __future__ import annotations

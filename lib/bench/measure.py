@@ -176,14 +176,19 @@ def first_line(error: Exception) -> str:
 
 
 def check(
-    contestants: Sequence[Contestant], tolerance: float
+    contestants: Sequence[Contestant], tolerance: float | Sequence[float]
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Compare every contestant's outputs with the first one's.
+
+    Args:
+        tolerance: largest relative difference, of all outputs or one each, of which the last holds
+            for all outputs that follow.
 
     Returns:
         Name to largest relative difference, of those that may be timed; and name to reason, of
         those that may not: an output is not finite, or further than `tolerance` from the first's.
     """
+    allowed = [tolerance] if isinstance(tolerance, (int, float)) else list(tolerance)
     errors: dict[str, float] = {}
     refused: dict[str, str] = {}
     first, expected = "", list[Tensor]()
@@ -195,17 +200,20 @@ def check(
             continue
         if not expected:
             first, expected = contestant.name, outputs
-        error = max(map(relative_error, outputs, expected), default=0.0)
+        found = list(map(relative_error, outputs, expected))
+        limits = [allowed[min(i, len(allowed) - 1)] for i in range(len(found))]
+        far = [(error, limit) for error, limit in zip(found, limits, strict=True) if error > limit]
         if len(outputs) != len(expected):
             refused[contestant.name] = (
                 f"refused: it has {len(outputs)} outputs, {first} has {len(expected)}"
             )
-        elif error > tolerance:
+        elif far:
+            error, limit = max(far)
             refused[contestant.name] = (
-                f"refused: it differs from {first} by {error:.1e}, allowed: {tolerance:.0e}"
+                f"refused: it differs from {first} by {error:.1e}, allowed: {limit:.0e}"
             )
         else:
-            errors[contestant.name] = error
+            errors[contestant.name] = max(found, default=0.0)
     return errors, refused
 
 

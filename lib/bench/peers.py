@@ -57,18 +57,24 @@ def need(package: str, hint: str) -> None:
         raise Missing(f"the package {package} is not installed; {hint}")
 
 
-def renamed(model: LanguageModel, embedding: str) -> dict[str, Tensor]:
-    """Weights of a Mamba-1 model of ours under the names that others give them; `embedding` is the
+def other_names(n_layers: int, embedding: str) -> dict[str, str]:
+    """Our names of a Mamba-1 model's weights to those that others give them; `embedding` is the
     name of the one that differs between them."""
-    source = model.state_dict()
-    target = {
-        embedding: source["embedding.weight"],
-        "backbone.norm_f.weight": source["final_norm.weight"],
-        "lm_head.weight": source["head.weight"],
+    names = {
+        "embedding.weight": embedding,
+        "final_norm.weight": "backbone.norm_f.weight",
+        "head.weight": "lm_head.weight",
     }
-    for index in range(model.config.n_layers):
+    for index in range(n_layers):
         for mine, other in NAMES.items():
-            weight = source[f"layers.{index}.{mine}"]
-            name = f"backbone.layers.{index}.{other}"
-            target[name] = weight[:, None] if mine == "mixer.conv.weight" else weight
-    return target
+            names[f"layers.{index}.{mine}"] = f"backbone.layers.{index}.{other}"
+    return names
+
+
+def renamed(model: LanguageModel, embedding: str) -> dict[str, Tensor]:
+    """Weights of a Mamba-1 model of ours under the names of :func:`other_names`."""
+    source = model.state_dict()
+    return {
+        other: source[mine][:, None] if mine.endswith("mixer.conv.weight") else source[mine]
+        for mine, other in other_names(model.config.n_layers, embedding).items()
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,13 +15,16 @@ from lib.bench import table, targets
 from lib.bench.config import Bench, in_words
 from lib.bench.floor import KNOWN
 from lib.bench.log import load_log
+from lib.bench.recorded import Recorded, recorded
 from lib.config import from_dict
 from lib.experiments import cells_of, find
 from lib.experiments.foundations import PREFIX
+from lib.page import HASH
 from lib.page import table as table_of
 from lib.store import Record, Store
 
-SET_FOR = "H100"  # the GPU that the targets were set for
+SHOWN = ("set for", "floor", "must reach", "aim", "measured")  # columns as targets.table has them
+OLDER = "†"  # marks what was measured by other code than the page is built from
 BENCHES: dict[str, Any] = {bench.kind: bench for bench in get_args(Bench)}
 
 
@@ -43,7 +46,10 @@ def bench_table(kind: str, records: Sequence[Record]) -> HTML:
     body = []
     for record in records:
         bench = from_dict(BENCHES[kind], record.config)
-        title = f"{html.escape(in_words(bench))} <small>{html.escape(record.readable)}</small>"
+        title = (
+            f"{html.escape(in_words(bench))} <small>{html.escape(record.readable)}<br>"
+            f"{html.escape(_origin(record))}</small>"
+        )
         body.append(f"<tr class='over'><th colspan='{width}'>{title}</th></tr>")
         body += [_row(row) for row in table.rows(record.metrics, record.provenance)]
         if record.status != "done":
@@ -51,7 +57,32 @@ def bench_table(kind: str, records: Sequence[Record]) -> HTML:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in table.HEADER)
     return HTML(
         f"<table class='provenance bench'><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(body)}</tbody></table>"
+        f"<tbody>{''.join(body)}</tbody></table>{_age(records)}"
+    )
+
+
+def _origin(record: Record) -> str:
+    """Where, when and by which code a record was measured."""
+    facts = record.provenance
+    device = provenance.short_device(str(facts.get("device_name", "")))
+    code = str(facts.get("lib_hash", "unknown"))[:HASH]
+    mark = "" if _is_current(record) else f" {OLDER}"
+    return f"{device}, {record.started[:10] or 'day unknown'}, lib {code}{mark}"
+
+
+def _is_current(record: Record) -> bool:
+    return record.provenance.get("lib_hash") == provenance.library_hash()
+
+
+def _age(records: Sequence[Record]) -> str:
+    """What the mark of records of other code means, and how many have it."""
+    older = sum(not _is_current(record) for record in records)
+    if not older:
+        return ""
+    return (
+        f"<p class='muted'>{OLDER} {older} of {len(records)}: measured by other code than this "
+        "page was built from. <code>lib</code> is a hash over all files of code, so it differs "
+        "even where nothing has changed that is timed here; the day tells how old a number is.</p>"
     )
 
 
@@ -60,24 +91,71 @@ def _row(cells: Sequence[str]) -> str:
     return f"<tr{ours}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
-def sweep_table(records: Sequence[Record]) -> HTML:
-    """Milliseconds a step at each depth, for all runs and for one, and minutes in all."""
+def sweep_table(records: Sequence[Record], store: Store | None = None) -> HTML:
+    """Milliseconds a step at each depth, for all runs and for one; minutes of steps that are
+    reckoned from them; and beside those, where all runs of the phase diagram have records, what
+    these took themselves, how much of that was timed, and how far the reckoning is off where all
+    of it was."""
     if not records:
         return _not_run("sweep")
+    store = store or Store.at(provenance.ROOT)
     rows = []
     for record in records:
-        metrics = record.metrics
+        metrics, steps = record.metrics, record.config["steps"]
         for name in sorted(n.removesuffix(".ms") for n in metrics if n.endswith(".ms")):
             rows.append({
                 "depth": name, "ms a step, all runs": table.number(metrics[f"{name}.ms"]),
                 "per run": table.number(metrics[f"{name}.ms_per_run"]),
-                "floor share": f"{metrics[f'{name}.floor_share']:.1%}", "minutes": "",
+                "floor share": f"{metrics[f'{name}.floor_share']:.1%}",
+                "minutes, extrapolated": f"{metrics[f'{name}.ms'] * steps / 6e4:.1f}",
+                **_real(store, int(name.removeprefix("L"))),
             })  # fmt: skip
         if "minutes" in metrics:
             minutes = f"{metrics['minutes']:.1f} (floor {metrics['floor_minutes']:.1f})"
             rows.append({"depth": "all", "ms a step, all runs": "", "per run": "",
-                         "floor share": "", "minutes": minutes})  # fmt: skip
-    return _html(pd.DataFrame(rows).set_index("depth"))
+                         "floor share": "", "minutes, extrapolated": minutes,
+                         **_real(store)})  # fmt: skip
+    text = pd.DataFrame(rows).to_html(index=False, border=0, classes="provenance")
+    origins = html.escape("; ".join(map(_origin, records)))
+    text += f"<p class='muted'>Times of a step: {origins}. {_reckoned(records, store)}</p>"
+    return HTML(text + _age(records))
+
+
+def _reckoned(records: Sequence[Record], store: Store) -> str:
+    """How long runs took at the depths at which all of them were timed, against the reckoning."""
+    depths, real, extrapolated = [], 0.0, 0.0
+    for record in records:
+        for name in sorted(n.removesuffix(".ms") for n in record.metrics if n.endswith(".ms")):
+            found = _runs(store, int(name.removeprefix("L")))
+            if found.whole and found.timed_steps == 1:
+                depths.append(name)
+                real += found.minutes
+                extrapolated += record.metrics[f"{name}.ms"] * record.config["steps"] / 6e4
+    if not depths:
+        return ""
+    return (
+        f"At the depths whose runs were timed from end to end ({', '.join(depths)}) they took "
+        f"{real:.1f} minutes, {real / extrapolated:.2f} times the {extrapolated:.1f} extrapolated."
+    )
+
+
+def _runs(store: Store, layers: int | None) -> Recorded:
+    """The phase diagram's runs of a depth, or all."""
+    return recorded(
+        targets.SWEPT, store=store, only=lambda cell: layers in (None, cell.model.n_layers)
+    )
+
+
+def _real(store: Store, layers: int | None = None) -> dict[str, str]:
+    """What the phase diagram's runs of a depth, or all, took themselves."""
+    found = _runs(store, layers)
+    real, part = "real runs, minutes", "of it timed"
+    if not found.whole:
+        return {real: "", part: ""}
+    return {
+        real: f"{found.certainty}{found.minutes:.1f}",
+        part: f"{found.timed:.1f} ({found.timed_steps:.0%} of steps)",
+    }
 
 
 def targets_table(store: Store | None = None) -> HTML:
@@ -86,13 +164,14 @@ def targets_table(store: Store | None = None) -> HTML:
     rows, others = [], list[str]()
     for row in targets.table(store or Store.at(provenance.ROOT)):
         device = provenance.short_device(row["device"])
-        mark = html.escape(f" ({device})") if device else ""
-        if row["device"] in KNOWN and device != SET_FOR:
+        told = ", ".join(filter(None, [device, row["day"]]))
+        mark = html.escape(f" ({told})") if told else ""
+        if row["device"] in KNOWN and device != targets.GPU:
             others.append(device)
             mark = f"<strong>{mark}</strong>"
         rows.append({
             "work": f"{html.escape(row['work'])}<br><small>{html.escape(row['record'])}</small>",
-            **{name: html.escape(row[name]) for name in ("floor", "must reach", "aim", "measured")},
+            **{name: html.escape(row[name]) for name in SHOWN},
             "reached": html.escape(row["reached"]) + mark,
         })  # fmt: skip
     text = pd.DataFrame(rows).to_html(index=False, border=0, classes="provenance", escape=False)
@@ -100,9 +179,9 @@ def targets_table(store: Store | None = None) -> HTML:
         ""
         if not others
         else (
-            f"<p class='muted'>Targets on a GPU were set for an {SET_FOR}. Rows marked "
+            f"<p class='muted'>Targets on a GPU were set for an {targets.GPU}. Rows marked "
             f"{' and '.join(dict.fromkeys(others))} were measured on that other device, and do not "
-            f"say what an {SET_FOR} reaches.</p>"
+            f"say what an {targets.GPU} reaches.</p>"
         )
     )
     return HTML(f"<div class='facts'><div class='scroll'>{text}</div>{note}</div>")
@@ -129,8 +208,8 @@ def log_table(root: Path = provenance.ROOT) -> HTML:
 
 
 def points(records: Sequence[Record]) -> pd.DataFrame:
-    """One row a contestant: benchmark, contestant, ours, intensity (flop a byte), rate (flop/s),
-    exponentials for each flop."""
+    """One row a contestant: benchmark, device, contestant, ours, intensity (flop a byte), rate
+    (flop/s), exponentials for each flop."""
     rows = []
     for record in records:
         metrics = record.metrics
@@ -141,6 +220,7 @@ def points(records: Sequence[Record]) -> pd.DataFrame:
             rows.append(
                 {
                     "benchmark": record.readable,
+                    "device": str(record.provenance.get("device_name", "")),
                     "contestant": name,
                     "ours": name == record.provenance.get("ours"),
                     "intensity": flops / metrics["work.bytes"],
@@ -148,13 +228,17 @@ def points(records: Sequence[Record]) -> pd.DataFrame:
                     "exponentials": metrics["work.exponentials"] / flops,
                 }
             )
-    columns = ["benchmark", "contestant", "ours", "intensity", "rate", "exponentials"]
+    columns = ["benchmark", "device", "contestant", "ours", "intensity", "rate", "exponentials"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def by_device(records: Sequence[Record]) -> Iterator[tuple[str, pd.DataFrame, dict[str, Any]]]:
+    """Each device that records were measured on, with its :func:`points` and, of its first record,
+    the rates: points of one device do not belong under another's ceilings."""
+    for device, rows in points(records).groupby("device", sort=False):
+        first = next(r for r in records if r.provenance.get("device_name", "") == device)
+        yield provenance.short_device(str(device)), rows, first.provenance.get("rates", {})
 
 
 def _not_run(kind: str) -> HTML:
     return HTML(f"<p>Not run yet: <code>python -m lib bench {html.escape(kind)}</code></p>")
-
-
-def _html(frame: pd.DataFrame) -> HTML:
-    return HTML(frame.reset_index().to_html(index=False, border=0, classes="provenance"))

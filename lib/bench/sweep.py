@@ -1,4 +1,8 @@
-"""How long the phase diagram takes: every depth's training step, times steps, for all runs."""
+"""How long the phase diagram takes: every depth's training step, times steps, for all runs.
+
+An extrapolation: evaluations and the start of a run are not in it. Our step is alone here, so there
+is nothing to compare it with; it has to be finite.
+"""
 
 from __future__ import annotations
 

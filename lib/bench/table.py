@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 HEADER = ("contestant", "ms", "quartiles", "times ours", "floor share", "difference", "note")
+TIE, EVEN = 0.01, "even"
 
 
 def contestants_of(metrics: Mapping[str, Any]) -> list[str]:
@@ -41,11 +42,20 @@ def rows(metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> list[list[str]
 
 
 def times(metrics: Mapping[str, Any], name: str) -> str:
-    """How many times as long as ours: "3.42 (3.40 to 3.45)", or nothing for ours."""
+    """How many times as long as ours: "3.42 (3.40 to 3.45)", with a word where that is a tie, or
+    nothing for ours."""
     if f"ratio.{name}" not in metrics:
         return ""
     low, high = metrics[f"ratio.{name}.low"], metrics[f"ratio.{name}.high"]
-    return f"{metrics[f'ratio.{name}']:.3g} ({low:.3g} to {high:.3g})"
+    tie = f", {EVEN}" if is_even(metrics, name) else ""
+    return f"{metrics[f'ratio.{name}']:.3g} ({low:.3g} to {high:.3g}){tie}"
+
+
+def is_even(metrics: Mapping[str, Any], name: str) -> bool:
+    """Whether the quartiles of a contestant's ratio come within TIE of 1 or lie on both sides: then
+    the record does not tell who is faster."""
+    low, high = metrics[f"ratio.{name}.low"], metrics[f"ratio.{name}.high"]
+    return bool(low < 1 + TIE and high > 1 - TIE)
 
 
 def number(value: float) -> str:

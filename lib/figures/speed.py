@@ -28,12 +28,17 @@ def roofline(points: pd.DataFrame, rates: Mapping[str, Any], title: str) -> go.F
     """Achieved against possible: flop/s over flop for each byte that has to move.
 
     Args:
-        points: as ``lib.bench.show.points`` gives them; marks one above the other did the same
-            work, ours are filled.
+        points: of one device, as ``lib.bench.show.by_device`` gives them; marks one above the
+            other did the same work, ours are filled.
         rates: of the device: bandwidth (bytes/s), fmas, products (multiply-adds/s), exponentials
             (1/s); those that are None are not drawn.
         title: of the figure.
+
+    Raises:
+        ValueError: points of several devices, whose ceilings differ.
     """
+    if (count := points["device"].nunique()) > 1:
+        raise ValueError(f"points are of {count} devices, allowed: one, whose rates are drawn")
     figure = go.Figure()
     low, high = points["intensity"].min() / 4, points["intensity"].max() * 4
     for index, (name, (label, dash)) in enumerate(CEILINGS.items()):

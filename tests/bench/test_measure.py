@@ -114,6 +114,23 @@ def test_what_is_not_finite_or_not_the_same_is_refused(log: Log) -> None:
     assert log.calls == []  # checking is not timing
 
 
+def test_each_output_has_its_tolerance_and_the_last_one_holds_for_the_rest(log: Log) -> None:
+    one = torch.ones(4)
+    entries = {
+        "first": [one, one, one],
+        "near": [1.005 * one, 1.05 * one, 1.05 * one],
+        "first output": [1.05 * one, one, one],
+        "last output": [one, one, 1.2 * one],
+    }
+    contestants = [log.contestant(name, 1.0, outputs) for name, outputs in entries.items()]
+    errors, refused = check(contestants, (0.01, 0.1))
+    assert errors == {"first": 0.0, "near": pytest.approx(0.05, rel=1e-3)}
+    assert refused == {
+        "first output": "refused: it differs from first by 5.0e-02, allowed: 1e-02",
+        "last output": "refused: it differs from first by 2.0e-01, allowed: 1e-01",
+    }
+
+
 def test_the_first_sound_contestant_is_the_measure(log: Log) -> None:
     bad = log.contestant("bad", 1.0, [torch.full((2,), torch.nan)])
     good = log.contestant("good", 1.0, [torch.ones(2)])

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from lib import runner
-from lib.bench import cpu, scan
+from lib.bench import beside, cpu, language, scan, step
 from lib.bench.config import CpuBench, ScanBench
-from lib.bench.peers import renamed
+from lib.bench.measure import Contestant, check, relative_error
+from lib.bench.peers import other_names, renamed
 from lib.experiments import Context, cells_of, find
 from lib.experiments.foundations import PREFIX
 from lib.models.config import Mamba1Config
+from lib.models.language_model import build_language_model
 from lib.models.mamba1 import Mamba1Mixer
 from lib.store import Store
+from lib.training.loop import Trainer
 
 OURS = {"scan": "chunked", "block": "eager", "step": "eager", "language": "chunked",
         "beside": "beside", "cpu": "chunked"}  # fmt: skip
@@ -93,3 +98,87 @@ def test_the_language_model_s_record_has_tokens_a_second() -> None:
     metrics = outcome.metrics
     assert metrics["chunked.tokens_per_s"] == pytest.approx(1e3 * 2 * 16 / metrics["chunked.ms"])
     assert "runs on a GPU only" in outcome.facts["absent"]["mamba_ssm"]
+
+
+def spoil(weights: Iterable[torch.Tensor]) -> None:
+    """From now on each weight gets noise for its gradient, of the gradient's own size."""
+
+    def noise(gradient: torch.Tensor) -> torch.Tensor:
+        drawn = torch.randn_like(gradient)
+        return drawn * gradient.norm() / drawn.norm()
+
+    for weight in weights:
+        weight.register_hook(noise)
+
+
+def spoiled_trainers(monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
+    """The benchmark's trainers learn by noise from here on; their losses are right."""
+    build: Callable[..., Trainer] = module.trainer_of
+
+    def wrong(*given: Any, **options: Any) -> Trainer:
+        trainer = build(*given, **options)
+        spoil(trainer.parameters)
+        return trainer
+
+    monkeypatch.setattr(module, "trainer_of", wrong)
+
+
+def test_a_training_step_by_wrong_gradients_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    (cell,) = cells_of(find(PREFIX + "step"), "quick")
+    cell = dataclasses.replace(cell, runs=2)
+    ours = step.contestant(cell, "ours", "quadratic", compile=False)
+    other = step.contestant(cell, "other", "chunked", compile=False)
+    spoiled_trainers(monkeypatch, step)
+    wrong = step.contestant(cell, "wrong", "quadratic", compile=False)
+    # a loss and every weight's gradient; losses alone, at so low a rate, would not tell
+    assert len(ours.outputs()) == 1 + len(step.trainer_of(cell, "quadratic", False).parameters)
+    assert relative_error(wrong.outputs()[0], ours.outputs()[0]) < step.TOLERANCE
+    errors, refused = check([ours, other, wrong], step.TOLERANCE)
+    assert list(errors) == ["ours", "other"] and errors["other"] < 1e-4
+    assert refused["wrong"].startswith("refused: it differs from ours by 1.")
+
+
+def test_groups_that_learn_by_wrong_gradients_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    (cell,) = cells_of(find(PREFIX + "beside"), "quick")
+    ours = beside.contestant(cell, "beside")
+    other = beside.contestant(cell, "in_turn")
+    spoiled_trainers(monkeypatch, beside)
+    wrong = dataclasses.replace(beside.contestant(cell, "in_turn"), name="wrong")
+    outputs = {c.name: c.outputs() for c in (ours, other, wrong)}
+    assert outputs["beside"][0].shape == (4,)  # two groups of two runs
+    assert all((change != 0).any() for change in outputs["beside"][1:])
+    again = [Contestant(name, (), lambda kept=kept: kept) for name, kept in outputs.items()]
+    assert len(check(again[:2], beside.TOLERANCE)[0]) == 2
+    # by losses, whatever they say of it, and by the weights alone
+    assert list(check(again, beside.TOLERANCE)[1]) == ["wrong"]
+    assert list(check(again, (1.0, beside.TOLERANCE[1]))[1]) == ["wrong"]
+
+
+def test_a_language_model_of_wrong_gradients_is_refused() -> None:
+    (cell,) = cells_of(find(PREFIX + "language"), "quick")
+
+    def built(name: str, backend: str, wrong: bool = False) -> Contestant:
+        model = build_language_model(cell.model, seed=0, device="cpu", backend=backend)
+        weights = list(model.parameters())
+        if wrong:
+            spoil(weights)
+        return language.contestant(cell, name, weights, model, "")
+
+    contestants = [
+        built("ours", "chunked"), built("other", "reference"), built("wrong", "chunked", True),
+    ]  # fmt: skip
+    errors, refused = check(contestants, language.TOLERANCE)
+    # loss and norm are those of ours, each gradient is not
+    assert list(errors) == ["ours", "other"]
+    assert refused["wrong"].endswith("allowed: 1e-01")
+
+
+def test_weights_of_others_are_found_by_our_names() -> None:
+    bench = CpuBench(2, 9, 16, 2, 4, 32, input_sets=1)
+    ours = cpu.our_model(bench)
+    theirs = cpu.their_model(bench, ours, mambapy=False)
+    names = other_names(2, "backbone.embeddings.weight")
+    found = [theirs.get_parameter(names[name]) for name, _ in ours.named_parameters()]
+    assert len(set(map(id, found))) == len(list(theirs.parameters()))
+    for own, weight in zip(ours.parameters(), found, strict=True):
+        assert torch.equal(own.flatten(), weight.flatten())

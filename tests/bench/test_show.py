@@ -8,7 +8,8 @@ from bs4 import BeautifulSoup
 from lib.bench import show, targets
 from lib.bench.log import LOG, LogError, load_log
 from lib.config import to_dict
-from lib.experiments import find
+from lib.experiments import cells_of, find
+from lib.provenance import library_hash
 from lib.store import Record, Store
 
 
@@ -19,7 +20,7 @@ def store(tmp_path: Path) -> Store:
 
 def put(
     store: Store, target: targets.Target, status: str = "done", device: str = "test",
-    **metrics: float,
+    lib_hash: str = "", **metrics: float,
 ) -> Record:  # fmt: skip
     """A record of the target's benchmark."""
     name = f"foundations.bench_{target.kind}"
@@ -27,7 +28,10 @@ def put(
     readable = found.readable(target.cell)
     provenance = {
         "device_name": device,
+        "lib_hash": lib_hash or library_hash(),
+        "started": "2026-11-23T09:45:59+00:00",
         "ours": "fused",
+        "rates": {"name": device},
         "absent": {"mamba_ssm": "not built"},
         "notes": {},
     }
@@ -83,8 +87,9 @@ def test_the_table_has_a_row_a_target_with_and_without_records(store: Store) -> 
     put(store, wanted[4], "failed")
     rows = targets.table(store)
     assert rows[0] == {
-        "work": wanted[0].work, "floor": "0.07 ms", "must reach": "0.6 ms", "aim": "0.25 ms",
-        "measured": "0.3 ms", "reached": "2.00 times", "device": "test", "record": scan.name,
+        "work": wanted[0].work, "set for": "H100 80 GB", "floor": "0.07 ms",
+        "must reach": "0.6 ms", "aim": "0.25 ms", "measured": "0.3 ms", "reached": "2.00 times",
+        "device": "test", "day": "2026-11-23", "record": scan.name,
     }  # fmt: skip
     # of one run of the 36
     assert rows[2]["measured"] == "1.8 ms" and rows[2]["floor"] == "0.1 ms"
@@ -102,12 +107,99 @@ def test_targets_say_on_which_device_they_were_reached(store: Store) -> None:
     soup = BeautifulSoup(show.targets_table(store).data, "html.parser")
     rows = soup.select("tbody tr")
     reached = [row.select("td")[-1].get_text() for row in rows]
-    assert reached[0] == "2.00 times (H200)" and reached[3] == "2.00 times (H100)"
-    assert reached[5] == "2.00 times (AMD EPYC)" and reached[1] == ""
+    day = "2026-11-23"
+    assert reached[0] == f"2.00 times (H200, {day})" and reached[3] == f"2.00 times (H100, {day})"
+    assert reached[5] == f"2.00 times (AMD EPYC, {day})" and reached[1] == ""
+    made_for = [row.select("td")[1].get_text() for row in rows]
+    assert made_for == ["H100 80 GB"] * 5 + ["processor, two cores"] * 8
     assert [bool(row.select("strong")) for row in rows].count(True) == 1  # of another GPU
     assert "set for an H100. Rows marked H200 were" in soup.get_text()
     put(store, wanted[0], device="NVIDIA H100 80GB HBM3", **{"fused.ms": 0.3})
     assert "were set for" not in show.targets_table(store).data
+
+
+def put_runs(store: Store, minutes: float, sessions: dict[int, list[dict[str, float]]]) -> None:
+    """Every run of the phase diagram, with so many minutes in all at each depth, and the sessions
+    of some depths."""
+    experiment = find(targets.SWEPT)
+    cells = cells_of(experiment, "paper")
+    depths = {cell.model.n_layers for cell in cells}
+    seconds = 60 * minutes * len(depths) / len(cells)
+    for cell in cells:
+        facts = {"training_seconds": seconds, "device_name": "NVIDIA H100 80GB HBM3",
+                 "started": f"2026-11-2{cell.model.n_layers}",
+                 "sessions": sessions.get(cell.model.n_layers, [{"steps": 100}])}  # fmt: skip
+        store.save(Record(experiment.name, experiment.protocol, to_dict(cell),
+                          experiment.readable(cell), "done", {}, facts))  # fmt: skip
+
+
+def test_the_phase_diagram_s_own_time_stands_below_the_extrapolated(store: Store) -> None:
+    wanted = targets.targets()
+    put(store, wanted[3], minutes=30.0, floor_minutes=3.0)
+    assert len(targets.table(store)) == len(wanted)  # nothing without all runs
+    put_runs(store, 5.0, {7: [{"steps": 400}, {"steps": 100}]})
+    rows = targets.table(store)
+    assert len(rows) == len(wanted) + 1
+    assert "extrapolated" in rows[3]["work"] and "no evaluations" in rows[3]["work"]
+    assert rows[3]["measured"] == "30 min" and rows[3]["reached"] == "2.00 times"
+    # five depths of 5 minutes, and the last one's 400 steps at the pace of the 100 that were timed
+    assert rows[4]["work"].startswith("The same, as its runs took it, evaluations included; 30.0")
+    assert rows[4]["measured"] == "about 50 min" and rows[4]["reached"] == "about 1.20 times"
+    assert rows[4]["day"] == "2026-11-22 to 2026-11-27"
+    assert rows[4]["record"] == "achilles.phase_diagram, 216 records"
+    assert rows[5]["work"] == wanted[4].work
+
+
+def test_the_sweep_s_depths_have_the_runs_own_time_beside_them(store: Store) -> None:
+    metrics = {"minutes": 50.0, "floor_minutes": 5.0}
+    for depth in (2, 7):  # 4 minutes for 25,830 steps
+        metrics |= {f"L{depth}.ms": 4 * 6e4 / 25_830, f"L{depth}.ms_per_run": 1.0,
+                    f"L{depth}.floor_share": 0.1}  # fmt: skip
+    record = put(store, targets.targets()[3], **metrics)
+    put_runs(store, 5.0, {7: [{"steps": 400}, {"steps": 100}]})
+    soup = BeautifulSoup(show.sweep_table([record], store).data, "html.parser")
+    cells = [[cell.get_text() for cell in row.select("td")] for row in soup.select("tbody tr")]
+    assert [row[0] for row in cells] == ["L2", "L7", "all"]
+    assert [row[-3:] for row in cells] == [
+        ["4.0", "5.0", "5.0 (100% of steps)"],
+        ["4.0", "about 25.0", "5.0 (20% of steps)"],
+        ["50.0 (floor 5.0)", "about 50.0", "30.0 (87% of steps)"],
+    ]
+    # of those that were timed from end to end
+    assert "(L2) they took 5.0 minutes, 1.25 times the 4.0 extrapolated" in soup.get_text()
+
+
+def test_what_other_code_measured_is_marked(store: Store) -> None:
+    target = targets.targets()[0]
+    metrics = {"fused.ms": 1.0, "fused.ms_low": 0.9, "fused.ms_high": 1.1, "fused.error": 0.0,
+               "fused.floor_share": 0.5}  # fmt: skip
+    new = put(store, target, **metrics)
+    html = show.bench_table("scan", [new]).data
+    assert "test, 2026-11-23, lib " + library_hash()[:8] in html and show.OLDER not in html
+    old = put(store, target, lib_hash="0123456789abcdef", **metrics)
+    html = show.bench_table("scan", [old, new]).data
+    assert "lib 01234567 †" in html and "† 1 of 2: measured by other code" in html
+
+
+def test_a_tie_is_called_one(store: Store) -> None:
+    target = targets.targets()[4]
+    for low, said in ((1.003, "1.02 times, even"), (1.011, "1.02 times")):
+        ratio = {"ratio.mamba_ssm": 1.018, "ratio.mamba_ssm.low": low, "ratio.mamba_ssm.high": 1.07}
+        put(store, target, **ratio)
+        assert targets.table(store)[4]["reached"] == said
+
+
+def test_points_are_apart_by_device(store: Store) -> None:
+    metrics = {"fused.ms": 1.0, "work.bytes": 10.0, "work.flops": 20.0, "work.exponentials": 5.0}
+    wanted = targets.targets()
+    new = put(store, wanted[0], device="NVIDIA H200", **metrics)
+    old = put(store, wanted[1], device="NVIDIA H100 80GB HBM3", **metrics)
+    assert len(show.points([new, old])) == 2
+    found = list(show.by_device([new, old]))
+    assert [device for device, _, _ in found] == ["H200", "H100"]
+    assert [list(rows["benchmark"]) for _, rows, _ in found] == [[new.readable], [old.readable]]
+    assert [rates["name"] for _, _, rates in found] == ["NVIDIA H200", "NVIDIA H100 80GB HBM3"]
+    assert list(show.by_device([])) == []
 
 
 def test_tables_say_how_to_run_what_has_not_run() -> None:
@@ -138,7 +230,7 @@ def test_the_sweep_s_table_has_depths_and_minutes(store: Store) -> None:
     for depth in (2, 7):
         metrics |= {f"L{depth}.ms": 36.0 * depth, f"L{depth}.ms_per_run": 1.0 * depth,
                     f"L{depth}.floor_share": 0.1}  # fmt: skip
-    html = show.sweep_table([put(store, targets.targets()[3], **metrics)]).data
+    html = show.sweep_table([put(store, targets.targets()[3], **metrics)], store).data
     for text in ("L2", "72.0", "L7", "252", "50.0 (floor 5.0)"):
         assert text in html
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lib.bench.table import contestants_of, number, rows, text, times
+from lib.bench.table import contestants_of, is_even, number, rows, text, times
 
 METRICS = {
     "floor_ms": 0.5, "floor_ms.bytes": 0.2, "floor_ms.exponentials": 0.5,
@@ -24,6 +24,19 @@ def test_rows_are_sorted_and_name_what_is_absent() -> None:
         ["gone", "absent", "", "", "", "", "not installed"],
     ]
     assert times(METRICS, "fast") == ""
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "even"),
+    [(1.003, 1.07, True), (0.9, 1.2, True), (0.8, 0.995, True), (1.02, 1.3, False),
+     (0.8, 0.98, False)],
+)  # fmt: skip
+def test_a_ratio_whose_quartiles_come_near_one_is_a_tie(
+    low: float, high: float, even: bool
+) -> None:
+    metrics = {"ratio.peer": 1.0, "ratio.peer.low": low, "ratio.peer.high": high}
+    assert is_even(metrics, "peer") is even
+    assert times(metrics, "peer").endswith(", even") is even
 
 
 def test_a_record_without_times_still_says_why() -> None:
