@@ -136,8 +136,8 @@ def test_beyond_what_it_means_so_far() -> None:
     frame = frame_of(ablations.BEYOND)
     kinds = {name: rows for name, rows in frame.groupby("variant") if len(rows) == 3}
     names = list(ablations.TABLES[ablations.BEYOND]())
-    assert len(names) == 8 and set(kinds) == {*names[:6]}
-    standard, palindromic, none, third, deep, deep_palindromic = (kinds[n] for n in names[:6])
+    assert len(names) == 8 and set(kinds) == {*names[:7]}
+    standard, palindromic, none, third, deep, deep_palindromic, bare = (kinds[n] for n in names[:7])
     assert (none["final_symmetric"] > 0.94).all() and (none["final_composite"] < 0.02).all()
     assert none["best_composite"].between(0.45, 0.6).all()
     for rows in (standard, palindromic):
@@ -150,6 +150,16 @@ def test_beyond_what_it_means_so_far() -> None:
     assert (deep_palindromic["final_composite"] > 0.9).all()
     assert (deep_palindromic["best_symmetric"] < 0.1).all()
     assert deep["final_composite"].min() < 0.1 and (deep["final_composite"] > 0.8).sum() == 2
+    assert (bare["n_layers"] == 5).all() and (bare["final_seen"] > 0.999).all()
+    found = bare[["final_composite", "final_symmetric", "best_composite"]].agg(["min", "max"])
+    assert found.T.round(2).to_numpy().tolist() == [[0.01, 0.19], [0, 0.05], [0.19, 0.65]]
+    records = page.records_of(ablations.BEYOND, "paper")
+    bare_runs = [r.provenance["sessions"] for r in records if "L5-g1.0-tied-none" in r.readable]
+    on_processor = [
+        sum(session["steps"] for session in sessions if "H200" not in session["device_name"])
+        for sessions in bare_runs
+    ]
+    assert on_processor == [1878] * 3
 
 
 def test_positional_encoding_what_it_means() -> None:
