@@ -52,6 +52,10 @@ def main(arguments: argparse.Namespace) -> int:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if arguments.model.endswith(".json"):
+        if arguments.revision is not None:
+            raise ValueError(
+                f"revision is {arguments.revision!r}, allowed: none with a record, which has one"
+            )
         model, tokenizer = from_record(Path(arguments.model), device)
         stop: tuple[int, ...] = (tokenizer.eos_token_id,)
     else:

@@ -21,6 +21,10 @@ class NoHistory(RuntimeError):
     """There is no git here, no repository, or only a part of its history."""
 
 
+class NotThere(NoHistory):
+    """Git answers that it has no such thing."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where the code of one session of a record is.
@@ -30,11 +34,13 @@ class Origin:
         named: the commit that it names, None if none.
         commit: a commit with the code that ran, the named one if that has it; None if no commit
             of the history has it.
+        code: hash of the code that ran, None if the session does not say it.
     """
 
     record: str
     named: str | None
     commit: str | None
+    code: str | None
 
     @property
     def as_named(self) -> bool:
@@ -43,30 +49,32 @@ class Origin:
 
 
 def origins(records: Iterable[Record], root: Path) -> list[Origin]:
-    """One entry for each session of each record; sessions of the same code count once.
+    """One entry for each session of each record.
 
     Raises:
         NoHistory: no git, no repository at `root`, or a shallow one.
     """
     history = History(root)
     found = [
-        Origin(record.name, commit, history.commit_of(commit, code))
+        Origin(record.name, commit, history.commit_of(commit, code), code)
         for record in records
-        for commit, code in dict.fromkeys(map(_code, _sessions(record.provenance)))
+        for commit, code in map(_code, _sessions(record.provenance))
     ]
     return found
 
 
 def summary(found: Iterable[Origin]) -> str:
-    """How many of the codes that ran are those of the commits named, for readers."""
+    """How many sessions ran the code of the commits that they name, for readers."""
     every = list(found)
     named = sum(origin.as_named for origin in every)
-    lost = [origin.record for origin in every if origin.commit is None]
+    other = sum(origin.commit is not None for origin in every) - named
     parts = [f"{named} of {len(every)} sessions ran the code of the commit that they name"]
-    if other := len(every) - named - len(lost):
+    if other:
         parts.append(f"{other} that of another commit here, found by its hash")
-    if lost:
-        parts.append(f"{len(lost)} that of no commit here: {', '.join(sorted(lost))}")
+    for what, there in (("ran the code of no commit here", True), ("say no code", False)):
+        left = [o.record for o in every if o.commit is None and (o.code is not None) == there]
+        if left:
+            parts.append(f"{len(left)} {what}: {', '.join(sorted(left))}")
     return "; ".join(parts)
 
 
@@ -116,7 +124,7 @@ class History:
     def _hash(self, commit: str) -> str | None:
         try:
             listed = self._git("ls-tree", "-r", "-z", "--full-tree", f"{commit}^{{commit}}", "lib")
-        except NoHistory:
+        except NotThere:
             return None
         blobs: dict[PurePosixPath, bytes] = {}
         for line in filter(None, listed.split(b"\0")):
@@ -149,5 +157,5 @@ class History:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise NoHistory(f"git does not answer: {error}") from error
         if done.returncode != 0:
-            raise NoHistory(done.stderr.decode(errors="replace").strip())
+            raise NotThere(done.stderr.decode(errors="replace").strip())
         return done.stdout

@@ -62,6 +62,7 @@ def publish(
         weights_too = cell in keep or bool(kept)
         _check_weights(record, weights_too, kept)
         runs.append((before, record, published, weights_too))
+    published_now: list[Record] = []
     for before, record, published, weights_too in runs:
         anew = published and before.started != record.started
         adds_weights = weights_too and record.weights and not before.weights
@@ -70,20 +71,21 @@ def publish(
             continue
         instead = f", for the run of {before.started}" if anew else ""
         yield f"published: {store.publish(record, weights_too).relative_to(root)}{instead}"
-        yield from _untraced(record, root)
+        published_now.append(record)
+    yield from _untraced(published_now, root)
     yield f"{len(ready)} of {len(cells)} cells of {name} {profile} are published"
 
 
-def _untraced(record: Record, root: Path) -> Iterator[str]:
-    """A line for each session whose code is not that of the commit it names."""
+def _untraced(records: Sequence[Record], root: Path) -> Iterator[str]:
+    """A line for each code that is not that of the commit its record names."""
     try:
-        found = origins.origins([record], root)
+        found = origins.origins(records, root)  # the history is read once for all
     except origins.NoHistory:
         return
-    for origin in found:
+    for origin in dict.fromkeys(found):
         if not origin.as_named:
             where = f"is that of {origin.commit}" if origin.commit else "is of no commit here"
-            yield f"note: {record.name} names commit {origin.named}; the code that ran {where}"
+            yield f"note: {origin.record} names commit {origin.named}; the code that ran {where}"
 
 
 def _check_weights(record: Record, keep: bool, kept: Sequence[str]) -> None:

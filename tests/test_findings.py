@@ -422,7 +422,10 @@ def test_cosines_of_taps_what_is_found() -> None:
     assert [between("mamba1", 7, layer) for layer in (5, 6, 7)] == [
         [0.65, 0.73], [0.83, 0.87], [0.88, 0.97],
     ]  # fmt: skip
-    assert max(between("mamba1", 7, layer)[1] for layer in range(1, 5)) < 0.45
+    first = [between("mamba1", 7, layer) for layer in range(1, 5)]
+    assert (min(low for low, _ in first), max(high for _, high in first)) == (0.14, 0.43)
+    start = frame.loc[("mamba1", 7), [f"cosine_start_layer{layer}" for layer in range(4)]]
+    assert (round(start.min(axis=None), 2), round(start.max(axis=None), 2)) == (0.12, 0.3)
     assert [round(cosine_by_chance(channels), 2) for channels in (64, 320)] == [0.21, 0.09]
 
 

@@ -254,6 +254,10 @@ def test_records_that_cannot_write_are_named(
         (["--prompt", "a", "--max-tokens=0"], "max_new_tokens is 0, allowed: at least 1"),
         (["--prompt", "a", "--model", "./nowhere"], "'./nowhere' is no folder here"),
         (["--prompt", "a", "--model", "own/er", "--offline"], "hf download own/er"),
+        (
+            ["--prompt", "a", "--model", "one.json", "--revision", "main"],
+            "revision is 'main', allowed: none with a record",
+        ),
     ],
 )
 def test_bad_options_end_with_a_message(

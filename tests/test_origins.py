@@ -93,7 +93,10 @@ def test_each_session_is_found_by_name_or_by_its_code(
     assert [one.as_named for one in found] == [True, True, False, True, False, True, False]
     told = summary(found)
     assert told.startswith("4 of 7 sessions ran the code of the commit that they name; 1 that of")
-    assert told.endswith(f"2 that of no commit here: {found[4].record}, {found[-1].record}")
+    lost = f"1 ran the code of no commit here: {found[-1].record}"
+    assert told.endswith(f"{lost}; 1 say no code: {found[4].record}")
+    again = origins([record(third, new, sessions=[sessions[0]] * 3)], root)
+    assert summary(again) == "3 of 3 sessions ran the code of the commit that they name"
 
 
 def test_what_has_no_whole_history_says_so(tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ import dataclasses
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from lib import publishing
 from lib.origins import Origin
-from lib.store import Store, StoreError, read_record
+from lib.store import Record, Store, StoreError, read_record
 
 
 @pytest.fixture
@@ -57,10 +58,17 @@ def test_publishing_says_whose_code_is_not_the_commit_s(
     one = read_record(min(folder.glob("*.json")))
     (copy / ".runs").mkdir()
     shutil.move(folder, copy / ".runs" / name)
-    found = {one.name: [Origin(one.name, "27efd8f5e66e", "a" * 40), Origin(one.name, None, None)]}
-    monkeypatch.setattr(
-        "lib.origins.origins", lambda records, root: found.get(next(iter(records)).name, [])
-    )
+    code = "f" * 16
+    found = [
+        Origin(one.name, "27efd8f5e66e", "a" * 40, code), Origin(one.name, None, None, code),
+        Origin(one.name, None, None, code), Origin(one.name, "b" * 40, "b" * 40, code),
+    ]  # fmt: skip
+
+    def origins(records: Sequence[Record], root: Path) -> list[Origin]:
+        assert one.name in {record.name for record in records}
+        return found
+
+    monkeypatch.setattr("lib.origins.origins", origins)
     notes = [line for line in publishing.publish(copy, name, "paper") if line.startswith("note")]
     assert notes == [
         f"note: {one.name} names commit 27efd8f5e66e; the code that ran is that of {'a' * 40}",

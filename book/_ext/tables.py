@@ -40,7 +40,7 @@ from sphinx.util.osutil import relative_uri
 from lib import book, claims, origins, provenance, runner, verdicts
 from lib.book import ROOT_VARIABLE
 from lib.notebook import EXECUTED
-from lib.store import Store, read_record
+from lib.store import Store, StoreError, read_record
 
 LOGGER = logging.getLogger(__name__)
 STATIC = ("sphinx", "jupyter-book", "papermill", "ipykernel")
@@ -261,12 +261,15 @@ class Origins(Table):
     def run(self) -> list[nodes.Node]:
         """Build the sentence."""
         folder = Store.at(repository()).published
-        records = [read_record(path) for path in sorted(folder.glob("*/*.json"))]
         try:
+            records = [read_record(path) for path in sorted(folder.glob("*/*.json"))]
             found = origins.origins(records, repository())
+        except StoreError as error:
+            raise self.error(str(error)) from error
         except origins.NoHistory as error:
             return [self.note(f"This build did not look for the commits: {error}.")]
-        text = f"Of {len(records)} records, {origins.summary(found)}."
+        text = f"This build held both against the history, for all {len(records)} records: "
+        text += f"{origins.summary(found)}."
         return [nodes.paragraph("", "", self.text(text, "origins"))]
 
 

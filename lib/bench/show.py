@@ -101,19 +101,18 @@ def sweep_table(records: Sequence[Record], store: Store | None = None) -> HTML:
     store = store or Store.at(provenance.ROOT)
     rows = []
     for record in records:
-        metrics, steps = record.metrics, record.config["steps"]
-        for name in sorted(n.removesuffix(".ms") for n in metrics if n.endswith(".ms")):
+        metrics = record.metrics
+        for name, layers, minutes in _depths(record):
             rows.append({
                 "depth": name, "ms a step, all runs": table.number(metrics[f"{name}.ms"]),
                 "per run": table.number(metrics[f"{name}.ms_per_run"]),
                 "floor share": f"{metrics[f'{name}.floor_share']:.1%}",
-                "minutes, extrapolated": f"{metrics[f'{name}.ms'] * steps / 6e4:.1f}",
-                **_real(store, int(name.removeprefix("L"))),
+                "minutes, extrapolated": f"{minutes:.1f}", **_real(store, layers),
             })  # fmt: skip
         if "minutes" in metrics:
-            minutes = f"{metrics['minutes']:.1f} (floor {metrics['floor_minutes']:.1f})"
+            whole = f"{metrics['minutes']:.1f} (floor {metrics['floor_minutes']:.1f})"
             rows.append({"depth": "all", "ms a step, all runs": "", "per run": "",
-                         "floor share": "", "minutes, extrapolated": minutes,
+                         "floor share": "", "minutes, extrapolated": whole,
                          **_real(store)})  # fmt: skip
     text = pd.DataFrame(rows).to_html(index=False, border=0, classes="provenance")
     origins = html.escape("; ".join(map(_origin, records)))
@@ -122,21 +121,28 @@ def sweep_table(records: Sequence[Record], store: Store | None = None) -> HTML:
 
 
 def _reckoned(records: Sequence[Record], store: Store) -> str:
-    """How long runs took at the depths at which all of them were timed, against the reckoning."""
+    """How long runs took at the depths at which all of them were timed, against the first record's
+    reckoning."""
     depths, real, extrapolated = [], 0.0, 0.0
-    for record in records:
-        for name in sorted(n.removesuffix(".ms") for n in record.metrics if n.endswith(".ms")):
-            found = _runs(store, int(name.removeprefix("L")))
-            if found.whole and found.timed_steps == 1:
-                depths.append(name)
-                real += found.minutes
-                extrapolated += record.metrics[f"{name}.ms"] * record.config["steps"] / 6e4
+    for name, layers, minutes in _depths(records[0]):
+        found = _runs(store, layers)
+        if found.whole and found.timed_steps == 1:
+            depths.append(name)
+            real += found.minutes
+            extrapolated += minutes
     if not depths:
         return ""
     return (
         f"At the depths whose runs were timed from end to end ({', '.join(depths)}) they took "
         f"{real:.1f} minutes, {real / extrapolated:.2f} times the {extrapolated:.1f} extrapolated."
     )
+
+
+def _depths(record: Record) -> Iterator[tuple[str, int, float]]:
+    """Each depth of a sweep: its name, its layers, and minutes of all steps at the time of one."""
+    for name in sorted(n.removesuffix(".ms") for n in record.metrics if n.endswith(".ms")):
+        minutes = record.metrics[f"{name}.ms"] * record.config["steps"] / 6e4
+        yield name, int(name.removeprefix("L")), minutes
 
 
 def _runs(store: Store, layers: int | None) -> Recorded:
@@ -233,11 +239,12 @@ def points(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def by_device(records: Sequence[Record]) -> Iterator[tuple[str, pd.DataFrame, dict[str, Any]]]:
-    """Each device that records were measured on, with its :func:`points` and, of its first record,
-    the rates: points of one device do not belong under another's ceilings."""
+    """Each device that records were measured on, with its :func:`points` and the rates of its first
+    record that has any: points of one device do not belong under another's ceilings."""
     for device, rows in points(records).groupby("device", sort=False):
-        first = next(r for r in records if r.provenance.get("device_name", "") == device)
-        yield provenance.short_device(str(device)), rows, first.provenance.get("rates", {})
+        own = [r.provenance for r in records if r.provenance.get("device_name", "") == device]
+        rates: dict[str, Any] = next((f["rates"] for f in own if f.get("rates")), {})
+        yield provenance.short_device(str(device)), rows, rates
 
 
 def _not_run(kind: str) -> HTML:
