@@ -304,7 +304,7 @@ def test_claims_quote_the_papers_counts(root: Path) -> None:
         "substitution.mean": statistics.fmean(counts["substitution"].values()),
     }
     for name, value in given.items():
-        quoted = runs.claim(root, f"{study.NAME}.{name}").value
+        quoted = runs.claim(root, f"achilles.{name}").value
         digits = len(f"{quoted:g}".partition(".")[2])
         assert quoted == pytest.approx(value, abs=0.51 * 10**-digits), name
 
