@@ -7,13 +7,13 @@ when changes land. The hash can be held against every commit.
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
+from lib.provenance import hash_of
 from lib.store import Record
 
 
@@ -126,16 +126,13 @@ class History:
             listed = self._git("ls-tree", "-r", "-z", "--full-tree", f"{commit}^{{commit}}", "lib")
         except NotThere:
             return None
-        blobs: dict[PurePosixPath, bytes] = {}
+        blobs: dict[PurePath, bytes] = {}
         for line in filter(None, listed.split(b"\0")):
             facts, _, name = line.partition(b"\t")
             if name.endswith(b".py"):
                 blobs[PurePosixPath(name.decode())] = facts.split()[2]
         self._read([blob for blob in blobs.values() if blob not in self._files])
-        total = hashlib.sha256()
-        for path in sorted(blobs):
-            total.update(path.as_posix().encode() + b"\0" + self._files[blobs[path]] + b"\0")
-        return total.hexdigest()[:16]
+        return hash_of({path: self._files[blob] for path, blob in blobs.items()})
 
     def _read(self, blobs: list[bytes]) -> None:
         if not blobs:

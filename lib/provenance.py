@@ -9,8 +9,9 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import lib
@@ -39,9 +40,16 @@ def library_hash() -> str:
     It says which code ran even where there is no git (a GPU machine that got a copy of the tree),
     and can be compared with any commit.
     """
+    return hash_of({
+        path.relative_to(ROOT): path.read_bytes() for path in (ROOT / "lib").rglob("*.py")
+    })  # fmt: skip
+
+
+def hash_of(files: Mapping[PurePath, bytes]) -> str:
+    """SHA-256 (16 hex digits) over files, by their paths from the repository's root."""
     total = hashlib.sha256()
-    for path in sorted((ROOT / "lib").rglob("*.py")):
-        total.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in sorted(files):
+        total.update(path.as_posix().encode() + b"\0" + files[path] + b"\0")
     return total.hexdigest()[:16]
 
 
