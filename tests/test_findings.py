@@ -422,6 +422,11 @@ def test_cosines_of_taps_what_is_found() -> None:
     assert [between("mamba1", 7, layer) for layer in (5, 6, 7)] == [
         [0.65, 0.73], [0.83, 0.87], [0.88, 0.97],
     ]  # fmt: skip
+    deep = interventions.cosines(frame.query("n_layers == 7").reset_index())
+    times = ("at the end", "at the start")
+    assert deep["choice"].drop_duplicates().tolist() == [
+        f"layer {layer}, {when}" for when in times for layer in range(1, 8)
+    ]
     first = [between("mamba1", 7, layer) for layer in range(1, 5)]
     assert (min(low for low, _ in first), max(high for _, high in first)) == (0.14, 0.43)
     start = frame.loc[("mamba1", 7), [f"cosine_start_layer{layer}" for layer in range(4)]]

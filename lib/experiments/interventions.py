@@ -320,10 +320,14 @@ def cosines(frame: pd.DataFrame) -> pd.DataFrame:
     """Largest absolute cosine between two taps, in long form: model, seed, choice ("layer 2, at the
     end") and cosine."""
     times = {"start": "at the start", "final": "at the end"}
-    return _long(
+    table = _long(
         frame, r"cosine_(start|final)_layer(\d+)", "cosine",
         lambda when, layer: f"layer {int(layer) + 1}, {times[when]}",
     )  # fmt: skip
+    if not len(table):
+        return table
+    # columns of deeper layers come after all those of shallower models: ends first, each by layer
+    return table.sort_values("choice", key=lambda c: c.str.endswith("start"), kind="stable")
 
 
 def _long(
