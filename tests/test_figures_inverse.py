@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lib import figures
 from lib.analysis.inverse_matching import yardsticks
 from lib.figures import inverse
 from lib.tasks import full_symmetry, inverse_matching
@@ -109,5 +110,46 @@ def test_a_model_without_runs_keeps_its_panel() -> None:
     )
     assert figure.data[0].y == () and len(figure.data[3].y) == 3
     assert "Mamba: not run" in [note.text for note in figure.layout.annotations]
+    assert figure.layout.xaxis.range == figure.layout.xaxis2.range == (0.44, 1.06)
     empty = inverse.yardsticks(runs().iloc[:0], {"blind": 0.2}, "t", order=["Mamba"])
     assert len(empty.data) == 3
+
+
+def learnt(epochs: int, models: tuple[str, ...] = ("Mamba", "residual")) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    return pd.DataFrame(
+        {"model": m, "seed": s, "epoch": epoch, **{part: rng.random() for part in inverse.PARTS}}
+        for m in models for s in (1, 2, 3) for epoch in range(epochs)
+    )  # fmt: skip
+
+
+def test_learning_draws_each_seed_and_the_mean_of_each_part_in_its_panel() -> None:
+    curves = learnt(72)
+    figure = inverse.learning(curves, {"blind": 0.2}, "t", ["Mamba", "gated", "residual"])
+    assert "gated: not run" in [note.text for note in figure.layout.annotations]
+    assert {trace.xaxis for trace in figure.data} == {"x", "x3"}
+    assert figure.layout.xaxis2.range == (0, 71)  # the empty panel too
+    drawn = [*range(60), *range(60, 72, 3), 71]
+    for name, panel in (("Mamba", "x"), ("residual", "x3")):
+        for part, text in inverse.PARTS.items():
+            rows = curves[curves["model"] == name]
+            traces = {t.name: t for t in figure.data if t.xaxis == panel and t.name}
+            mean = rows.groupby("epoch")[part].mean()[drawn]
+            found = traces[f"{text} (3 seeds)"]
+            assert list(found.x) == drawn and list(found.y) == pytest.approx(mean.tolist())
+            for seed, one in rows.groupby("seed"):
+                line = traces[f"{text}, seed {seed}"]
+                assert list(line.y) == pytest.approx(one.set_index("epoch")[part][drawn].tolist())
+    entries = [t.legendgroup for t in figure.data if t.showlegend is not False]
+    assert sorted(entries) == sorted({*inverse.PARTS.values(), figures.BAND})
+    figure.to_json()
+
+
+def test_learning_of_gammas_moves_by_a_slider() -> None:
+    frames = {
+        gamma: inverse.learning(learnt(4), {"blind": 0.2}, f"{gamma}", ["Mamba", "residual"])
+        for gamma in (0.5, 0.6)
+    }
+    assert len(figures.with_slider(frames, "gamma").frames) == 2
+    empty = inverse.learning(learnt(4).iloc[:0], {"blind": 0.2}, "t", ["Mamba"])
+    assert "Mamba: not run" in [note.text for note in empty.layout.annotations]

@@ -24,6 +24,7 @@ from lib.experiments import (
     ablations,
     find,
     interventions,
+    inverse_matching,
     memory,
     memory_training,
     memory_unrelated,
@@ -136,8 +137,10 @@ def test_beyond_what_it_means_so_far() -> None:
     frame = frame_of(ablations.BEYOND)
     kinds = {name: rows for name, rows in frame.groupby("variant") if len(rows) == 3}
     names = list(ablations.TABLES[ablations.BEYOND]())
-    assert len(names) == 8 and set(kinds) == {*names[:7]}
-    standard, palindromic, none, third, deep, deep_palindromic, bare = (kinds[n] for n in names[:7])
+    assert len(names) == 8 and set(kinds) == set(names)
+    standard, palindromic, none, third, deep, deep_palindromic, bare, deep_third = (
+        kinds[name] for name in names
+    )
     assert (none["final_symmetric"] > 0.94).all() and (none["final_composite"] < 0.02).all()
     assert none["best_composite"].between(0.45, 0.6).all()
     for rows in (standard, palindromic):
@@ -153,6 +156,11 @@ def test_beyond_what_it_means_so_far() -> None:
     assert (bare["n_layers"] == 5).all() and (bare["final_seen"] > 0.999).all()
     found = bare[["final_composite", "final_symmetric", "best_composite"]].agg(["min", "max"])
     assert found.T.round(2).to_numpy().tolist() == [[0.01, 0.19], [0, 0.05], [0.19, 0.65]]
+    assert (deep_third["n_layers"] == 5).all() and (deep_third["final_seen"] > 0.999).all()
+    found = deep_third[["final_composite", "final_symmetric", "best_composite"]]
+    assert found.agg(["min", "max"]).T.round(2).to_numpy().tolist() == [
+        [0.05, 0.13], [0.04, 0.14], [0.35, 0.58]
+    ]  # fmt: skip
     records = page.records_of(ablations.BEYOND, "paper")
     bare_runs = [r.provenance["sessions"] for r in records if "L5-g1.0-tied-none" in r.readable]
     on_processor = [
@@ -160,6 +168,57 @@ def test_beyond_what_it_means_so_far() -> None:
         for sessions in bare_runs
     ]
     assert on_processor == [1878] * 3
+
+
+def matching_of(kind: str) -> pd.DataFrame:
+    """Runs of the inverse task with two layers, tied weights: six gammas, three seeds."""
+    frame = frame_of(inverse_matching.NAME)
+    plain = f"{inverse_matching.KINDS[kind]}, 2 layers"
+    rows = frame[frame["model"] == plain]
+    assert rows.groupby("gamma")["seed"].nunique().to_dict() == dict.fromkeys(
+        inverse_matching.GAMMAS, 3
+    )
+    return rows
+
+
+def test_mamba_guesses_at_the_inverse_task() -> None:
+    rows = matching_of("mamba")
+    assert (rows["final_train"] > 0.9995).all() and rows["final_test"].between(0.19, 0.205).all()
+    assert (rows["best_test"] < 0.215).all() and (rows["best_ood"] < 0.215).all()
+    assert (rows["final_ood"] < 0.01).sum() == 1
+    assert rows.loc[rows["final_ood"].idxmin(), "gamma"] == 1
+    learnt = reached("mamba", "train", 0.99)
+    assert (min(learnt), max(learnt)) == (59, 107)
+
+
+def reached(kind: str, part: str, accuracy: float, gamma: float = 1.0) -> list[int]:
+    """First epoch, from 0, at which each run up to `gamma` has the accuracy."""
+    curves = inverse_matching.curves(page.records_of(inverse_matching.NAME, "paper"))
+    rows = curves[curves["model"] == f"{inverse_matching.KINDS[kind]}, 2 layers"]
+    rows = rows[(rows["gamma"] <= gamma) & (rows[part] >= accuracy)]
+    return rows.groupby(["gamma", "seed"])["epoch"].min().tolist()
+
+
+def test_whether_a_transformer_solves_the_inverse_task_depends_on_the_seed() -> None:
+    rows = matching_of("transformer")
+    solved = rows[rows["final_test"] > 0.98]
+    assert solved.groupby("gamma")["seed"].count().to_dict() == {0.5: 2, 0.6: 2, 0.7: 1}
+    assert rows.loc[rows["gamma"] == 0.8, "final_test"].max().round(2) == 0.92
+    assert rows.loc[rows["gamma"] >= 0.9, "final_test"].max() < 0.8
+    low = rows[rows["final_test"] < 0.7]
+    assert len(low) == 10 and low["final_test"].round(2).between(0.54, 0.64).sum() == 8
+    assert low["final_test"].min().round(2) == 0.39
+    assert ((low["final_train"] - low["final_test"]) < 0.095).sum() == 8
+
+
+def test_with_bypass_and_positions_mamba_solves_the_inverse_task() -> None:
+    rows = matching_of("residual")
+    assert rows["final_test"].agg(["min", "max"]).round(2).tolist() == [0.96, 1]
+    early = reached("residual", "test", 0.95, 0.9)
+    assert len(early) == 15 and max(early) == 42
+    ood = rows.groupby("gamma")["final_ood"].agg(["min", "max"]).round(2)
+    assert ood.loc[0.6].tolist() == [0.44, 0.72] and ood.loc[0.7].tolist() == [0.33, 0.78]
+    assert (ood.loc[0.9:, "min"].min(), ood.loc[0.9:, "max"].max()) == (0.2, 0.29)
 
 
 def test_positional_encoding_what_it_means() -> None:

@@ -37,6 +37,14 @@ KINDS = {
     "gated": "Mamba-2, gated bypass and positions",
     "transformer": "Transformer",
 }
+# The bypasses come with positions, here as in the paper: each of the two by itself, and no
+# convolution to be passed by. Of these there are no published numbers.
+CONTROLS = {
+    "positions": "Mamba-2, positions alone",
+    "bypass": "Mamba-2, residual bypass alone",
+    "bare": "Mamba-2 without a convolution",
+}
+CONTROL_GAMMAS = (0.6, 0.8, 1.0)
 OWN = ", own output weights"
 
 
@@ -57,8 +65,8 @@ def model_of(
     kind: str, n_layers: int, gamma: float, length: int, d_model: int = D_MODEL,
     d_state: int = 128, tied: bool = True,
 ) -> LanguageModelConfig:  # fmt: skip
-    """The model called `kind` (see KINDS) for sequences of `length`. Bypasses stand beside the
-    convolution of x, B and C, and come with learned positions.
+    """The model called `kind` (see KINDS and CONTROLS) for sequences of `length`. Bypasses stand
+    beside the convolution of x, B and C, and come with learned positions, but for the control.
 
     Args:
         tied: whether a Mamba's output weights are its embedding, as in the phase diagram; a
@@ -71,7 +79,12 @@ def model_of(
     if kind == "mamba":
         return plain
     mixer: Any = plain.pattern[0]
-    block = dataclasses.replace(mixer, conv_bypass=kind)
+    if kind == "bare":
+        return dataclasses.replace(plain, pattern=(dataclasses.replace(mixer, conv_kind="none"),))
+    bypass = {"positions": "none", "bypass": "residual"}.get(kind, kind)
+    block = dataclasses.replace(mixer, conv_bypass=bypass)
+    if kind == "bypass":
+        return dataclasses.replace(plain, pattern=(block,))
     return dataclasses.replace(
         plain, pattern=(block,), positional_encoding="learned", max_length=length
     )
@@ -80,7 +93,8 @@ def model_of(
 def cells(profile: str) -> list[MatchingCell]:
     """Cells of a profile: the two-layer models of Figs. 9 and 15 to 17 first, then deeper Mambas,
     then the Mambas of two layers with output weights of their own, of which the paper says nothing;
-    six gammas, three seeds each. quick: each kind once, small. matched: none."""
+    six gammas, three seeds each; last the CONTROLS, two layers, three gammas, three seeds. quick:
+    each of KINDS once, small. matched: none."""
     if profile == "quick":
         task = InverseTask(layers=1, train_samples=600, test_samples=60, ood_samples=60)
         training = TrainingConfig(epochs=3, warmup_epochs=1, batch_size=100, lr_peak=6e-3)
@@ -90,15 +104,16 @@ def cells(profile: str) -> list[MatchingCell]:
         ]
     if profile != "paper":
         return []
-    grid = [(kind, MAMBA_LAYERS[0], True) for kind in KINDS]
-    grid += [("mamba", n_layers, True) for n_layers in MAMBA_LAYERS[1:]]
-    grid += [(kind, MAMBA_LAYERS[0], False) for kind in KINDS if kind != "transformer"]
+    grid = [(kind, MAMBA_LAYERS[0], True, GAMMAS) for kind in KINDS]
+    grid += [("mamba", n_layers, True, GAMMAS) for n_layers in MAMBA_LAYERS[1:]]
+    grid += [(kind, MAMBA_LAYERS[0], False, GAMMAS) for kind in KINDS if kind != "transformer"]
+    grid += [(kind, MAMBA_LAYERS[0], True, CONTROL_GAMMAS) for kind in CONTROLS]
     tasks = {n_layers: InverseTask(layers=n_layers) for n_layers in MAMBA_LAYERS}
     return [
         MatchingCell(tasks[n], model_of(kind, n, gamma, tasks[n].length, tied=tied), TRAINING, seed)
-        for kind, n, tied in grid
+        for kind, n, tied, gammas in grid
         for seed in SEEDS
-        for gamma in GAMMAS
+        for gamma in gammas
     ]
 
 
@@ -129,17 +144,23 @@ def run(cells: Sequence[MatchingCell], context: Context) -> Iterator[Outcome]:
 
 
 def kind_of(model: LanguageModelConfig) -> str:
-    """Which of KINDS a model is."""
+    """Which of KINDS and CONTROLS a model is."""
     block: Any = model.pattern[0]
     if block.kind == "attention":
         return "transformer"
-    return "mamba" if block.conv_bypass == "none" else str(block.conv_bypass)
+    if block.conv_kind == "none":
+        return "bare"
+    placed = model.positional_encoding != "none"
+    if block.conv_bypass == "none":
+        return "positions" if placed else "mamba"
+    return str(block.conv_bypass) if placed else "bypass"
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
-    """One row a record: model (as in KINDS, with its layers and, if so, OWN), n_layers, gamma, seed
-    and every metric; ``final_train`` is the accuracy over the last epoch's batches."""
+    """One row a record: model (as in KINDS or CONTROLS, with its layers and, if so, OWN), n_layers,
+    gamma, seed and every metric; ``final_train`` is the accuracy over the last epoch's batches."""
     rows: list[dict[str, Any]] = []
+    names = KINDS | CONTROLS
     for record in records:
         cell = from_dict(MatchingCell, record.config)
         n_layers, kind = depth(cell.model), kind_of(cell.model)
@@ -147,7 +168,7 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
         rows.append(
             {
                 "kind": kind,
-                "model": f"{KINDS[kind]}, {n_layers} layers{OWN if own else ''}",
+                "model": f"{names[kind]}, {n_layers} layers{OWN if own else ''}",
                 "n_layers": n_layers,
                 "gamma": cell.model.initialisation.gamma,
                 "seed": cell.seed,
@@ -157,6 +178,19 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def curves(records: Sequence[Record]) -> pd.DataFrame:
+    """Learning curves with the columns ``model`` (as in :func:`frame`), ``gamma`` and ``seed``;
+    ``train`` is the accuracy over an epoch's batches. Empty without records."""
+    if not records:
+        return pd.DataFrame(columns=["model", "gamma", "seed", "epoch", "train", *WATCHED])
+    names = frame(records)
+    parts = [
+        record.read_curves().assign(**names.loc[row, ["model", "gamma", "seed"]].to_dict())
+        for row, record in enumerate(records)
+    ]
+    return pd.concat(parts, ignore_index=True).rename(columns={"train_accuracy": "train"})
 
 
 EXPERIMENTS = (

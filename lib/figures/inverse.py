@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lib.figures import COLOURS, DASHES, token_strip
+from lib.figures import COLOURS, DASHES, band, one_entry_a_group, token_strip
 from lib.tasks.composite import Split
 from lib.tasks.full_symmetry import FIRST_PAIRS, HELD_OUT
 from lib.tasks.inverse_matching import InverseTask, Matching
@@ -24,6 +24,7 @@ PARTS = {
     "test": "test: sets never trained",
     "ood": "OOD: tokens never trained",
 }
+EVERY_EPOCH = 60
 SYMBOLS = {"train": "square", "test": "circle", "ood": "diamond"}
 
 
@@ -104,14 +105,7 @@ def yardsticks(
     """
     published = published or {}
     models = list(order) if order is not None else list(dict.fromkeys(frame["model"]))
-    titles = [m if (frame["model"] == m).any() else f"{m}: not run" for m in models]
-    # a part of a name a line: panels are narrow
-    titles = [name.replace(", ", ",<br>").replace(" and ", "<br>and ") for name in titles]
-    lines_above = max((name.count("<br>") for name in titles), default=0)
-    figure = make_subplots(
-        1, len(models), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03
-    )
-    figure.update_annotations(font_size=11)
+    figure, lines_above = _panels(models, set(frame["model"]))
     for column, model in enumerate(models, 1):
         place = {"row": 1, "col": column}
         rows, first = frame[frame["model"] == model], column == 1
@@ -120,13 +114,7 @@ def yardsticks(
             theirs = published.get(model, {})
             points = sorted((gamma, v[part]) for gamma, v in theirs.items() if part in v)
             _add_published(figure, points, f"{source}, {part}", index, place)
-    for text, value in lines.items():
-        figure.add_hline(y=value, line={"width": 1, "dash": "dot", "color": "#888888"})
-        # beside the last panel, where no curve runs through the words
-        figure.add_annotation(
-            text=f"{text} {value:g}", x=1.01, xref="paper", xanchor="left", y=value, yref="y",
-            showarrow=False, font_size=11,
-        )  # fmt: skip
+    _add_lines(figure, lines)
     # one entry for all published marks: their colours and shapes are those of ours
     if any(published.values()):
         figure.add_scatter(
@@ -136,11 +124,74 @@ def yardsticks(
     figure.update_yaxes(range=[-0.02, 1.08])
     figure.update_yaxes(title=f"accuracy, {kind} epoch", row=1, col=1)
     figure.update_xaxes(title="gamma")
+    gammas = [*frame["gamma"], *(gamma for model in models for gamma in published.get(model, {}))]
+    if gammas:  # a panel without a run too
+        figure.update_xaxes(range=[min(gammas) - 0.06, max(gammas) + 0.06])
     figure.update_layout(
         title=title, height=420 + 14 * lines_above, legend_y=-0.22, margin_r=110,
         margin_t=75 + 14 * lines_above,
     )  # fmt: skip
     return figure
+
+
+def learning(
+    curves: pd.DataFrame, lines: Mapping[str, float], title: str, order: Sequence[str]
+) -> go.Figure:
+    """Accuracy in training, test and OOD by epoch, one panel a model, with lines at what observers
+    with partial knowledge reach. Figures of the same models and seeds have the same traces.
+
+    Args:
+        curves: columns ``model``, ``seed``, ``epoch`` and those named in PARTS. From epoch
+            EVERY_EPOCH on every third is drawn, and the last.
+        lines: name of an observer to its accuracy.
+        order: models from left to right; one without a run keeps its panel, which says so.
+    """
+    figure, lines_above = _panels(order, set(curves["model"]))
+    # a page holds hundreds of these curves: fewer points where they turn slowly, and no digits that
+    # nobody can see
+    epoch = curves["epoch"]
+    curves = curves[(epoch < EVERY_EPOCH) | (epoch % 3 == 0) | (epoch == epoch.max())]
+    curves = curves.astype({"epoch": "int16", **dict.fromkeys(PARTS, "float32")})
+    for column, model in enumerate(order, 1):
+        rows = curves[curves["model"] == model]
+        for index, (part, text) in enumerate(PARTS.items()):
+            if len(rows):
+                band(figure, rows, "epoch", part, text, index, limits=(0, 1), row=1, col=column)
+    one_entry_a_group(figure)
+    _add_lines(figure, lines)
+    figure.update_yaxes(range=[-0.02, 1.08])
+    figure.update_yaxes(title="accuracy", row=1, col=1)
+    figure.update_xaxes(title="epoch")
+    if len(curves):  # a panel without a run too
+        figure.update_xaxes(range=[0, int(curves["epoch"].max())])
+    figure.update_layout(
+        title=title, height=420 + 14 * lines_above, legend_y=-0.22, margin_r=110,
+        margin_t=75 + 14 * lines_above,
+    )  # fmt: skip
+    return figure
+
+
+def _panels(models: Sequence[str], run: Collection[str]) -> tuple[go.Figure, int]:
+    """A panel a model, under its name with a part a line (panels are narrow), and how many lines
+    stand above the first one's; a model that is not among those `run` is called so."""
+    titles = [m if m in run else f"{m}: not run" for m in models]
+    titles = [name.replace(", ", ",<br>").replace(" and ", "<br>and ") for name in titles]
+    figure = make_subplots(
+        1, len(models), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03
+    )
+    figure.update_annotations(font_size=11)
+    return figure, max((name.count("<br>") for name in titles), default=0)
+
+
+def _add_lines(figure: go.Figure, lines: Mapping[str, float]) -> None:
+    """Lines at what observers reach, named beside the last panel, where no curve runs through the
+    words."""
+    for text, value in lines.items():
+        figure.add_hline(y=value, line={"width": 1, "dash": "dot", "color": "#888888"})
+        figure.add_annotation(
+            text=f"{text} {value:g}", x=1.01, xref="paper", xanchor="left", y=value, yref="y",
+            showarrow=False, font_size=11,
+        )  # fmt: skip
 
 
 def _add_ours(

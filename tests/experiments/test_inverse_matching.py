@@ -13,6 +13,8 @@ from lib.analysis.reference import load_parts
 from lib.config import from_dict, to_dict
 from lib.experiments import Context, Outcome, cells_of, find
 from lib.experiments.inverse_matching import (
+    CONTROL_GAMMAS,
+    CONTROLS,
     D_MODEL,
     GAMMAS,
     KINDS,
@@ -21,6 +23,7 @@ from lib.experiments.inverse_matching import (
     OWN,
     SEEDS,
     MatchingCell,
+    curves,
     depth,
     kind_of,
     model_of,
@@ -45,10 +48,13 @@ def test_the_cells_are_those_of_the_figures() -> None:
     grid = [(kind, 2, kind in mambas) for kind in KINDS]
     grid += [("mamba", n, True) for n in MAMBA_LAYERS[1:]]
     grid += [(kind, 2, False) for kind in mambas]
+    controls = [(kind, 2, True) for kind in CONTROLS]
     assert [place(cell) for cell in cells] == [
-        (*model, seed, gamma) for model, seed, gamma in itertools.product(grid, SEEDS, GAMMAS)
+        (*model, seed, gamma)
+        for models, gammas in ((grid, GAMMAS), (controls, CONTROL_GAMMAS))
+        for model, seed, gamma in itertools.product(models, SEEDS, gammas)
     ]
-    assert len({identity(NAME, 1, to_dict(cell)) for cell in cells}) == len(cells) == 180
+    assert len({identity(NAME, 1, to_dict(cell)) for cell in cells}) == len(cells) == 207
     for cell in cells:
         # the task grows with the depth, and the encoding reaches to its end
         assert cell.task == InverseTask(layers=depth(cell.model))
@@ -74,6 +80,18 @@ def test_the_kinds_are_what_they_are_called() -> None:
     outs = [build_language_model(models[k], seed=0)(tokens) for k in ("gated", "residual")]
     assert not torch.allclose(*outs)
     assert any("conv" in name for name in names["mamba"])
+    others = {kind: model_of(kind, 1, 0.5, length, 32, 16) for kind in CONTROLS}
+    assert {kind: kind_of(model) for kind, model in others.items()} == {k: k for k in CONTROLS}
+    controls = {
+        kind: {name for name, _ in build_language_model(model, seed=0).named_parameters()}
+        for kind, model in others.items()
+    }
+    assert controls["positions"] == names["residual"] and controls["bypass"] == names["mamba"]
+    assert controls["bare"] == {name for name in names["mamba"] if "conv" not in name}
+    # each has one half of what the bypass of the paper brings, and the other is off
+    assert others["positions"].pattern == models["mamba"].pattern
+    assert others["bypass"].pattern == models["residual"].pattern
+    assert others["bypass"].positional_encoding == "none" == others["bare"].positional_encoding
     assert not any("conv" in name for name in names["transformer"])
     with pytest.raises(ValueError, match=r"conv_bypass is 'open', allowed: "):
         model_of("open", 1, 0.5, length)
@@ -111,6 +129,7 @@ def test_all_kinds_are_measured_on_all_three_parts(
             Record(NAME, 1, to_dict(cell), find(NAME).readable(cell), "done", metrics, {})
         )
     frame = find(NAME).frame(records)
+    assert curves([]).empty and {"model", "gamma", "train"} < set(curves([]))
     assert frame["kind"].tolist() == list(KINDS)
     assert frame["model"].tolist() == [f"{text}, 1 layers" for text in KINDS.values()]
     untied = dataclasses.replace(records[0], config={**records[0].config})
@@ -169,7 +188,7 @@ def test_a_kind_of_one_depth_can_train_as_one_ensemble() -> None:
         dataclasses.replace(c, seed=0, model=dataclasses.replace(c.model, initialisation=plain))
         for c in cells_of(find(NAME), "paper")
     )
-    assert list(groups.values()) == [18] * 10
+    assert list(groups.values()) == [18] * 10 + [9] * 3
 
 
 def test_positions_must_cover_the_sequence(outcomes: dict[MatchingCell, Outcome]) -> None:
@@ -194,7 +213,8 @@ def published_name(cell: MatchingCell) -> tuple[str, float | None]:
 
 
 def test_every_published_number_has_its_cells() -> None:
-    ours = Counter(published_name(cell) for cell in cells_of(find(NAME), "paper"))
+    cells = [cell for cell in cells_of(find(NAME), "paper") if kind_of(cell.model) in KINDS]
+    ours = Counter(published_name(cell) for cell in cells)
     theirs = load_parts("achilles_inverse")
     assert set(ours) == {(model, gamma) for model, rows in theirs.items() for gamma in rows}
     # twice where a Mamba's output weights are tied and its own
