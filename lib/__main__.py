@@ -215,7 +215,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("queue", _queue, "work off a file of runs, several at once, within a time")
     sub.add_argument("plan", type=Path, help="a line a run: what follows `python -m lib run`")
-    sub.add_argument("--processes", type=int, default=3, metavar="N",
+    sub.add_argument("--processes", type=int, default=2, metavar="N",
                      help="runs at once (default: %(default)s)")  # fmt: skip
     sub.add_argument("--budget", metavar="TIME", help="of all: stop cleanly after 90s, 8m, 1.5h")
     sub.add_argument("--mps", action="store_true",

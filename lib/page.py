@@ -222,7 +222,10 @@ def _commit(facts: dict[str, Any]) -> str:
     return (facts.get("commit") or "unknown")[:HASH] + mark
 
 
-def explore(plot: Callable[..., Any], start: Any = None, **choices: Sequence[Any]) -> Any:
+def explore(
+    plot: Callable[..., Any], start: Any = None, labels: Mapping[Any, str] | None = None,
+    **choices: Sequence[Any],
+) -> Any:  # fmt: skip
     """Let the reader choose arguments of `plot`, which returns a plotly figure.
 
     With a live kernel: ipywidgets, one for each argument. In the static page: one figure with a
@@ -231,33 +234,38 @@ def explore(plot: Callable[..., Any], start: Any = None, **choices: Sequence[Any
 
     Args:
         start: which of the first argument's choices is shown at first; by default the first.
+        labels: what readers see in place of a choice, each another; those not named stand as they
+            are.
 
     Raises:
         ValueError: `start` is no choice of the first argument.
     """
     first, *others = choices
+    names = {value: (labels or {}).get(value, value) for value in choices[first]}
     start = choices[first][0] if start is None else start
     if start not in choices[first]:
         raise ValueError(f"start is {start!r}, allowed: {', '.join(map(str, choices[first]))}")
     if progress.headless():
         fixed = {name: choices[name][0] for name in others}
-        frames = {value: plot(**{first: value}, **fixed) for value in choices[first]}
+        frames = {name: plot(**{first: value}, **fixed) for value, name in names.items()}
         if len(frames) == 1:
-            return frames[start]
+            return frames[names[start]]
         figure = with_slider(frames, first)
-        shown = frames[start].layout
-        for trace, opening in zip(figure.data, frames[start].data, strict=True):
+        shown = frames[names[start]]
+        for trace, opening in zip(figure.data, shown.data, strict=True):
             trace.update(opening, overwrite=True)
         figure.update_layout(
-            title=shown.title, annotations=shown.annotations, **axes_of(frames)[start]
-        )
-        figure.layout.sliders[0].active = list(frames).index(start)
+            title=shown.layout.title, annotations=shown.layout.annotations,
+            **axes_of(frames)[names[start]],
+        )  # fmt: skip
+        figure.layout.sliders[0].active = list(choices[first]).index(start)
         return figure
     from ipywidgets import SelectionSlider, interactive
 
     widgets = {
         name: SelectionSlider(
-            options=list(values), value=start if name == first else values[0], description=name,
+            options=[(str((labels or {}).get(value, value)), value) for value in values],
+            value=start if name == first else values[0], description=name,
             continuous_update=False,
         )
         for name, values in choices.items()

@@ -92,7 +92,7 @@ def _check(job: Job) -> None:
 
 def work(
     jobs: Sequence[Job],
-    processes: int = 3,
+    processes: int = 2,
     seconds: float | None = None,
     *,
     root: Path = provenance.ROOT,

@@ -84,8 +84,13 @@ def _untraced(records: Sequence[Record], root: Path) -> Iterator[str]:
         return
     for origin in dict.fromkeys(found):
         if not origin.as_named:
-            where = f"is that of {origin.commit}" if origin.commit else "is of no commit here"
-            yield f"note: {origin.record} names commit {origin.named}; the code that ran {where}"
+            named = f"names commit {origin.named}" if origin.named else "names no commit"
+            where = "the code that ran is of no commit here"
+            if origin.commit:
+                where = f"the code that ran is that of {origin.commit}"
+            elif origin.code is None:
+                where = "it does not say which code ran"
+            yield f"note: {origin.record} {named}; {where}"
 
 
 def _check_weights(record: Record, keep: bool, kept: Sequence[str]) -> None:

@@ -144,6 +144,20 @@ def test_slider_has_a_frame_a_choice_and_moves_all_traces() -> None:
     assert figure.data[0].y[0] == 1  # opens where the slider stands
 
 
+def test_slider_shows_labels_in_place_of_choices() -> None:
+    def plot(of: str) -> go.Figure:
+        return go.Figure(go.Bar(y=[len(of)])).update_layout(title=of)
+
+    figure = page.explore(plot, "encode", {"encode": "reading"}, of=["train", "encode"])
+    (slider,) = figure.layout.sliders
+    assert [step.label for step in slider.steps] == ["train", "reading"]
+    # the plot itself is asked by the choice
+    assert [frame.layout.title.text for frame in figure.frames] == ["train", "encode"]
+    assert figure.layout.title.text == "encode" and slider.active == 1
+    alone = page.explore(plot, labels={"encode": "reading"}, of=["encode"])
+    assert alone.layout.title.text == "encode"
+
+
 def test_slider_takes_titles_and_ranges_of_axes_along() -> None:
     def plot(some_name: str) -> go.Figure:
         figure = go.Figure(go.Bar(y=[1])).update_layout(height=300 if some_name == "a_b" else 400)
@@ -168,3 +182,11 @@ def test_widgets_with_a_live_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lib.progress.in_notebook", lambda: True)
     widget = page.explore(lambda height: go.Figure(), height=[1, 2, 3])
     assert [child.description for child in widget.children[:-1]] == ["height"]
+
+
+def test_widgets_show_labels_and_ask_by_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAMBA_BOOK_HEADLESS", "0")
+    monkeypatch.setattr("lib.progress.in_notebook", lambda: True)
+    widget = page.explore(lambda of: go.Figure(), "b", {"b": "reading"}, of=["a", "b"])
+    (slider, _) = widget.children
+    assert [label for label, _ in slider.options] == ["a", "reading"] and slider.value == "b"

@@ -62,6 +62,7 @@ def test_publishing_says_whose_code_is_not_the_commit_s(
     found = [
         Origin(one.name, "27efd8f5e66e", "a" * 40, code), Origin(one.name, None, None, code),
         Origin(one.name, None, None, code), Origin(one.name, "b" * 40, "b" * 40, code),
+        Origin(one.name, "27efd8f5e66e", None, code), Origin(one.name, "27efd8f5e66e", None, None),
     ]  # fmt: skip
 
     def origins(records: Sequence[Record], root: Path) -> list[Origin]:
@@ -72,7 +73,9 @@ def test_publishing_says_whose_code_is_not_the_commit_s(
     notes = [line for line in publishing.publish(copy, name, "paper") if line.startswith("note")]
     assert notes == [
         f"note: {one.name} names commit 27efd8f5e66e; the code that ran is that of {'a' * 40}",
-        f"note: {one.name} names commit None; the code that ran is of no commit here",
+        f"note: {one.name} names no commit; the code that ran is of no commit here",
+        f"note: {one.name} names commit 27efd8f5e66e; the code that ran is of no commit here",
+        f"note: {one.name} names commit 27efd8f5e66e; it does not say which code ran",
     ]
 
 

@@ -33,6 +33,16 @@ MEASURES = {
     "alone_omission": ("omission, language model alone", "share of tokens"),
     "shuffled_omission": ("omission, text in disorder", "share of tokens"),
 }
+# the same below a slider, where there is little room
+SHORT = {
+    "rouge1": "ROUGE-1",
+    "rougeL": "ROUGE-L",
+    "token_accuracy": "in place",
+    "swapped_omission": "another's answer",
+    "zero_omission": "zeros",
+    "alone_omission": "model alone",
+    "shuffled_omission": "disorder",
+}
 
 # above the plot: below it there may be a slider
 TOP: dict[str, Any] = {
