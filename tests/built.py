@@ -106,14 +106,21 @@ def browser() -> str | None:
     return next((found for name in BROWSERS if (found := shutil.which(name))), None)
 
 
-def drawn(page: Page, program: str, *flags: str) -> BeautifulSoup:
-    """The page after its scripts have run, opened as a file."""
+def drawn(page: Page, program: str, *flags: str, script: str = "") -> BeautifulSoup:
+    """The page after its scripts have run, opened as a file, with a `script` of its own at the
+    end."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        path = page.path
+        if script:  # a copy, which finds its files where the page does
+            assert page.html.count("<head>") == page.html.count("</body>") == 1
+            whole = page.html.replace("<head>", f'<head><base href="{path.as_uri()}">')
+            path = Path(profile) / "page.html"
+            path.write_text(whole.replace("</body>", f"<script>{script}</script></body>"))
         done = subprocess.run(
             [program, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
              "--disable-background-networking", "--disable-component-update", "--disable-sync",
              f"--user-data-dir={profile}", "--window-size=1300,2000",
-             "--virtual-time-budget=20000", *flags, "--dump-dom", page.path.as_uri()],
+             "--virtual-time-budget=20000", *flags, "--dump-dom", path.as_uri()],
             capture_output=True, text=True, timeout=180, check=False,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

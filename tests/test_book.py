@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 import yaml
+from bs4 import BeautifulSoup
 
 from lib import book, claims, runner
 from lib.verdicts import measured, published_text
@@ -239,16 +240,42 @@ def program() -> str:
     return found
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_a_browser_draws_every_figure_and_formula(site: Site, program: str, theme: str) -> None:
-    flags = ("--blink-settings=preferredColorScheme=0",) if theme == "dark" else ()
+# what the button for the theme does, once every figure is dressed for the first one
+TURN_DARK = """
+window.addEventListener("load", () => {
+  const timer = setInterval(() => {
+    const figures = [...document.querySelectorAll(".plotly-graph-div")];
+    if (!figures.every((figure) => figure.dataset.dressed === "light")) return;
+    clearInterval(timer);
+    document.documentElement.dataset.first = figures.length + " light";
+    document.documentElement.dataset.theme = "dark";
+  }, 50);
+});
+"""
+
+
+def expect_drawn(page: Page, soup: BeautifulSoup, theme: str) -> None:
+    figures = soup.select(".plotly-graph-div")
+    assert len(figures) == len(page.figures()) > 0, page.name
+    for figure in figures:
+        assert figure.select(".main-svg"), f"{page.name}: a figure is not drawn"
+        assert figure.get("data-dressed") == theme, f"{page.name}: a figure keeps its colours"
+    assert not soup.select("mjx-merror, [data-mjx-error]"), page.name
+    formulas = page.soup.select(".math")
+    assert len(soup.select("mjx-container")) >= len(formulas), page.name
+
+
+def test_a_browser_draws_every_figure_and_formula_in_both_themes(site: Site, program: str) -> None:
     for page in site.notebooks():
-        soup = drawn(page, program, *flags)
-        figures = soup.select(".plotly-graph-div")
-        assert len(figures) == len(page.figures()) > 0, page.name
-        for figure in figures:
-            assert figure.select(".main-svg"), f"{page.name}: a figure is not drawn"
-            assert figure.get("data-dressed") == theme, f"{page.name}: a figure keeps its colours"
-        assert not soup.select("mjx-merror, [data-mjx-error]"), page.name
-        formulas = page.soup.select(".math")
-        assert len(soup.select("mjx-container")) >= len(formulas), page.name
+        soup = drawn(page, program, script=TURN_DARK)
+        expect_drawn(page, soup, "dark")
+        assert soup.html is not None
+        assert soup.html["data-first"] == f"{len(page.figures())} light", page.name
+
+
+def test_pages_open_dark_for_whom_all_is_dark(site: Site, program: str) -> None:
+    of_each_chapter = {page.path.parent: page for page in site.notebooks()}
+    assert len(of_each_chapter) >= 4
+    for page in of_each_chapter.values():
+        soup = drawn(page, program, "--blink-settings=preferredColorScheme=0")
+        expect_drawn(page, soup, "dark")
