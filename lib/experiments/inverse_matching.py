@@ -38,11 +38,12 @@ KINDS = {
     "transformer": "Transformer",
 }
 # The bypasses come with positions, here as in the paper: each of the two by itself, and no
-# convolution to be passed by. Of these there are no published numbers.
+# convolution to be passed by, without positions and with. Of these there are no published numbers.
 CONTROLS = {
     "positions": "Mamba-2, positions alone",
     "bypass": "Mamba-2, residual bypass alone",
-    "bare": "Mamba-2 without a convolution",
+    "bare": "Mamba-2, no convolution",
+    "bare positions": "Mamba-2, no convolution, positions",
 }
 CONTROL_GAMMAS = (0.6, 0.8, 1.0)
 OWN = ", own output weights"
@@ -79,11 +80,12 @@ def model_of(
     if kind == "mamba":
         return plain
     mixer: Any = plain.pattern[0]
-    if kind == "bare":
-        return dataclasses.replace(plain, pattern=(dataclasses.replace(mixer, conv_kind="none"),))
-    bypass = {"positions": "none", "bypass": "residual"}.get(kind, kind)
-    block = dataclasses.replace(mixer, conv_bypass=bypass)
-    if kind == "bypass":
+    if kind.startswith("bare"):
+        block = dataclasses.replace(mixer, conv_kind="none")
+    else:
+        bypass = {"positions": "none", "bypass": "residual"}.get(kind, kind)
+        block = dataclasses.replace(mixer, conv_bypass=bypass)
+    if kind in ("bare", "bypass"):
         return dataclasses.replace(plain, pattern=(block,))
     return dataclasses.replace(
         plain, pattern=(block,), positional_encoding="learned", max_length=length
@@ -148,9 +150,9 @@ def kind_of(model: LanguageModelConfig) -> str:
     block: Any = model.pattern[0]
     if block.kind == "attention":
         return "transformer"
-    if block.conv_kind == "none":
-        return "bare"
     placed = model.positional_encoding != "none"
+    if block.conv_kind == "none":
+        return "bare positions" if placed else "bare"
     if block.conv_bypass == "none":
         return "positions" if placed else "mamba"
     return str(block.conv_bypass) if placed else "bypass"
