@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -16,8 +17,17 @@ from lib import provenance
 from lib.run_options import FAILED, STOPPED, USAGE_ERROR, add_arguments
 from lib.store import Store, StoreError
 
+INTERRUPTED = 128 + signal.SIGINT  # exit status, as a shell has it
 # what a machine lacks, and says so: a backend, a text, tags, a tagger
 MISSING = ("BackendError", "TextUnavailable", "TagsUnavailable", "MissingTagger")
+
+
+def _say(line: str) -> None:
+    """Print a line; if nobody reads any more, what runs goes on and is kept all the same."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -38,8 +48,9 @@ def _run(arguments: argparse.Namespace) -> int:
         checkpoint_every=arguments.checkpoint_every,
         ensemble=arguments.ensemble,
         abreast=arguments.abreast,
+        say=_say,
     )
-    print(f"{len(summary.done)} done, {len(summary.failed)} failed, {summary.left} left")
+    _say(f"{len(summary.done)} done, {len(summary.failed)} failed, {summary.left} left")
     if summary.failed:
         return FAILED
     return STOPPED if summary.left else 0
@@ -260,12 +271,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 well, 1 failed, 2 misused, 3 budget spent."""
+    """Run one command; returns the exit status: 0 well, 1 failed, 2 misused, 3 budget spent, 130
+    interrupted."""
     from lib.claims import ClaimError
-    from lib.notebook import NotebookError
+    from lib.notebook import NotebookError, NotebookFailed
     from lib.runner import RunError
 
     arguments = parser().parse_args(argv)
+    if os.environ.get("MAMBA_BOOK_RUNS"):  # processes begun here work in other folders
+        os.environ["MAMBA_BOOK_RUNS"] = os.path.abspath(os.environ["MAMBA_BOOK_RUNS"])
     try:
         status = int(arguments.action(arguments))
         sys.stdout.flush()
@@ -273,11 +287,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads has enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from what is kept", file=sys.stderr)
+        return INTERRUPTED
+    except NotebookFailed as error:
+        if arguments.traceback:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
     except (ValueError, OSError, ClaimError, NotebookError, RunError, StoreError) as error:
         if arguments.traceback:
             raise
         print(f"error: {error}", file=sys.stderr)
-        return USAGE_ERROR
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+        return FAILED if full else USAGE_ERROR
     except RuntimeError as error:
         # by name, since their modules import what only some commands need
         if arguments.traceback or type(error).__name__ not in MISSING:

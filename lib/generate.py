@@ -36,11 +36,10 @@ def main(arguments: argparse.Namespace) -> int:
         StoreError, TextUnavailable: see :func:`from_record`.
     """
     # here, since the command line's other commands need no torch
-    import torch
-
     from lib.models.hub import fetch, load_causal_lm, load_tokenizer, stop_tokens
     from lib.models.sampling import SamplingConfig
     from lib.models.text import stream_text
+    from lib.runner import choose_device
 
     if arguments.prompt is None and not arguments.interactive:
         raise ValueError("give --prompt TEXT, or --interactive to be asked for prompts")
@@ -48,9 +47,7 @@ def main(arguments: argparse.Namespace) -> int:
     sampling = SamplingConfig(
         arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed
     )
-    device = arguments.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(arguments.device)
     if arguments.model.endswith(".json"):
         if arguments.revision is not None:
             raise ValueError(
@@ -65,6 +62,10 @@ def main(arguments: argparse.Namespace) -> int:
         stop = stop_tokens(folder)
 
     def write(prompt: str) -> None:
+        try:
+            prompt.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"prompt is {prompt!r}, allowed: text in UTF-8") from error
         begun, written = time.perf_counter(), 0
         text = stream_text(
             model, tokenizer, prompt, max_new_tokens=arguments.max_tokens, sampling=sampling,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import os
 import signal
 import subprocess
@@ -33,6 +34,10 @@ TYPES: dict[str, tuple[type, ...]] = {
 
 class NotebookError(RuntimeError):
     """A notebook that cannot be run as asked, or that failed."""
+
+
+class NotebookFailed(NotebookError):
+    """A notebook that ran and did not come to its end."""
 
 
 def parameters_of(path: Path) -> dict[str, dict[str, Any]]:
@@ -116,12 +121,15 @@ def execute(
         timeout: wall-clock limit in seconds for the whole notebook.
 
     Raises:
-        NotebookError: bad parameters, a failing cell (its error is shown), or the limit. An
-            earlier executed copy is left as it was; the failed one is kept in ``_build/logs``.
+        NotebookError: bad parameters, or an `output` that is a folder or the notebook itself.
+        NotebookFailed: a failing cell (its error is shown), or the limit. An earlier executed copy
+            is left as it was; the failed one is kept in ``_build/logs``.
     """
     values = check_parameters(path, given or {})
-    if timeout <= 0:
-        raise NotebookError(f"timeout is {timeout}, allowed: more than 0 seconds")
+    if not 0 < timeout < math.inf:
+        raise NotebookError(f"timeout is {timeout}, allowed: more than 0 seconds, finite")
+    if output is not None and (output.is_dir() or output.resolve() == path.resolve()):
+        raise NotebookError(f"output is {output}, allowed: a file other than the notebook itself")
     inside = path.resolve()
     name = inside.relative_to(root) if inside.is_relative_to(root) else Path(inside.name)
     output = (output or root / EXECUTED / name).resolve()
@@ -141,7 +149,7 @@ def execute(
             if temporary.exists():
                 os.replace(temporary, failed)
                 problem += f"\nThe notebook as far as it came: {failed.relative_to(root)}"
-            raise NotebookError(f"{name}: {problem}")
+            raise NotebookFailed(f"{name}: {problem}")
         failed.unlink(missing_ok=True)
         tidy(temporary, name.as_posix())
         os.replace(temporary, output)

@@ -27,6 +27,7 @@ from typing import Any
 
 from lib import provenance, runner
 from lib.experiments import find, registry
+from lib.ops.backends import BackendError
 from lib.run_options import FAILED, STOPPED, add_arguments
 
 LEAST = 30.0  # seconds that must be left for a line to begin
@@ -55,12 +56,15 @@ def read(path: Path) -> list[Job]:
 
     Raises:
         ValueError: a file that cannot be read; or naming file, line and what is wrong: an unknown
-            experiment or option, conditions that no cell meets, a budget of its own.
+            experiment or option, a value out of range, a device or backend that is not here,
+            conditions that no cell meets, a budget of its own.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise ValueError(f"plan is {path}, allowed: a file of runs ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"plan is {path}, allowed: a file of text in UTF-8 ({error})") from error
     jobs = []
     for number, line in enumerate(lines, 1):
         try:
@@ -68,7 +72,7 @@ def read(path: Path) -> list[Job]:
             if job:
                 _check(job)
                 jobs.append(job)
-        except ValueError as error:
+        except (ValueError, runner.RunError, BackendError) as error:
             raise ValueError(f"{path}, line {number}: {error}") from error
     if not jobs:
         raise ValueError(f"{path} has no line to run")
@@ -85,6 +89,8 @@ def _check(job: Job) -> None:
         raise ValueError(said.getvalue().strip().rpartition("error: ")[2] or "help") from error
     if arguments.budget is not None:
         raise ValueError("a line has no --budget; the plan's is shared")
+    runner.check_options(arguments.ensemble, arguments.abreast, arguments.checkpoint_every)
+    runner.check_backend(arguments.backend, runner.choose_device(arguments.device))
     runner.chosen_cells(
         find(arguments.experiment), arguments.profile, arguments.select, arguments.shard
     )
@@ -110,10 +116,14 @@ def work(
         environment: what its environment has beside ours.
 
     Raises:
-        ValueError: fewer than one process.
+        ValueError: fewer than one process, or a time in which no line would begin.
     """
     if processes < 1:
         raise ValueError(f"processes is {processes}, allowed: at least 1")
+    if seconds is not None and seconds <= LEAST:
+        raise ValueError(
+            f"budget is {seconds:g} s, allowed: more than {LEAST:g} s, which a line needs to begin"
+        )
     deadline = None if seconds is None else time.monotonic() + seconds
     waiting, found, lock = deque(jobs), Worked(), threading.Lock()
     running: list[subprocess.Popen[str]] = []
@@ -215,6 +225,9 @@ def pack(runs: Path, target: Path, checkpoints: bool = False) -> int:
             for path in files:
                 archive.add(path, Path(runs.name) / path.relative_to(runs))
         draft.replace(target)
+    except OSError as error:
+        error.filename = error.filename or str(target)
+        raise
     finally:
         draft.unlink(missing_ok=True)
     return len(files)

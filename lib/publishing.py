@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib import origins, runner
-from lib.experiments import Context, Experiment, cells_of, find, registry
+from lib.experiments import Context, Experiment, find, registry
 from lib.store import Record, Store, StoreError, files_of, read_record
 
 WEIGHTS_LIMIT = 2 * 2**20
@@ -44,9 +44,14 @@ def publish(
         StoreError: nothing to publish, or weights too large for the book's repository.
     """
     experiment, store = find(name), Store.at(root)
-    cells = runner.select_cells(cells_of(experiment, profile), select)
+    cells = runner.chosen_cells(experiment, profile, select, None)
     keep = runner.select_cells(cells, weights) if weights else []
     found = list(zip(cells, store.records(name, experiment.protocol, cells), strict=True))
+    yield from (f"note: {problem}" for problem in store.problems)
+    if keep and not any(
+        record is not None and record.weights for cell, record in found if cell in keep
+    ):
+        yield f"note: no record of the cells that meet {' and '.join(weights)} has weights to keep"
     ready = [(cell, record) for cell, record in found if record is not None]
     if not ready:
         raise StoreError(f"no cell of {name} {profile} has a record yet; nothing to publish")
@@ -127,7 +132,8 @@ def verify(root: Path, name: str | None = None, models: int | None = None) -> li
         checks += _check_records(experiment, store, models)
         checks += _check_pinned(experiment, store)
     if not checks:
-        raise StoreError("nothing is published yet, so there is nothing to verify")
+        what = f"of {name}" if name else "yet"
+        raise StoreError(f"nothing is published {what}, so there is nothing to verify")
     return [*checks, _check_origins(experiments, store, root)]
 
 

@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", default="auto", help="auto or the name of a backend")
     parser.add_argument("--compile", default="auto", choices=["auto", "on", "off"])
     parser.add_argument("--retry-failed", action="store_true")
-    parser.add_argument("--fresh", action="store_true", help="run again whatever records there are")
+    parser.add_argument("--fresh", action="store_true",
+                        help="run again whatever records and checkpoints there are")  # fmt: skip
     parser.add_argument("--checkpoint-every", type=float, default=60.0, metavar="SECONDS",
                         help="between checkpoints of a cell (default: %(default)g)")  # fmt: skip
     parser.add_argument("--ensemble", type=int, metavar="N",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -24,7 +23,8 @@ from lib.experiments import (
     find,
     registry,
 )
-from lib.store import Record, Store, identity, write_atomic
+from lib.fresh import Anew
+from lib.store import Record, Store, identity
 
 DEVICES = ("auto", "cpu", "cuda")
 # queues of a GPU, the most there are: streams that share one wait for each other. The driver reads
@@ -215,23 +215,18 @@ def run(
     """
     experiment = find(name)
     cells = chosen_cells(experiment, profile, select, shard)
-    if ensemble is not None and ensemble < 1:
-        raise ValueError(f"ensemble is {ensemble}, allowed: at least 1")
-    if abreast is not None and abreast < 0:
-        raise ValueError(f"abreast is {abreast}, allowed: 0 or more")
-    if not checkpoint_every >= 0:  # so that what is no number is refused too
-        raise ValueError(f"checkpoint_every is {checkpoint_every}, allowed: 0 or more seconds")
+    check_options(ensemble, abreast, checkpoint_every)
     seconds = parse_seconds(budget)
     deadline = None if seconds is None else time.monotonic() + seconds
     store = store or Store.at(root)
     store.check_writable(name)
     chosen = choose_device(device)
-    _check_backend(backend, chosen)
+    check_backend(backend, chosen)
 
     def identify(cell: Any) -> str:
         return identity(name, experiment.protocol, to_dict(cell))
 
-    anew = Anew(store.local / name) if fresh else None
+    anew = Anew(store.local / name, map(identify, cells)) if fresh else None
     if anew is None:
         waiting = store.missing(name, experiment.protocol, cells, retry_failed)
     else:
@@ -251,6 +246,10 @@ def run(
         abreast=abreast,
         identify=identify,
     )
+    if anew is not None and anew.begins:
+        for cell in waiting:  # what an earlier run left is not gone on from
+            context.forget(cell)
+        anew.begin()
     summary = Summary(skipped=len(cells) - len(waiting))
     say(
         f"{name} {profile}: {len(cells)} cells, {summary.skipped} with records, "
@@ -279,37 +278,6 @@ def run(
     if anew is not None and not summary.left:
         anew.over()
     return summary
-
-
-class Anew:
-    """Which cells ``--fresh`` has run, kept until it has run all that it was asked for: when a
-    budget is spent in between, the same command goes on and does not begin again. A change of the
-    code begins another.
-
-    Attributes:
-        done: identities of cells.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.path, self.code = folder / "fresh.json", provenance.code()["lib_hash"]
-        self.done: list[str] = []
-        try:
-            known = json.loads(self.path.read_text())
-            if known["lib_hash"] == self.code:
-                self.done = [str(each) for each in known["done"]]
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # none yet, or damaged: from the beginning
-
-    def note(self, cell: str) -> None:
-        """That a cell has run."""
-        self.done.append(cell)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        body = {"lib_hash": self.code, "done": self.done}
-        write_atomic(self.path, json.dumps(body).encode())
-
-    def over(self) -> None:
-        """All of them have."""
-        self.path.unlink(missing_ok=True)
 
 
 def save_outcome(
@@ -350,7 +318,17 @@ def save_outcome(
     return store.save(record, outcome.curves, outcome.weights)
 
 
-def _check_backend(backend: str, device: str) -> None:
+def check_options(ensemble: int | None, abreast: int | None, checkpoint_every: float) -> None:
+    """Refuse options of :func:`run` that are out of range, whatever runs."""
+    if ensemble is not None and ensemble < 1:
+        raise ValueError(f"ensemble is {ensemble}, allowed: at least 1")
+    if abreast is not None and abreast < 0:
+        raise ValueError(f"abreast is {abreast}, allowed: 0 or more")
+    if not 0 <= checkpoint_every < math.inf:  # so that what is no number is refused too
+        raise ValueError(f"checkpoint_every is {checkpoint_every}, allowed: 0 or more seconds")
+
+
+def check_backend(backend: str, device: str) -> None:
     """Refuse a backend before work starts that no op knows, or that is not installed."""
     import torch
 

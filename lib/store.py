@@ -129,6 +129,9 @@ def write_atomic(path: Path, payload: bytes) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = str(path)  # "no space left" does not say where
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

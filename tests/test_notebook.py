@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -15,7 +16,14 @@ import nbformat
 import pytest
 
 from lib import notebook
-from lib.notebook import NotebookError, check_parameters, execute, incomplete, parameters_of
+from lib.notebook import (
+    NotebookError,
+    NotebookFailed,
+    check_parameters,
+    execute,
+    incomplete,
+    parameters_of,
+)
 
 PARAMETERS = """
 count: int = 2  # how many
@@ -89,6 +97,14 @@ def test_wrong_files_are_named(tmp_path: Path) -> None:
         execute(tmp_path / "b.ipynb", root=tmp_path)
     with pytest.raises(NotebookError, match="timeout is 0"):
         execute(write(tmp_path / "c.ipynb"), root=tmp_path, timeout=0)
+    for timeout in (math.inf, math.nan):
+        with pytest.raises(NotebookError, match=f"timeout is {timeout}, allowed: more than 0"):
+            execute(write(tmp_path / "c.ipynb"), root=tmp_path, timeout=timeout)
+    source = (tmp_path / "c.ipynb").read_bytes()
+    for output in (tmp_path, tmp_path / "c.ipynb", tmp_path / "." / "c.ipynb"):
+        with pytest.raises(NotebookError, match=r"output is .*, allowed: a file other than"):
+            execute(tmp_path / "c.ipynb", output=output, root=tmp_path)
+    assert (tmp_path / "c.ipynb").read_bytes() == source
 
 
 def test_runs_with_its_parameters_and_lands_beside_its_path(tmp_path: Path) -> None:
@@ -110,7 +126,7 @@ def test_a_failing_cell_keeps_the_old_copy_and_shows_its_error(tmp_path: Path) -
     path = write(tmp_path / "a.ipynb", "x = 1 / count")
     output = execute(path, root=tmp_path)
     before = output.read_bytes()
-    with pytest.raises(NotebookError, match="ZeroDivisionError"):
+    with pytest.raises(NotebookFailed, match="ZeroDivisionError"):
         execute(path, {"count": "0"}, root=tmp_path)
     assert output.read_bytes() == before
     assert (tmp_path / "_build/logs/a.failed.ipynb").exists()
@@ -134,7 +150,7 @@ def test_the_time_limit_ends_notebook_and_kernel(
 
     monkeypatch.setattr(notebook.subprocess, "Popen", Started)
     start = time.monotonic()
-    with pytest.raises(NotebookError, match="limit of 1 s"):
+    with pytest.raises(NotebookFailed, match="limit of 1 s"):
         execute(path, root=tmp_path, timeout=1)
     assert time.monotonic() - start < 90
     assert not (tmp_path / "_build/executed/a.ipynb").exists()

@@ -55,6 +55,11 @@ def test_comments_and_quotes(tmp_path: Path) -> None:
         ("achilles.beyond --profile quick --shard 9/9", "since there are 8 cells"),
         ("achilles.beyond --quickly", "--quickly"),
         ("achilles.beyond --budget 8m", "no --budget"),
+        ("achilles.beyond --ensemble 0", "ensemble is 0, allowed: at least 1"),
+        ("achilles.beyond --abreast -3", "abreast is -3, allowed: 0 or more"),
+        ("achilles.beyond --checkpoint-every nan", "checkpoint_every is nan"),
+        ("achilles.beyond --device tpu", "device is 'tpu', allowed: auto, cpu, cuda"),
+        ("achilles.beyond --backend foo", "backend is 'foo', allowed: auto"),
         ("achilles.beyond --shard 3/2", "3/2"),
         ("achilles.beyond --profile 'paper", "quotation"),
         ("--profile paper", "experiment"),
@@ -73,6 +78,17 @@ def test_an_empty_plan_and_no_processes(tmp_path: Path) -> None:
         plan.read(written(tmp_path, "# nothing\n"))
     with pytest.raises(ValueError, match="processes is 0, allowed: at least 1"):
         plan.work([("a",)], 0)
+    with pytest.raises(ValueError, match="budget is 30 s, allowed: more than 30 s"):
+        plan.work([("a",)], 1, 30.0)
+
+
+def test_a_plan_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "plan.txt"
+    path.write_bytes(b"achilles.beyond \xff")
+    with pytest.raises(ValueError, match=r"plan is .*plan[.]txt, allowed: a file of text in UTF-8"):
+        plan.read(path)
+    path.write_bytes("achilles.beyond --profile quick".encode("utf-8-sig"))
+    assert plan.read(path) == [("achilles.beyond", "--profile", "quick")]
 
 
 def test_lines_run_beside_each_other_and_say_how_they_ended(tmp_path: Path) -> None:

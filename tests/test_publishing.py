@@ -133,7 +133,8 @@ def test_weights_of_a_damaged_record_are_not_lost(
     stray.write_bytes(b"curves of an earlier run")
     path.write_text(before[:-40])
     said = list(publishing.publish(tmp_path, name, "paper", select))
-    assert said[0].startswith("published: ") and path.read_text() == before
+    assert said[0].startswith("note: record ") and path.name in said[0]
+    assert said[1].startswith("published: ") and path.read_text() == before
     assert kept.is_file() and not stray.exists()  # nothing is left that no record names
     path.write_text(before[:-40])
     local = json.loads((tmp_path / ".runs" / name / path.name).read_text())
@@ -163,3 +164,17 @@ def test_weights_that_are_too_large_are_refused(
     published = list(publishing.publish(tmp_path, "achilles.composite", "paper"))
     assert "cells of achilles.composite paper are published" in published[-1]
     assert not list((tmp_path / "book").rglob("*.safetensors"))
+
+
+def test_what_cannot_be_published_or_verified_is_said(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MAMBA_BOOK_RUNS", raising=False)
+    with pytest.raises(ValueError, match=r"profile is 'matched', allowed for "):
+        list(publishing.publish(tmp_path, "achilles.transformer", "matched"))
+    name = "foundations.bench_scan"
+    shutil.copytree(root / "book" / "results" / name, tmp_path / ".runs" / name)
+    said = list(publishing.publish(tmp_path, name, "paper", weights=["seed=0"]))
+    assert "note: no record of the cells that meet seed=0 has weights to keep" in said
+    with pytest.raises(StoreError, match=r"nothing is published of achilles[.]transformer"):
+        publishing.verify(tmp_path, "achilles.transformer")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import subprocess
@@ -13,8 +14,9 @@ import pytest
 
 from lib import __main__ as cli
 from lib import provenance, publishing, runner
+from lib.config import to_dict
 from lib.experiments import Context, Outcome, ablations
-from lib.store import Store, StoreError
+from lib.store import Store, StoreError, identity
 from tests.fakes import EXPERIMENT, FakeCell, put, use_fake
 
 
@@ -63,8 +65,87 @@ def test_a_fresh_run_goes_on_where_its_budget_ended(
     code = provenance.code()
     monkeypatch.setattr(provenance, "code", lambda: {**code, "lib_hash": "other"})
     assert run(tmp_path, fresh=True).left == 4
-    (tmp_path / ".runs" / "demo.one" / "fresh.json").write_text("{")
+    (kept,) = (tmp_path / ".runs" / "demo.one").glob(".fresh-*.json")
+    kept.write_text("{")
     assert run(tmp_path, fresh=True).left == 4  # damaged: from the beginning
+    # another choice of cells has a list of its own, and leaves this one alone
+    assert run(tmp_path, fresh=True, select=["n_layers=7", "seed=1"]).left == 0
+    assert run(tmp_path, fresh=True).left == 2
+
+
+def test_a_fresh_run_goes_on_from_no_earlier_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / ".runs" / "demo.one" / "checkpoints"
+    folder.mkdir(parents=True)
+    cells = EXPERIMENT.cells("paper")
+    names = [f"x-{identity('demo.one', EXPERIMENT.protocol, to_dict(c))}" for c in cells]
+    for name in (*names, "y-other"):
+        (folder / f"{name}.safetensors").write_bytes(b"")
+    runner.run("demo.one", "paper", root=tmp_path, device="cpu", fresh=True,
+               select=["seed=1"], say=lambda line: None)  # fmt: skip
+    left = {path.stem for path in folder.iterdir()}
+    own = {n for n, c in zip(names, cells, strict=True) if c.seed == 1}
+    assert left == {*names, "y-other"} - own and own
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"ensemble": 0}, "ensemble is 0, allowed: at least 1"),
+        ({"abreast": -1}, "abreast is -1, allowed: 0 or more"),
+        ({"checkpoint_every": float("nan")}, "checkpoint_every is nan, allowed: 0 or more"),
+        ({"checkpoint_every": float("inf")}, "checkpoint_every is inf, allowed: 0 or more"),
+    ],
+)
+def test_options_out_of_range(tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        run(tmp_path, **options)
+
+
+def test_a_reader_that_is_gone_loses_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `python -m lib run … | head -1`: all cells run, and all are kept."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    gone = os.fdopen(writes, "w", buffering=1)
+    monkeypatch.setattr(sys, "stdout", gone)
+    status = cli.main(["--root", str(tmp_path), "run", "demo.one", "--profile", "paper"])
+    monkeypatch.undo()
+    gone.close()
+    assert status == cli.FAILED  # of the one cell that fails
+    assert len(list((tmp_path / ".runs" / "demo.one").glob("*.json"))) == 6
+
+
+def test_an_interrupt_is_a_line_and_a_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "run", interrupted)
+    assert cli.main(["--root", str(tmp_path), "run", "demo.one"]) == 130
+    assert capsys.readouterr().err.startswith("interrupted; the same command goes on")
+
+
+def test_a_full_disk_has_failed_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    status = cli.main(["--root", str(tmp_path), "run", "demo.one", "--profile", "paper"])
+    said = capsys.readouterr().err
+    assert status == cli.FAILED and "No space left" in said and "demo.one" in said
+
+
+def test_a_relative_folder_of_runs_is_one_folder_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MAMBA_BOOK_RUNS", "my runs")
+    assert cli.main(["--root", str(tmp_path), "list"]) == 0
+    assert os.environ["MAMBA_BOOK_RUNS"] == str(tmp_path / "my runs")
 
 
 def test_a_number_that_is_none_fails_its_cell_and_no_other(

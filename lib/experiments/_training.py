@@ -121,7 +121,7 @@ def train_cells(cells: Sequence[Any], context: Context, study: Study) -> Iterato
     the budget ran out.
 
     Raises:
-        CheckpointError: a checkpoint is damaged or of another cell.
+        CheckpointError: a checkpoint is of another cell.
         ValueError: ``context.ensemble`` asks for what the backend cannot do.
     """
     import torch

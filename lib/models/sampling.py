@@ -41,7 +41,9 @@ class SamplingConfig:
         fits = self.top_k is None or counts(self.top_k)
         require(self, "top_k", fits, "None or at least 1, whole")
         require(self, "top_p", 0 < self.top_p <= 1, "more than 0, up to 1")
-        require(self, "seed", isinstance(self.seed, int) and self.seed >= 0, "0 or more, whole")
+        require(
+            self, "seed", isinstance(self.seed, int) and 0 <= self.seed < 2**63, "0 to 2^63 - 1"
+        )
 
 
 def probabilities(logits: Tensor, config: SamplingConfig) -> Tensor:

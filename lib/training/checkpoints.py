@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,10 @@ from lib.store import StoreError, write_atomic
 
 class CheckpointError(StoreError):
     """A checkpoint that cannot be read, or that belongs to another cell."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint that cannot be read."""
 
 
 def serialise(tensors: dict[str, torch.Tensor], **facts: Any) -> bytes:
@@ -43,7 +49,8 @@ def load_checkpoint(
     """Tensors (on the CPU) and facts of a checkpoint.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or (with `identity`) of another cell.
+        DamagedCheckpoint: the file is missing or damaged.
+        CheckpointError: with `identity`, it is of another cell.
     """
     try:
         # read at once: safe_open opens a file twice, between which a run may have replaced it
@@ -52,21 +59,45 @@ def load_checkpoint(
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         facts = {name: json.loads(fact) for name, fact in header.get("__metadata__", {}).items()}
     except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {path.name} cannot be read: {error}") from error
+        raise DamagedCheckpoint(f"checkpoint {path} cannot be read: {error}") from error
     if identity is not None and facts.get("identity") != identity:
         raise CheckpointError(
-            f"checkpoint {path.name} belongs to cell {facts.get('identity')}, not to {identity}; "
+            f"checkpoint {path} belongs to cell {facts.get('identity')}, not to {identity}; "
             "move it away or run the cell that it belongs to"
         )
     return tensors, facts
 
 
-def checkpoint_step(path: Path | None, identity: str) -> int:
-    """Step at which the cell `identity` goes on from `path`; 0 without a checkpoint.
+def take_up(
+    path: Path | None, identity: str | None
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+    """:func:`load_checkpoint` of what a run goes on from; None if there is nothing. A damaged file
+    is put aside under a name ending in ``.damaged``, with a warning: the run begins again, and no
+    other run waits for it.
 
     Raises:
-        CheckpointError: it is damaged or of another cell.
+        CheckpointError: it is of another cell.
     """
     if path is None or not path.exists():
-        return 0
-    return int(load_checkpoint(path, identity)[1]["step"])
+        return None
+    try:
+        tensors, facts = load_checkpoint(path, identity)
+        if not isinstance(facts.get("step"), int) or not isinstance(facts.get("rows"), list):
+            raise DamagedCheckpoint(f"checkpoint {path} cannot be read: no step, or no rows")
+        return tensors, facts
+    except DamagedCheckpoint as error:
+        aside = path.with_name(f"{path.name}.damaged")
+        os.replace(path, aside)
+        warnings.warn(f"{error}; it is {aside.name} now, and the run begins again", stacklevel=2)
+        return None
+
+
+def checkpoint_step(path: Path | None, identity: str) -> int:
+    """Step at which the cell `identity` goes on from `path`; 0 without a checkpoint that can be
+    read, see :func:`take_up`.
+
+    Raises:
+        CheckpointError: it is of another cell.
+    """
+    found = take_up(path, identity)
+    return 0 if found is None else int(found[1]["step"])

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lib import progress
 from lib.training.abreast import Awaited
 from lib.training.batches import TensorBatches
-from lib.training.checkpoints import load_checkpoint, save_checkpoint
+from lib.training.checkpoints import save_checkpoint, take_up
 from lib.training.config import TrainingConfig
 from lib.training.ensemble import Ensemble, clip_by_run, join_runs, losses_of, split_runs
 from lib.training.gradients import autocast, backward
@@ -241,20 +241,20 @@ class Trainer:
                 list(writers.map(write, kept))
 
     def resume(self) -> bool:
-        """Go on from the checkpoints of the runs; False if there is none.
+        """Go on from the checkpoints of the runs; False if there is none that can be read.
 
         Raises:
-            CheckpointError: one is damaged or of another cell.
+            CheckpointError: one is of another cell.
             ValueError: runs of an ensemble are at different steps.
         """
-        paths = [run.checkpoint for run in self.runs]
-        if not any(path is not None and path.exists() for path in paths):
+        kept = [take_up(run.checkpoint, run.identity) for run in self.runs]
+        if not any(kept):
             return False
         states, steps = self.states(), [0] * len(self.runs)
-        for index, (run, path) in enumerate(zip(self.runs, paths, strict=True)):
-            if path is None or not path.exists():
+        for index, found in enumerate(kept):
+            if found is None:
                 continue
-            states[index], facts = load_checkpoint(path, run.identity)
+            states[index], facts = found
             steps[index], self.rows[index] = facts["step"], facts["rows"]
             default = [{"steps": facts["step"], "commit": None}]
             self.earlier[index] = facts.get("sessions", default)

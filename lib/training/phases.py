@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.training.batches import StackedBatches, TensorBatches
-from lib.training.checkpoints import checkpoint_step, load_checkpoint, save_checkpoint
+from lib.training.checkpoints import checkpoint_step, save_checkpoint, take_up
 from lib.training.config import TrainingConfig
 from lib.training.ensemble import Ensemble, together
 from lib.training.loop import BatchLoss, Trainer
@@ -66,14 +66,12 @@ class PhaseFile:
             self.training.unlink(missing_ok=True)
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """What the phase ended with; None if it has not ended.
+        """What the phase ended with; None if it has not ended, or if that file is damaged.
 
         Raises:
-            CheckpointError: the file is damaged, or of another run or phase.
+            CheckpointError: the file is of another run or phase.
         """
-        if self.ended is None or not self.ended.exists():
-            return None
-        return load_checkpoint(self.ended, self.identity)
+        return take_up(self.ended, self.identity)
 
     def origin(self) -> dict[str, Any] | None:
         """Code and machine that ended the phase, as they were given; None if nothing is kept."""
@@ -81,10 +79,10 @@ class PhaseFile:
         return None if kept is None else kept[1].get("origin")
 
     def step(self) -> int:
-        """Step at which its training goes on; 0 without a checkpoint.
+        """Step at which its training goes on; 0 without a checkpoint that can be read.
 
         Raises:
-            CheckpointError: the file is damaged, or of another run or phase.
+            CheckpointError: the file is of another run or phase.
         """
         return checkpoint_step(self.training, self.identity)
 

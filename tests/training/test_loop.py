@@ -14,7 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.training.batches import TensorBatches
-from lib.training.checkpoints import CheckpointError, load_checkpoint, save_checkpoint, serialise
+from lib.training.checkpoints import (
+    CheckpointError,
+    checkpoint_step,
+    load_checkpoint,
+    save_checkpoint,
+    serialise,
+    take_up,
+)
 from lib.training.compiling import pays_to_compile
 from lib.training.config import TrainingConfig
 from lib.training.loop import Trainer
@@ -130,6 +137,26 @@ def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
         load_checkpoint(path, "a")
     with pytest.raises(CheckpointError, match=r"gone\.safetensors cannot be read"):
         load_checkpoint(tmp_path / "gone.safetensors")
+
+
+def test_a_damaged_checkpoint_is_put_aside_and_its_run_begins_again(tmp_path: Path) -> None:
+    path = tmp_path / "cell.safetensors"
+    whole = serialise({"x": torch.arange(1000)}, identity="a", step=3, rows=[])
+    path.write_bytes(whole)
+    found = take_up(path, "a")
+    assert found is not None and found[1]["step"] == 3 and checkpoint_step(path, "a") == 3
+    no_step = serialise({"x": torch.arange(3)}, identity="a", rows=[])
+    for damaged in (whole[:100], b"", no_step):
+        path.write_bytes(damaged)
+        with pytest.warns(UserWarning, match=r"cell\.safetensors cannot be read.*begins again"):
+            assert checkpoint_step(path, "a") == 0
+        assert not path.exists()
+        assert path.with_name("cell.safetensors.damaged").read_bytes() == damaged
+        assert take_up(path, "a") is None
+    path.write_bytes(whole)
+    with pytest.raises(CheckpointError, match="belongs to cell a, not to b"):
+        take_up(path, "b")
+    assert path.exists()
 
 
 def test_checkpoints_take_tied_weights(tmp_path: Path) -> None:
