@@ -18,8 +18,14 @@ from lib.experiments import cells_of, find
 from lib.figures import axes_of, with_slider
 from lib.store import Record, Store
 
+# how readers are told which runs a profile holds
+RUNS = {
+    "paper": "at the paper's scale", "matched": "of the matched profile",
+    "quick": "of the quick profile",
+}  # fmt: skip
 HASH = 8  # digits that are shown of a hash
 HASHES = f"Of each hash its first {HASH} digits; <code>lib</code> is one over all files of code."
+EMPTY = "This table is still empty."  # what ran, and how to run it, says progress_line
 # columns, each with the facts in it, one below the other, and what stands before them there
 COLUMNS = {
     "experiment": {"experiment": ""}, "code": {"commit": "", "lib": "lib&nbsp;"},
@@ -44,18 +50,19 @@ def records_of(
 
 
 def progress_line(experiment: str, profile: str, store: Store | None = None) -> str:
-    """ "2 of 3 cells, 0 failed": said beside every figure, so that no subset is silent; where there
-    is no record at all, also how to get one, and which records are damaged."""
+    """ "2 of 3 runs at the paper's scale are in; none failed": said beside every figure, so that no
+    subset is silent; where there is no record at all, also how to get one, and which records are
+    damaged."""
     store = store or Store.at(provenance.ROOT)
     store = Store(store.local, store.published)  # whose problems are those of this experiment
     records = records_of(experiment, profile, store, done_only=False)
     done = sum(record.status == "done" for record in records)
     total = len(cells_of(find(experiment), profile))
-    line = f"{profile}: {done} of {total} cells, {len(records) - done} failed"
-    if not records and total:
-        line += (
-            f"\nNo result yet. To run:\npython -m lib run {experiment} \\\n  --profile {profile}"
-        )
+    line = f"{done} of {total} run{'s' if total != 1 else ''} {RUNS[profile]} are in"
+    if records or not total:
+        line += f"; {len(records) - done or 'none'} failed"
+    else:
+        line += f". To run them:\npython -m lib run {experiment} \\\n  --profile {profile}"
     return "\n".join([line, *(f"left out: {problem}" for problem in store.problems)])
 
 
@@ -78,9 +85,7 @@ def verdict_table(chapter: str, prefix: str = "", root: Path = provenance.ROOT) 
     return HTML(verdicts.tables(rows, root, "../../", shown_in=False))
 
 
-def table(
-    frame: pd.DataFrame, precision: int = 3, empty: str = "No run yet.", fold: str = ""
-) -> HTML:
+def table(frame: pd.DataFrame, precision: int = 3, empty: str = EMPTY, fold: str = "") -> HTML:
     """A frame for readers, without its index, or the sentence `empty` where it has no row; folded
     away below the sentence `fold`, if there is one.
 
@@ -90,7 +95,7 @@ def table(
             and their indents.
     """
     if not len(frame):
-        return HTML(f"<p>{html.escape(empty)}</p>")
+        return HTML(f"<p class='muted'>{html.escape(empty)}</p>")
     shown = frame.map(lambda value: _cell(value, precision))
     text = shown.to_html(index=False, border=0, classes="provenance", escape=False)
     return HTML(verdicts.folded(fold, text) if fold else text)
@@ -291,7 +296,9 @@ def type_in(plot: Callable[[str], Any], **examples: Sequence[str]) -> Any:
     if progress.headless():
         # whole texts would not fit below a slider
         labels = {f"{n}: {text[:12]}…": text for n, text in enumerate(texts, 1)}
-        return explore(lambda **chosen: plot(labels[chosen[name]]), **{name: list(labels)})
+        return explore(
+            lambda **chosen: plot(labels[chosen[name]]), None, None, **{name: list(labels)}
+        )
     from ipywidgets import Text, interactive
 
     box = Text(value=texts[0], description=name, continuous_update=False)

@@ -116,6 +116,16 @@ def every_figure() -> dict[str, go.Figure]:
     }
 
 
+def test_the_legend_has_signals_and_noise() -> None:
+    x, signal = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([False, True, False])
+    figure = foundations.selection(x, signal, {"a": (torch.rand(3), torch.rand(2, 3))})
+    own, others, *_ = figure.data
+    assert (list(own.x), list(own.y)) == ([2], [2]) and list(others.x) == [1, 3]
+    assert own.showlegend and others.showlegend and own.name != others.name
+    # alone in its trace a bar would be as wide as the way to the next, and beside its place
+    assert own.width == 0.8 and figure.layout.barmode == "overlay"
+
+
 @pytest.mark.parametrize("name", list(every_figure()))
 def test_every_figure_has_data_a_title_and_labelled_axes(name: str) -> None:
     figure = every_figure()[name]

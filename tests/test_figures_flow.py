@@ -95,6 +95,11 @@ def test_nodes_hold_the_lens_and_cuts_their_crosses() -> None:
             assert (nodes.x[number], nodes.y[number]) == (at + 1, depth)
             assert nodes.text[number] == str(int(LENS.tokens[depth, at]))
             assert nodes.marker.color[number] == pytest.approx(float(LENS.probabilities[depth, at]))
+    # what changes in the dark names what is there in the light
+    for trace in figure.data:
+        for path in (trace.meta or {"dark": {}})["dark"]:
+            assert trace[path] is not None
+    assert nodes.meta["dark"]["marker.colorscale"][0] != list(nodes.marker.colorscale[0])
     (crosses,) = [t for t in figure.data if t.name == "cut"]
     assert crosses.showlegend and len(crosses.x) == 2 and all(1 < y < 2 for y in crosses.y)
     both = figures.information_flow(S, TOKENS, LENS, "t", cut=cut)

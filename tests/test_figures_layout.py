@@ -14,10 +14,20 @@ import pytest
 from plotly.subplots import make_subplots
 
 from lib import page
-from lib.figures import BAND, ablations, band, forgetting, foundations, memory, stories
+from lib.figures import (
+    BAND,
+    ablations,
+    band,
+    forgetting,
+    foundations,
+    memory,
+    stories,
+    token_strip,
+)
 from lib.figures.layout import (
     ROW,
     label_log_axes,
+    least_width,
     legend_rows,
     log_ticks,
     range_of,
@@ -263,3 +273,33 @@ def test_pages_on_memory_open_their_sliders_over_lengths_there() -> None:
     over_lengths = [s for s in sources if "page.explore(" in s and "length=" in s]
     assert len(over_lengths) == 5
     assert all("start=" in line and "opening(" in line for line in over_lengths)
+
+
+def test_what_would_be_cut_off_on_a_narrow_screen_asks_for_width() -> None:
+    def least(figure: go.Figure) -> float:
+        return least_width(figure.to_plotly_json())
+
+    assert least(go.Figure(go.Bar(y=[1]))) == 330
+    title = go.Figure().update_layout(title="word " * 12)
+    assert 420 < least(title) < 520
+    # of lines the longest counts, small ones less, and marks are no letters
+    broken = go.Figure().update_layout(title="<b>word</b> " * 6 + "<br><sup>" + "word " * 8)
+    assert least(broken) == 330
+    axis = go.Figure().update_layout(xaxis_title="word " * 12)
+    assert 420 < least(axis) < 520
+    assert least(go.Figure().update_layout(margin_l=230)) == 500
+    assert least(go.Figure().update_layout(meta={"minWidth": 600})) == 600
+    # a legend in a room of so many rows as it has in a page's column needs that column's width
+    names = [f"a name of some length {n}" for n in range(6)]
+    below, above = lines(names), lines(names, legend_yref="container")
+    assert least(below) == 330 and least(above) > 470
+    figure = lines(["a", "b"])
+    figure.frames = [go.Frame(layout={"title": {"text": "word " * 12}})]
+    assert 420 < least(figure) < 520
+
+
+def test_a_strip_of_tokens_has_room_for_its_roles() -> None:
+    few = token_strip([1, 2], ["key", "anchor"], {"key": "#000", "anchor": "#111"})
+    many = token_strip([100] * 29, ["a"] * 29, {"a": "#000"}, names=["x" * 9] * 29, size=8)
+    assert few.layout.meta["minWidth"] == round(80 + 2 * 43.2)
+    assert 600 < many.layout.meta["minWidth"] < 700

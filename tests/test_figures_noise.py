@@ -11,6 +11,7 @@ from lib.analysis.noise_metrics import CharacterModel, FormReader
 from lib.experiments import Context
 from lib.experiments.noise_audit import PUBLISHED, cells, frame, run
 from lib.figures import noise as figures
+from lib.figures import noise_phases as phases
 from lib.store import Record
 from lib.tasks.noise import NOISES
 
@@ -55,8 +56,38 @@ def test_readings_end_at_their_scores() -> None:
     (bars,) = figure.data
     ends = [base + length for base, length in zip(bars.base, bars.x, strict=True)]
     assert ends[1] == pytest.approx(READER.english.score(TEXT)) == max(ends)
-    assert bars.text[1].strip() == TEXT and figure.layout.title.text.startswith("char_flip: ")
+    assert bars.text[1].strip() == TEXT and figure.layout.title.text.startswith(
+        "Read as character flip: "
+    )
     assert min(bars.x) > 0
+    assert figure.layout.xaxis.zeroline is False  # it would cross the texts
+    assert figures.readings(TEXT, READER).layout.title.text == f"Read as it stands: {TEXT}"
+
+
+def test_equal_values_of_architectures_do_not_hide_each_other() -> None:
+    columns = {f"content_{phase}": 1.0 for phase in phases.PHASES}
+    rows = [(model, seed) for model in ("a", "b", "c") for seed in (1, 2, 3)]
+    table = pd.DataFrame(rows, columns=["model", "seed"])
+    table = table.assign(noise="char_flip", share=1.0, began="a", **columns)
+    for figure in (
+        phases.phases(table, "content", "t", ["char_flip"]),
+        phases.mixed(table, ["content_again"], "t", ["char_flip"]),
+    ):
+        first, middle, last = figure.data
+        assert all(a < b < c for a, b, c in zip(first.x, middle.x, last.x, strict=True))
+    assert list(middle.x) == [100] and list(middle.customdata) == ["100"]
+    assert figure.layout.title.y < 1 and figure.layout.margin.t > 80  # above the panels' titles
+
+
+def test_missing_bars_are_no_bars_of_nothing() -> None:
+    rows = [{"model": model, "noise": "char_flip", "seed": seed, "kept": 0.5, "back": back,
+             "lost": 0.0, "gained": 1.0} for model, back in (("a", None), ("b", 0.0))
+            for seed in (1, 2, 3)]  # fmt: skip
+    figure = phases.flows(pd.DataFrame(rows), "t", ["char_flip"])
+    (none,) = (note for note in figure.layout.annotations if note.text == "none")
+    assert none.x == pytest.approx(-0.2)  # where the first of two bars would stand
+    assert {bar.error_y.color for bar in figure.data} == {phases.GREY}
+    assert figure.layout.yaxis.title.text == "share of facts"
 
 
 def test_scores_stand_with_their_intervals_beside_published_ones(table: pd.DataFrame) -> None:

@@ -96,7 +96,7 @@ def printed(figure: go.Figure, number: int) -> dict[tuple[str, str], str]:
 
 
 def test_nothing_is_silent(store: Store) -> None:
-    said = "paper: 209 of 216 cells, 4 failed"
+    said = "209 of 216 runs at the paper's scale are in; 4 failed"
     assert page.progress_line(TIED, "paper", store) == said
     path = store.local / TIED / page.records_of(TIED, "paper", store)[0].name
     content = path.read_bytes()
@@ -112,8 +112,8 @@ def test_nothing_is_silent(store: Store) -> None:
 
 def test_where_nothing_ran_stands_how_to_run_it(tmp_path: Path) -> None:
     lines = page.progress_line(TIED, "paper", Store.at(tmp_path)).splitlines()
-    assert lines[:2] == ["paper: 0 of 216 cells, 0 failed", "No result yet. To run:"]
-    assert lines[2:] == [f"python -m lib run {TIED} \\", "  --profile paper"]
+    assert lines[0] == "0 of 216 runs at the paper's scale are in. To run them:"
+    assert lines[1:] == [f"python -m lib run {TIED} \\", "  --profile paper"]
 
 
 def test_maps_print_every_cell_and_mark_what_is_missing(diagram: Diagram) -> None:

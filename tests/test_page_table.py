@@ -29,7 +29,7 @@ def test_a_cell_is_written_for_readers(value: object, precision: int, text: str)
 
 
 def test_no_row_says_so_and_there_is_no_index() -> None:
-    assert "No run yet." in page.table(pd.DataFrame(columns=["a"])).data
+    assert "still empty" in page.table(pd.DataFrame(columns=["a"])).data
     assert "No pair &lt; 1" in page.table(pd.DataFrame(columns=["a"]), empty="No pair < 1").data
     html = page.table(pd.DataFrame({"a": [1]}, index=["hidden"])).data
     assert "hidden" not in html and "<th>a</th>" in html

@@ -1,6 +1,7 @@
 // Lets plotly's figures follow the theme's light and dark: text, grids and the colours that mean
-// "ink". Grounds are transparent already (lib/figures), so the page shows through. And gives panels
-// side by side room on a narrow screen, where the box around a figure scrolls.
+// "ink". Grounds are transparent already (lib/figures), so the page shows through. A trace may also say
+// what else changes in the dark: meta {dark: {"marker.colorscale": …}}. And gives panels side by side
+// room on a narrow screen, where the box around a figure scrolls.
 (function () {
   "use strict";
   const INKS = ["#000", "#000000", "black"];
@@ -54,6 +55,22 @@
     return found;
   }
 
+  // What traces have in the dark and in the light, by path, from their meta: read from the start, like
+  // the ink, and before anything is changed.
+  function ownDarkOf(figure) {
+    const at = (trace, path) => path.split(".").reduce((v, key) => (v ? v[key] : undefined), trace);
+    const found = {};
+    figure.data.forEach((trace, i) => {
+      for (const [path, dark] of Object.entries((trace.meta && trace.meta.dark) || {})) {
+        found[path] = found[path] || { traces: [], dark: [], light: [] };
+        found[path].traces.push(i);
+        found[path].dark.push(dark);
+        found[path].light.push(at(trace, path));
+      }
+    });
+    return found;
+  }
+
   // Columns of panels that lie side by side, by where their axes begin.
   function columnsOf(figure) {
     const starts = Object.entries(figure._fullLayout)
@@ -77,12 +94,17 @@
     const look = LOOKS[theme()];
     if (!figure.inkTraces) {
       figure.inkTraces = inkOf(figure);
+      figure.ownDark = ownDarkOf(figure);
       // a slider puts the figure's own colours back
       if (figure.on) figure.on("plotly_animated", () => dress(figure));
     }
     let done = Promise.resolve();
     for (const [path, traces] of Object.entries(figure.inkTraces)) {
       done = done.then(() => Plotly.restyle(figure, { [path]: look.ink }, traces));
+    }
+    for (const [path, own] of Object.entries(figure.ownDark)) {
+      if (theme() === "light" && !figure.dataset.dressed) break; // it is as it was made
+      done = done.then(() => Plotly.restyle(figure, { [path]: own[theme()] }, own.traces));
     }
     return done.then(() => Plotly.relayout(figure, layoutFor(figure, look)))
       .then(() => { figure.dataset.dressed = theme(); });

@@ -271,7 +271,7 @@ def in_words(bench: Bench) -> str:
         ]  # fmt: skip
     elif isinstance(bench, CpuBench):
         parts = [
-            f"{bench.n_layers} layers", f"{bench.d_model} wide", f"batch {bench.batch:,}",
+            _layers(bench.n_layers), f"{bench.d_model} wide", f"batch {bench.batch:,}",
             f"length {bench.length}", f"{bench.threads} thread{'s'[: bench.threads - 1]}",
             _WAYS[bench.direction],
         ]  # fmt: skip
@@ -287,7 +287,7 @@ def in_words(bench: Bench) -> str:
             _at_once(bench.runs, "run"), f"batch {bench.batch:,}", f"{bench.steps:,} steps",
         ]  # fmt: skip
     else:
-        parts = [_block(bench.model), f"{bench.model.n_layers} layers"]
+        parts = [_block(bench.model), _layers(bench.model.n_layers)]
         if isinstance(bench, StepBench):
             parts.append(_at_once(bench.runs, "run"))
         else:
@@ -298,6 +298,10 @@ def in_words(bench: Bench) -> str:
 
 def _block(model: LanguageModelConfig) -> str:
     return _BLOCKS[model.pattern[0].kind]
+
+
+def _layers(count: int) -> str:
+    return f"{count} layer{'s' * (count != 1)}"
 
 
 def _depths(models: Sequence[LanguageModelConfig]) -> str:

@@ -72,9 +72,9 @@ def recorded(
 
 def recorded_sentence(experiment: str, profile: str = "paper", store: Store | None = None) -> str:
     """What the published runs of an experiment say of their own time, as one sentence."""
-    found = recorded(experiment, profile, store)
+    found, title = recorded(experiment, profile, store), find(experiment).title
     if not found.facts:
-        return f"No run of {experiment} has a record yet."
+        return f"No run of “{title}” has a record yet."
     count, minutes = len(found.facts), found.minutes
     resumed = sum(sessions.certainty([facts]) == sessions.ABOUT for facts in found.facts)
     said = "" if not resumed else (
@@ -84,6 +84,6 @@ def recorded_sentence(experiment: str, profile: str = "paper", store: Store | No
     if not found.whole:
         said += f"; at that pace all take {minutes * found.cells / count:.0f}"
     return (
-        f"The {count} of {found.cells} runs of {experiment} that have a record trained for "
+        f"The {count} of {found.cells} runs of “{title}” that have a record trained for "
         f"{found.certainty}{minutes:.1f} minutes together, evaluations included{said}."
     )

@@ -24,6 +24,9 @@ from lib.page import table as table_of
 from lib.store import Record, Store
 
 SHOWN = ("set for", "floor", "must reach", "aim", "measured")  # columns as targets.table has them
+OURS = "(ours)"
+# names in records to what readers see
+WORDS = {"in_turn": "in turn", "use_mambapy": "transformers' model with mambapy's scan"}
 OLDER = "†"  # marks what was measured by other code than the page is built from
 BENCHES: dict[str, Any] = {bench.kind: bench for bench in get_args(Bench)}
 
@@ -51,7 +54,7 @@ def bench_table(kind: str, records: Sequence[Record]) -> HTML:
             f"{html.escape(_origin(record))}</small>"
         )
         body.append(f"<tr class='over'><th colspan='{width}'>{title}</th></tr>")
-        body += [_row(row) for row in table.rows(record.metrics, record.provenance)]
+        body += [_row(_worded(row)) for row in table.rows(record.metrics, record.provenance)]
         if record.status != "done":
             body.append(_row(["failed", *[""] * (width - 2), str(record.reason)]))
     head = "".join(f"<th>{html.escape(name)}</th>" for name in table.HEADER)
@@ -59,6 +62,21 @@ def bench_table(kind: str, records: Sequence[Record]) -> HTML:
         f"<table class='provenance bench'><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table>{_age(records)}"
     )
+
+
+def title_of(record: Record) -> str:
+    """What a record's benchmark measures, in words, as the first line of a figure's title."""
+    words = in_words(from_dict(BENCHES[record.experiment.removeprefix(PREFIX)], record.config))
+    return words[:1].upper() + words[1:]
+
+
+def _worded(row: Sequence[str]) -> list[str]:
+    """A row of :func:`lib.bench.table.rows` without names of code; ours differs from ours by
+    nothing, which is no finding."""
+    name, *numbers, difference, note = (WORDS.get(cell, cell) for cell in row)
+    if difference == "0e+00":
+        difference = "–" if name.endswith(OURS) else "0"
+    return [name, *numbers, difference, note]
 
 
 def _origin(record: Record) -> str:
@@ -87,7 +105,7 @@ def _age(records: Sequence[Record]) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    ours = " class='ours'" if "(ours)" in cells[0] else ""
+    ours = " class='ours'" if OURS in cells[0] else ""
     return f"<tr{ours}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
 
 

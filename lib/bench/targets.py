@@ -30,7 +30,7 @@ class Target:
         kind: the benchmark's subcommand.
         cell: the benchmark whose record has the number.
         metric: name of the number in it; `scale` turns it into `unit`.
-        unit: for people; "" for a ratio.
+        unit: for people; "" for a ratio, which is shown as "times".
         reach: what must be reached; `aim`: what we go on to try, None for nothing more.
         better: whether "less" or "more" of it is better.
     """
@@ -171,4 +171,4 @@ def _floor(target: Target, metrics: dict[str, float]) -> str:
 
 
 def _with_unit(value: float, target: Target) -> str:
-    return f"{value:.3g} {target.unit}".strip()
+    return f"{value:.3g} {target.unit or 'times'}"

@@ -118,6 +118,17 @@ def composite_readable(cell: CompositeCell) -> str:
     return "-".join([*parts, f"s{cell.seed}"])
 
 
+def in_words(cell: CompositeCell) -> str:
+    """A run for readers: "Mamba-2, 2 layers, gamma 1, tied weights, seed 1"."""
+    model, block = cell.model, cell.model.pattern[0].kind
+    name = {"mamba1": "Mamba-1", "mamba2": "Mamba-2", "attention": "Transformer"}.get(block, block)
+    layers, gamma = depth(model), model.initialisation.gamma
+    parts = [name, f"{layers} layer{'s' if layers != 1 else ''}"]
+    parts.append("official initialisation" if gamma is None else f"gamma {gamma:g}")
+    parts.append("tied weights" if model.tie_embeddings else "own output weights")
+    return ", ".join([*parts, f"seed {cell.seed}"])
+
+
 def model_parts(model: LanguageModelConfig) -> list[str]:
     """Parts of a readable name that say which model it is."""
     start, plain = model.initialisation, InitialisationConfig()
@@ -264,7 +275,7 @@ def example_model(records: Sequence[Record], seed: int) -> tuple[LanguageModel, 
     record = next((r for r in records if r.weights), None)
     if record is not None:
         model, cell = load_model(record)
-        title = f"trained model {record.readable}"
+        title = f"trained {in_words(cell)}"
     else:
         cell = composite_cells("paper")[0]
         model, title = build_language_model(cell.model, seed=seed), "untrained model"

@@ -28,6 +28,7 @@ from lib.experiments.achilles import (
     composite_frame,
     composite_readable,
     composite_study,
+    in_words,
     load_model,
     mamba2_model,
     reevaluate_composite,
@@ -231,7 +232,7 @@ def open_model(records: Sequence[Record], seed: int, wanted: str = "") -> Opened
     found = [r for r in records if r.weights and wanted in r.readable]
     if found:
         model, cell = load_model(found[0])
-        title = f"trained model {found[0].readable}"
+        title = f"trained {in_words(cell)}"
     else:
         cell = CompositeCell(
             CompositeTask(), mamba2_model(LAYERS, 1.0, tied=True), TrainingConfig(), seed
@@ -278,12 +279,14 @@ def reevaluate(record: Record) -> dict[str, float]:
 
 
 def by_pair(frame: pd.DataFrame, kind: str, end: str) -> list[dict[int, float]]:
-    """For each run, pair (43) to agreement.
+    """For each run, pair (43) to agreement; under substitution without 43, its own twin.
 
     Args:
         kind: "blocking" or "substitution". end: a key of ENDS.
     """
     found = {c: m for c in frame.columns if (m := re.fullmatch(rf"{kind}_{end}_(\d\d)", c))}
+    if kind == "substitution":
+        found = {c: m for c, m in found.items() if m[1] != "43"}
     return [{int(m[1]): float(row[c]) for c, m in found.items()} for _, row in frame.iterrows()]
 
 
@@ -293,7 +296,7 @@ def by_model(frame: pd.DataFrame, kind: str, end: str) -> dict[str, list[dict[in
     models = frame.groupby(["block", "n_layers", "gamma"]) if len(frame) else ()
     found = {
         (list(NAMES).index(block), n_layers, gamma): (
-            f"{model_name(block, n_layers)}, γ = {gamma:g}",
+            f"{NAMES[block]}, {n_layers:g} layers, γ = {gamma:g}",
             by_pair(rows, kind, end),
         )
         for (block, n_layers, gamma), rows in models

@@ -106,7 +106,9 @@ def cells(profile: str) -> list[MatchingCell]:
         ]
     if profile != "paper":
         return []
-    grid = [(kind, MAMBA_LAYERS[0], True, GAMMAS) for kind in KINDS]
+    grid: list[tuple[str, int, bool, tuple[float, ...]]] = [
+        (kind, MAMBA_LAYERS[0], True, GAMMAS) for kind in KINDS
+    ]
     grid += [("mamba", n_layers, True, GAMMAS) for n_layers in MAMBA_LAYERS[1:]]
     grid += [(kind, MAMBA_LAYERS[0], False, GAMMAS) for kind in KINDS if kind != "transformer"]
     grid += [(kind, MAMBA_LAYERS[0], True, CONTROL_GAMMAS) for kind in CONTROLS]
@@ -167,10 +169,11 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
         cell = from_dict(MatchingCell, record.config)
         n_layers, kind = depth(cell.model), kind_of(cell.model)
         own = kind != "transformer" and not cell.model.tie_embeddings
+        layers = "layer" if n_layers == 1 else "layers"
         rows.append(
             {
                 "kind": kind,
-                "model": f"{names[kind]}, {n_layers} layers{OWN if own else ''}",
+                "model": f"{names[kind]}, {n_layers} {layers}{OWN if own else ''}",
                 "n_layers": n_layers,
                 "gamma": cell.model.initialisation.gamma,
                 "seed": cell.seed,

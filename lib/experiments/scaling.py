@@ -28,6 +28,14 @@ VOCAB = 50_280  # of the published 130M; no other size hangs on it
 GPU_LENGTHS = tuple(2**k for k in (16, 17, 14, 15, 12, 13, 11, 10))
 CPU_LENGTHS = tuple(2**k for k in (12, 11, 10, 9, 8))
 QUICK_LENGTHS = (128, 256, 512)
+COSTS = {
+    "prefill_ms": "time to read the context",
+    "token_ms": "time of one more token",
+    "token_device_ms": "time of one more token, the device's own",
+    "prefill_peak_bytes": "peak memory while reading",
+    "token_peak_bytes": "peak memory for one more token",
+    "state_bytes": "kept between tokens",
+}
 
 
 @dataclass(frozen=True)
@@ -171,8 +179,9 @@ def by_length(table: pd.DataFrame, cost: str) -> pd.DataFrame:
 
 
 def exponents(table: pd.DataFrame, costs: Sequence[str], largest: int = 4) -> pd.DataFrame:
-    """Fitted to the `largest` lengths of each model: columns cost, model, exponent, low and high
-    (its 95 % interval) and the shortest and longest length. A cost that stays has exponent 0."""
+    """Fitted to the `largest` lengths of each model: columns cost (in the words of COSTS), model,
+    exponent, low and high (its 95 % interval) and the shortest and longest length. A cost that
+    stays has exponent 0."""
     from lib.analysis.scaling import power_law
 
     rows = []
@@ -182,8 +191,9 @@ def exponents(table: pd.DataFrame, costs: Sequence[str], largest: int = 4) -> pd
             low, high = law.interval or (None, None)
             rows.append(
                 {
-                    "cost": cost, "model": model, "exponent": law.exponent, "low": low,
-                    "high": high, "shortest": round(law.shortest), "longest": some["length"].max(),
+                    "cost": COSTS.get(cost, cost), "model": model, "exponent": law.exponent,
+                    "low": low, "high": high, "shortest": round(law.shortest),
+                    "longest": some["length"].max(),
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import plotly.io as pio
 from plotly.io._base_renderers import MimetypeRenderer
 
 from lib.analysis.statistics import mean_interval
-from lib.figures.layout import legend_on_top, legend_rows, range_of, slider_place
+from lib.figures.layout import least_width, legend_on_top, legend_rows, range_of, slider_place
 
 # Okabe and Ito's colours, told apart by people with any colour vision; each line also has its dash
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -22,6 +23,7 @@ DIVERGING = "RdBu"
 MARKED = 12  # points up to which each is marked
 BAND = "band: 95 % interval of the mean"
 PANEL, WIDEST = 13, 40  # rem: width that a panel needs beside others, and that a page's column has
+REM, PHONE = 16, 340  # px: a rem, and a column that every screen has
 
 
 class BookRenderer(MimetypeRenderer):
@@ -34,10 +36,10 @@ class BookRenderer(MimetypeRenderer):
             validate=False, config={"displaylogo": False, "responsive": True},
             auto_play=False,  # a slider waits for its reader
         )  # fmt: skip
-        columns = panels(fig_dict.get("layout", {}))
-        if columns > 1:
-            # on a narrow screen such a figure scrolls, or its panels' titles would meet
-            width = min(PANEL * columns, WIDEST)
+        columns, least = panels(fig_dict.get("layout", {})), least_width(fig_dict)
+        if columns > 1 or least > PHONE:
+            # on a narrow screen such a figure scrolls, or titles would meet or be cut off
+            width = min(max(PANEL * columns, math.ceil(least / REM)), WIDEST)
             html = f'<div style="min-width: {width}rem">{html}</div>'
         return {"text/html": html}
 
@@ -62,7 +64,7 @@ def set_up() -> None:
         margin={"l": 60, "r": 20, "t": 70, "b": 50},
         title={"font": {"size": 15}, "x": 0.02, "yref": "container", "y": 0.97},
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#999999", "activecolor": "#555555"},
-        legend={"orientation": "h", "y": -0.25},
+        legend={"orientation": "h", "y": -0.25, "tracegroupgap": 0},  # rows of layout.ROW
     )
     pio.templates["book"] = template
     pio.templates.default = "book"
@@ -154,11 +156,15 @@ def one_entry_a_group(figure: go.Figure) -> None:
             seen.add(trace.legendgroup)
 
 
-def reference_line(figure: go.Figure, y: float, text: str, **place: Any) -> None:
-    """A thin horizontal line at a published value, labelled."""
+def reference_line(
+    figure: go.Figure, y: float, text: str, *, beside: bool = False, **place: Any
+) -> None:
+    """A thin horizontal line at a published value, labelled above its left end or, where curves run
+    through that, `beside` its right end."""
     figure.add_hline(
         y=y, line={"width": 1, "dash": "dot", "color": "#888888"}, annotation_text=text,
-        annotation_position="top left", annotation_font_size=11, **place,
+        annotation_position="right" if beside else "top left", annotation_font_size=11,
+        annotation_align="left", **place,
     )  # fmt: skip
 
 
@@ -272,6 +278,9 @@ def token_strip(
         size: of the tokens' type.
     """
     figure = go.Figure()
+    # px of a token with its role; names of one's own stand below groups and have their room
+    box = max(20, *(0.6 * size * len(str(token)) + 6 for token in tokens))
+    box = max(box, *(6.2 * len(role) + 6 for role in roles)) if names is None else box
     names = roles if names is None else names
     for at, (token, role, name) in enumerate(zip(tokens, roles, names, strict=True)):
         figure.add_shape(
@@ -293,5 +302,6 @@ def token_strip(
         height=190,
         xaxis={"title": "position", "dtick": 1, "showgrid": False},
         yaxis={"visible": False, "range": [-0.05, 1.05]},
+        meta={"minWidth": round(80 + box * len(tokens))},
     )
     return figure

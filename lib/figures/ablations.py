@@ -211,10 +211,11 @@ def choice_marks(
     )  # fmt: skip
     figure.update_xaxes(title=x_title, range=[-0.03, 1.03])
     _say_if_nothing(figure, table[[value]])
+    figure.update_layout(showlegend=True)  # a single model has a name too
     room = ROW * max(1, legend_rows(figure, 430))  # between the axis and the figure's lower end
     figure.update_layout(
         title=title, height=175 + room + 26 * len(order), margin={"l": 230, "b": 65 + room},
-        legend={"yref": "container", "y": 0.01, "yanchor": "bottom"},
+        legend={"yref": "container", "y": 0.01, "yanchor": "bottom"}, meta={"minWidth": 600},
     )  # fmt: skip
     return figure
 

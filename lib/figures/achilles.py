@@ -43,21 +43,20 @@ def training_curves(
 
     Args:
         curves: tidy, one row an epoch and seed (``lib.page.curves_of``).
-        published: label to value, drawn as lines in the accuracy panel.
+        published: label to value, drawn as lines in the accuracy panel and named beside it.
     """
     figure = make_subplots(
-        1, 2, column_widths=[0.62, 0.38], horizontal_spacing=0.1,
-        subplot_titles=("accuracy on test sequences", "training loss"),
+        1, 2, column_widths=[0.62, 0.38], horizontal_spacing=0.2 if published else 0.1,
+        subplot_titles=("accuracy on test sequences", "training loss, nats"),
     )  # fmt: skip
     for index, (column, name) in enumerate(WATCHED.items()):
         band(figure, curves, "epoch", column, name, index, limits=(0, 1), row=1, col=1)
     band(figure, curves, "epoch", "train_loss", "training loss", 6, log=True, row=1, col=2)
     for text, value in (published or {}).items():
-        reference_line(figure, value, text, row=1, col=1)
+        text = text.replace(", ", ",<br>").replace(f" {value:g}", f"<br>{value:g}")
+        reference_line(figure, value, text, beside=True, row=1, col=1)
     figure.update_yaxes(title="accuracy (share of sequences)", range=[-0.02, 1.05], row=1, col=1)
-    figure.update_yaxes(
-        title="cross-entropy (nats)", type="log", exponentformat="power", row=1, col=2
-    )
+    figure.update_yaxes(type="log", exponentformat="power", row=1, col=2)
     figure.update_xaxes(title="epoch")
     figure.update_layout(title=title, height=460, legend_y=-0.2)
     return figure
@@ -113,7 +112,7 @@ def pair_accuracies(frame: pd.DataFrame, title: str) -> go.Figure:
         )  # fmt: skip
     figure.update_layout(
         title=title, height=380, yaxis_range=[0, 1.05], yaxis_title="accuracy",
-        xaxis={"title": "anchor pair (43 is never trained; here under the composite label)",
+        xaxis={"title": "anchor pair (43, never trained: composite label)",
                "type": "category"},
     )  # fmt: skip
     return figure
@@ -132,6 +131,10 @@ def answer_bars(
             y=[probabilities[token] for token in shown],
             text=[names.get(token, "") for token in shown],
             textposition="outside",
+            textangle=0,
+            constraintext="none",  # as large on a narrow screen
+            textfont_size=11,
+            cliponaxis=False,
             marker_color=[COLOURS[0] if t in names else "#999999" for t in shown],
         )
     )
@@ -140,5 +143,6 @@ def answer_bars(
         height=380,
         yaxis={"title": "probability of the answer", "range": [0, 1.12]},
         xaxis={"title": "answer token", "type": "category"},
+        meta={"minWidth": 80 + 60 * len(shown)},  # of the names above the bars
     )
     return figure

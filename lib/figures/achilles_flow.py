@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 STEPS = 6  # widths that lines can have: plotly gives a trace one width
 LIGHT = [[0.0, "#ffffff"], [1.0, "#9ecae1"]]  # black text is readable on all of it
 INK, CUT = "#111111", COLOURS[2]
+# what plotly-theme.js draws in the dark instead: from its ground on, and white text
+DARK = {"marker.colorscale": [[0.0, "#1d232b"], [1.0, "#1f6aa5"]], "textfont.color": "#f2f4f7"}
 # below is where a slider goes
 ON_TOP = {"x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"}
 
@@ -105,6 +107,7 @@ def _lines(
     figure.add_scatter(
         x=x, y=y, mode="lines", line={"color": colour, "width": 0.3 + 6 * level},
         opacity=0.1 + 0.75 * level, hoverinfo="skip", showlegend=False, name=f"from {role}",
+        meta={"dark": {"opacity": 0.35 + 0.6 * level}},
     )  # fmt: skip
 
 
@@ -138,7 +141,7 @@ def _nodes(figure: go.Figure, lens: Lens, tokens: Sequence[int], roles: Sequence
         x=[x for x, _ in places], y=[y for _, y in places], mode="markers+text", showlegend=False,
         text=[str(token) for token in read], textfont={"color": INK, "size": 11},
         hovertext=[f"{token}, probability {p:.3f}" for token, p in zip(read, odds, strict=True)],
-        hoverinfo="text",
+        hoverinfo="text", meta={"dark": DARK},
         marker={"size": 27, "color": odds, "colorscale": LIGHT, "cmin": 0, "cmax": 1,
                 "opacity": 1, "line": {"color": "#888888", "width": 1},
                 "colorbar": {"title": {"text": "probability<br>of the token<br>in the node"},
@@ -154,6 +157,7 @@ def _nodes(figure: go.Figure, lens: Lens, tokens: Sequence[int], roles: Sequence
 def agreement_bars(
     groups: Mapping[str, Sequence[Mapping[int, float]]], title: str, y_title: str,
     published: Mapping[int, float] | None = None, whose: str = "paper",
+    x_title: str = "anchor pair (43 is never trained)",
 ) -> go.Figure:  # fmt: skip
     """Share of equal answers by pair, a panel a group of models: a bar for their mean, a dot for
     each of several, a diamond for the published share.
@@ -186,7 +190,7 @@ def agreement_bars(
     )  # fmt: skip
     for column in range(1, columns + 1):
         last = (len(groups) - column) // columns + 1
-        figure.update_xaxes(title="anchor pair (43 is never trained)", row=last, col=column)
+        figure.update_xaxes(title=x_title, row=last, col=column)
     figure.update_yaxes(range=[0, 1.06])
     # once, since titles of all rows may run into one another
     figure.update_yaxes(title=y_title, row=(rows + 1) // 2, col=1)

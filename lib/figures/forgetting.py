@@ -14,6 +14,7 @@ from lib.figures.layout import label_log_axes
 from lib.figures.memory import TOP, WRITERS, measure_axis, no_run
 
 LOST, KEPT = COLOURS[1], "#888888"
+NUMBERED = 7  # groups of a map of pairs up to which numbers fit into its cells
 LINE = 44  # characters of a line of text, as many as a phone shows
 # the universal tagset of parts of speech
 WORDS = {
@@ -82,7 +83,12 @@ def pair_map(pairs: pd.DataFrame, title: str) -> go.Figure:
     square = square.reindex(index=order, columns=order)
     figure = heat_map(
         square, x=list(order), y=list(map(group_name, order)), title=title, diverging=True,
-        x_title="compared with", y_title="", unit="difference", height=260 + 22 * len(order),
+        x_title="compared with", y_title="", unit="omission,<br>row less<br>column",
+        height=260 + 22 * len(order),
+    )  # fmt: skip
+    figure.update_traces(
+        hovertemplate="%{y} less %{x}: %{z:+.3f} of omission<extra></extra>",
+        texttemplate="%{z:.2f}" if len(order) <= NUMBERED else None,
     )  # fmt: skip
     figure.update_xaxes(showgrid=False, tickangle=-45)
     return figure.update_yaxes(showgrid=False, automargin=True)
@@ -102,7 +108,8 @@ def published_groups(table: pd.DataFrame, title: str) -> go.Figure:
         figure.add_bar(
             x=rows["value"], y=rows["group"].map(group_name), name=model.upper(), orientation="h",
             marker={"color": COLOURS[index], "pattern": {"shape": ("", "/")[index % 2]}},
-            hovertemplate="%{y}: %{x:.3f}",
+            hovertemplate="%{y}: %{x:.3f}", cliponaxis=False, textposition="outside",
+            text=["" if value else "0" for value in rows["value"]],  # no bar looks like no number
         )  # fmt: skip
     groups = first["group"].map(group_name).tolist()
     return _bars(figure, groups, title, "omission (share of words)", len(models))

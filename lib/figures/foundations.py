@@ -37,11 +37,14 @@ def selection(x: Tensor, signal: Tensor, runs: Mapping[str, tuple[Tensor, Tensor
     places = list(range(1, len(x) + 1))
     top = max(float(states.abs().max()) for _, states in runs.values())
     for column, (dt, states) in enumerate(runs.values(), 1):
-        figure.add_bar(
-            x=places, y=x.tolist(), name="input x", showlegend=column == 1, legendgroup="x",
-            marker_color=[COLOURS[1] if s else "#999999" for s in signal.tolist()],
-            row=1, col=column,
-        )  # fmt: skip
+        for name, mask, colour in (
+            ("input x, signal", signal, COLOURS[1]), ("input x, noise", ~signal, "#999999"),
+        ):  # fmt: skip
+            figure.add_bar(
+                x=[place for place, own in zip(places, mask.tolist(), strict=True) if own],
+                y=x[mask].tolist(), name=name, showlegend=column == 1, legendgroup=name,
+                width=0.8, marker_color=colour, row=1, col=column,
+            )  # fmt: skip
         figure.add_scatter(
             x=places, y=dt.tolist(), name="step Δ", showlegend=column == 1, legendgroup="dt",
             mode="lines+markers", line={"color": COLOURS[0], "shape": "hvh"}, row=1, col=column,
@@ -56,7 +59,9 @@ def selection(x: Tensor, signal: Tensor, runs: Mapping[str, tuple[Tensor, Tensor
         figure.update_yaxes(autorange="reversed", title="state entry n", row=2, col=column)
         figure.update_xaxes(title="token", row=2, col=column)
     figure.update_yaxes(title="value", row=1, col=1)
-    figure.update_layout(title="Signals (orange) among noise (grey)", height=560, legend_y=-0.12)
+    figure.update_layout(
+        title="Signals (orange) among noise (grey)", height=560, legend_y=-0.12, barmode="overlay"
+    )
     return figure
 
 

@@ -60,7 +60,7 @@ def _text_size(length: int, largest: int) -> int:
     """Points at which the numbers of a sequence stand side by side."""
     if length <= 14:
         return 18
-    return 12 if largest < 100 else 9
+    return 12 if largest < 100 else 8
 
 
 def example_symmetry(split: Split, row: int) -> go.Figure:

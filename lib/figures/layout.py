@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ import plotly.graph_objects as go
 WIDTH = 596  # px of a plot in a page's column, without its margins
 LETTER, SAMPLE = 7.3, 48  # px: a letter of a legend, and what stands before and between entries
 ROW = 20  # px of a row of a legend
+HEAD_LETTER = 7.9  # px: a letter of a figure's or an axis's title
+MARGINS, PLOT = (60, 20), 250  # px: left and right of a plot by default, and the least of a plot
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -114,10 +117,51 @@ def legend_rows(figure: go.Figure, width: float = WIDTH) -> int:
     names = [t.name for t in figure.data if t.showlegend is not False and t.name]
     if figure.layout.showlegend is False or len(names) < (1 if figure.layout.showlegend else 2):
         return 0
+    return _rows(names, width)
+
+
+def _rows(names: Sequence[str], width: float) -> int:
     widths = [SAMPLE + LETTER * len(name) for name in names]
     if sum(widths) <= width:
         return 1
     return -(-len(names) // max(1, int(width // max(widths))))
+
+
+def least_width(figure: Mapping[str, Any]) -> float:
+    """px below which something of a figure (as plotly's JSON) is cut off or runs into something
+    else: its title, titles of x axes, a legend with room for so many rows as it has in a page's
+    column, a plot between wide margins; or what the figure says itself, ``layout.meta.minWidth``.
+    """
+    layout = figure.get("layout", {})
+    margin = layout.get("margin", {})
+    left, right = margin.get("l", MARGINS[0]), margin.get("r", MARGINS[1])
+    found = [(layout.get("meta") or {}).get("minWidth", 0), left + right + PLOT]
+    for one in (layout, *(frame.get("layout", {}) for frame in figure.get("frames") or ())):
+        found.append(_wide(one.get("title")) / 0.97)
+    for name, axis in layout.items():
+        text = _wide(axis.get("title")) / 2 if name.startswith("xaxis") else 0
+        start, end = axis.get("domain") or (0, 1) if text else (0, 1)
+        middle = (start + end) / 2  # where the title is centred
+        found.append(left + right + max((text - left) / middle, (text - right) / (1 - middle)))
+    if (layout.get("legend") or {}).get("yref") == "container":
+        traces = figure.get("data") or ()
+        names = [t["name"] for t in traces if t.get("showlegend") is not False and t.get("name")]
+        widths = [SAMPLE + LETTER * len(name) for name in names]
+        if names and (rows := _rows(names, WIDTH)) < len(names):
+            columns = -(-len(names) // rows)
+            found.append(left + right + (sum(widths) if rows == 1 else columns * max(widths)))
+    return float(max(found))
+
+
+def _wide(title: Any) -> float:
+    """px of a title's longest line."""
+    text = title.get("text") if isinstance(title, Mapping) else title
+    lines = (text or "").split("<br>")
+    sizes = [0.72 if "<sup>" in line else 1.0 for line in lines]
+    return max(
+        HEAD_LETTER * size * len(re.sub("<.*?>", "", line))
+        for line, size in zip(lines, sizes, strict=True)
+    )
 
 
 def legend_on_top(figure: go.Figure, rows: int) -> None:

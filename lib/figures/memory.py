@@ -10,6 +10,12 @@ import plotly.graph_objects as go
 
 from lib.figures import COLOURS, DASHES, band
 
+# columns of tables of correlations to what readers see
+CORRELATIONS = {
+    "omission with frequency": "rank correlation of omission with frequency",
+    "the same, within one kind": "the same correlation, within one kind of text",
+}
+
 # prefix of a metric to what is said of it
 WRITERS = {
     "": "trained decoder",
@@ -19,6 +25,7 @@ WRITERS = {
     "alone_": "language model, told the text before",
 }
 
+SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star")
 UNRELATED = "no model: another text of its kind"
 
 # name of a metric and its unit
@@ -89,7 +96,7 @@ def published_curves(table: pd.DataFrame, title: str) -> go.Figure:
     for index, (name, rows) in enumerate(table.groupby(names, sort=False)):
         figure.add_scatter(
             x=rows["length"], y=rows["value"], mode="lines+markers", name=str(name),
-            line=_line(index),
+            line=_line(index), marker={"symbol": _symbol(index), "size": 8},
         )  # fmt: skip
     return by_length(figure, "ROUGE F1", title)
 
@@ -98,6 +105,11 @@ def _line(index: int) -> dict[str, str]:
     """Colour and dashes of the index-th line of a figure with many."""
     dash = DASHES[(index + index // len(COLOURS)) % len(DASHES)]
     return {"color": COLOURS[index % len(COLOURS)], "dash": dash}
+
+
+def _symbol(index: int) -> str:
+    """Symbol of the same line: another where a colour comes again."""
+    return SYMBOLS[(index + index // len(COLOURS)) % len(SYMBOLS)]
 
 
 def early_to_late(table: pd.DataFrame, title: str) -> go.Figure:
@@ -141,16 +153,29 @@ def by_writer(
             x=list(means.index), y=list(means), mode="lines+markers", name=UNRELATED,
             line=_line(len(WRITERS)),
         )  # fmt: skip
-    return (
-        by_length(figure, measure_axis(metric), title)
-        .update_layout(**TOP)
-        .update_layout(height=580, margin_t=170)
-    )
+    by_length(figure, measure_axis(metric), title)
+    height = 610  # with room above for a legend that needs a row for each entry, as on a phone
+    return figure.update_layout(
+        height=height, margin_t=200,
+        legend={"orientation": "h", "yref": "container", "y": 1 - 38 / height, "yanchor": "top",
+                "x": 0},
+    )  # fmt: skip
 
 
 def size_of(rows: pd.DataFrame) -> str:
     """For example ``2.0M parameters``, of the rows of one model."""
-    return f"{rows['parameters'].iloc[0] / 1e6:.1f}M parameters"
+    return f"{millions(rows['parameters'].iloc[0])} parameters"
+
+
+def millions(count: float) -> str:
+    """ "2.0M" of 1,982,464."""
+    return f"{count / 1e6:.1f}M"
+
+
+def listed(values: Iterable[Any]) -> str:
+    """ "8, 16, 32 and 64"."""
+    *some, last = [*map(str, values)] or ["none"]
+    return f"{', '.join(some)} and {last}" if some else last
 
 
 def by_model(frame: pd.DataFrame, metric: str, title: str) -> go.Figure:
@@ -189,7 +214,7 @@ def learning(table: pd.DataFrame, title: str) -> go.Figure:
         figure.add_scatter(
             x=rows["step"], y=rows["test_accuracy"], mode="lines+markers",
             name=f"{length} tokens, rate {rate:g}, {steps:,} steps of {tokens:,}",
-            line=_line(index),
+            line=_line(index), marker_symbol=_symbol(index),
         )  # fmt: skip
     figure.update_xaxes(title="optimiser steps")
     figure.update_yaxes(title="tokens predicted right (share)", rangemode="tozero")

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from lib.figures import COLOURS, SEQUENTIAL
-from lib.tasks.noise import find_noise, flip_characters, set_apart, unflip_words
+from lib.tasks.noise import NOISES, find_noise, flip_characters, set_apart, unflip_words
 
 if TYPE_CHECKING:
     from lib.analysis.noise_metrics import FormReader
@@ -112,10 +112,13 @@ def readings(text: str, reader: FormReader) -> go.Figure:
     )  # fmt: skip
     figure.update_xaxes(
         title="mean log probability of a character / nats", range=[LEAST, 7],
-        tickvals=list(range(-10, 1, 2)),
+        # a line would strike the texts through
+        tickvals=list(range(-10, 1, 2)), zeroline=False, showgrid=False, ticks="outside",
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed")
-    figure.update_layout(title=f"{reader.form(text)}: {text}", height=300, margin_l=170)
+    form = reader.form(text)
+    named = NOISES[form].title if form in NOISES else "it stands"
+    figure.update_layout(title=f"Read as {named}: {text}", height=300, margin_l=170)
     return figure
 
 

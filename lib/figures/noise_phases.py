@@ -36,11 +36,12 @@ MEASURES = {
 # of all facts together
 WHOLE = [name for name in MEASURES if "_chosen" not in name and "_others" not in name]
 FLOWS = {
-    "kept": "known after 1: still known in 2",
-    "back": "lost in 2: known again after 3",
-    "lost": "known after 1: not known after 3",
-    "gained": "not known after 1: known after 3",
+    "kept": "known after 1:<br>still known in 2",
+    "back": "lost in 2:<br>known again after 3",
+    "lost": "known after 1:<br>not known after 3",
+    "gained": "not known after 1:<br>known after 3",
 }
+GREY = "#888888"  # seen on a light page and on a dark one
 
 
 def phases(frame: pd.DataFrame, measure: str, title: str, noises: Sequence[str]) -> go.Figure:
@@ -61,8 +62,13 @@ def phases(frame: pd.DataFrame, measure: str, title: str, noises: Sequence[str])
         place = {"row": panel // columns + 1, "col": panel % columns + 1}
         for index, model in enumerate(models):
             part = frame[(frame["noise"] == noise) & (frame["model"] == model)]
-            line(figure, part, list(PHASES.values()), [f"{measure}_{p}" for p in PHASES], model,
-                 index, **place)  # fmt: skip
+            x = [at + 0.1 * _aside(index, len(models)) for at in range(len(PHASES))]
+            line(figure, part, x, [f"{measure}_{p}" for p in PHASES], model, index,
+                 said=list(PHASES.values()), **place)  # fmt: skip
+    figure.update_xaxes(
+        tickvals=list(range(len(PHASES))), ticktext=list(PHASES.values()), zeroline=False,
+        range=[-0.4, len(PHASES) - 0.6],
+    )  # fmt: skip
     figure.update_yaxes(range=[-4, 104], ticksuffix=" %")
     words = MEASURES[measure].split()  # on two lines: a panel is not high
     cut = (len(words) + 1) // 2
@@ -73,12 +79,19 @@ def phases(frame: pd.DataFrame, measure: str, title: str, noises: Sequence[str])
     return figure
 
 
+def _aside(index: int, count: int) -> float:
+    """How far the index-th of `count` lines stands beside their place, in steps: equal values would
+    lie exactly on each other."""
+    return index - (count - 1) / 2
+
+
 def line(
-    figure: go.Figure, part: pd.DataFrame, x: Sequence[str | float], names: Sequence[str],
-    model: str, index: int, **place: int,
+    figure: go.Figure, part: pd.DataFrame, x: Sequence[float], names: Sequence[str],
+    model: str, index: int, said: Sequence[str] | None = None, **place: int,
 ) -> None:  # fmt: skip
-    """Add metrics `names` of the records `part`, one a seed, over `x`: means, the 95 % interval
-    over seeds from three on, and for a single seed the record's own interval over facts."""
+    """Add metrics `names` of the records `part`, one a seed, over `x`, of which is `said` where a
+    pointer rests: means, the 95 % interval over seeds from three on, and for a single seed the
+    record's own interval over facts."""
     seeds = part["seed"].nunique()
     middle, up, down = [], [], []
     for name in names:
@@ -99,7 +112,8 @@ def line(
         marker={"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 8},
         error_y={"type": "data", "symmetric": False, "array": up, "arrayminus": down,
                  "thickness": 1.2},
-        hovertemplate="%{x}: %{y:.1f} %<extra>" + model + "</extra>", **place,
+        customdata=list(x if said is None else said),
+        hovertemplate="%{customdata}: %{y:.1f} %<extra>" + model + "</extra>", **place,
     )  # fmt: skip
 
 
@@ -128,14 +142,21 @@ def mixed(
                         columns={measure: f"{s}"}) for s in shares] or [pd.DataFrame()], axis=1,
                 ).reset_index(names="seed") if shares else part  # fmt: skip
                 places = _with_breaks(part, shares)
-                line(figure, wide, [100 * s for s in places], [f"{s}" for s in places], model,
-                     index, row=row, col=column)  # fmt: skip
+                aside = 2 * _aside(index, len(models))
+                line(figure, wide, [100 * s + aside for s in places], [f"{s}" for s in places],
+                     model, index, [f"{100 * s:g}" for s in places], row=row,
+                     col=column)  # fmt: skip
         name, _, phase = measure.rpartition("_")
         figure.update_yaxes(title=f"{MEASURES[name]}<br>after {PHASES[phase]}", row=row, col=1,
                             title_font_size=11)  # fmt: skip
+    figure.update_xaxes(zeroline=False)
     figure.update_xaxes(title="noisy facts / %", title_font_size=11, row=len(measures))
     figure.update_yaxes(range=[-4, 104], ticksuffix=" %")
-    figure.update_layout(title=title, height=160 + 190 * len(measures), margin_l=90, legend_y=-0.1)
+    height = 180 + 190 * len(measures)
+    figure.update_layout(
+        title=title, title_y=1 - 18 / height, height=height, margin={"l": 90, "t": 90},
+        legend_y=-0.1,
+    )  # fmt: skip
     one_entry_a_group(figure)
     return figure
 
@@ -156,21 +177,29 @@ def _with_breaks(part: pd.DataFrame, shares: Sequence[float]) -> list[float]:
 
 def flows(frame: pd.DataFrame, title: str, noises: Sequence[str]) -> go.Figure:
     """What becomes of facts between phases (FLOWS), a panel a flow, a group of bars a noise: means
-    and, from three seeds on, 95 % intervals over seeds. A seed without such facts is left out."""
+    and, from three seeds on, 95 % intervals over seeds. A seed without such facts is left out, and
+    where no seed has any stands "none"."""
     figure = make_subplots(
         2, 2, subplot_titles=list(FLOWS.values()), shared_yaxes=True, shared_xaxes=True,
-        horizontal_spacing=0.05, vertical_spacing=0.14,
+        horizontal_spacing=0.05, vertical_spacing=0.18,
     )  # fmt: skip
     models = list(dict.fromkeys(frame["model"]))
     counts = {model: frame[frame["model"] == model]["seed"].nunique() for model in models}
     seeds = {model: "1 seed" if n == 1 else f"{n} seeds" for model, n in counts.items()}
     for panel, flow in enumerate(FLOWS):
+        place = {"row": panel // 2 + 1, "col": panel % 2 + 1}
         for index, model in enumerate(models):
             means, up, down = [], [], []
-            for noise in noises:
+            for at, noise in enumerate(noises):
                 part = frame[(frame["noise"] == noise) & (frame["model"] == model)]
                 values = part[flow].dropna().tolist() if flow in part else []
                 mean, interval = mean_interval(values) if values else (float("nan"), None)
+                if not values:  # a missing bar looks like one of height 0
+                    figure.add_annotation(
+                        text="none", textangle=-90, font={"size": 9, "color": GREY}, y=0,
+                        yanchor="bottom", showarrow=False,
+                        x=at + 0.8 / len(models) * _aside(index, len(models)), **place,
+                    )  # fmt: skip
                 means.append(100 * mean)
                 wide = interval is not None and len(values) > 2
                 low, high = interval if interval and wide else (mean, mean)
@@ -180,11 +209,17 @@ def flows(frame: pd.DataFrame, title: str, noises: Sequence[str]) -> go.Figure:
                 x=[TITLES[noise] for noise in noises], y=means, name=f"{model} ({seeds[model]})",
                 legendgroup=model, marker_color=COLOURS[index],
                 error_y={"type": "data", "symmetric": False, "array": up, "arrayminus": down,
-                         "thickness": 1.2, "width": 3},
-                row=panel // 2 + 1, col=panel % 2 + 1,
+                         "thickness": 1.5, "width": 3, "color": GREY},
+                **place,
             )  # fmt: skip
     figure.update_yaxes(range=[0, 104], ticksuffix=" %")
-    figure.update_layout(title=title, height=560, legend_y=-0.22)
+    figure.update_yaxes(title="share of facts", title_font_size=12, col=1)
+    height, above, below = 680, 150, 130  # room for three rows of a legend and heads of two
+    figure.update_layout(
+        title=title, title_y=1 - 18 / height, height=height, bargap=0.2,
+        margin={"t": above, "b": below},
+        legend={"y": 1 + (above - 38) / (height - above - below), "yanchor": "top", "x": 0},
+    )  # fmt: skip
     one_entry_a_group(figure)
     return figure
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -17,9 +17,16 @@ CEILINGS = {
     "bandwidth": ("memory", "solid"),
     "products": ("matrix products, float32 accuracy (tensor cores)", "longdash"),
     "fmas": ("multiply-adds, float32 (plain units)", "dash"),
-    "exponentials": ("exponentials, at the scan's two for each state entry", "dot"),
+    "exponentials": ("exponentials, one for each {each} flop", "dot"),
 }
-MARKS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star")
+# colour and symbol of each contestant, the same in all figures; no figure has two of one colour
+LOOKS = {
+    "fused": (COLOURS[2], "diamond"), "chunked": (COLOURS[0], "circle"),
+    "compiled": (COLOURS[1], "square"), "eager": (COLOURS[5], "x"),
+    "mamba_ssm": (COLOURS[3], "cross"), "transformers": (COLOURS[4], "triangle-up"),
+    "mambapy": (COLOURS[5], "star"),
+}  # fmt: skip
+OTHER = ("#888888", "hexagon")
 PARTS = {"bytes": COLOURS[0], "multiply-adds": COLOURS[1], "products": COLOURS[3],
          "exponentials": COLOURS[2]}  # fmt: skip
 
@@ -31,7 +38,7 @@ def roofline(points: pd.DataFrame, rates: Mapping[str, Any], title: str) -> go.F
         points: of one device, as ``lib.bench.show.by_device`` gives them; marks one above the
             other did the same work, ours are filled.
         rates: of the device: bandwidth (bytes/s), fmas, products (multiply-adds/s), exponentials
-            (1/s); those that are None are not drawn.
+            (1/s); those that are None are not drawn, nor are exponentials where they bound nothing.
         title: of the figure.
 
     Raises:
@@ -41,22 +48,32 @@ def roofline(points: pd.DataFrame, rates: Mapping[str, Any], title: str) -> go.F
         raise ValueError(f"points are of {count} devices, allowed: one, whose rates are drawn")
     figure = go.Figure()
     low, high = points["intensity"].min() / 4, points["intensity"].max() * 4
+    share = float(points["exponentials"].max())
+    levels = _levels(rates, share)
+    bandwidth = rates.get("bandwidth")
+    meets = high  # where memory's line reaches the highest ceiling: it ends there
+    if bandwidth is not None and levels:
+        meets = min(high, max(levels.values()) / bandwidth)
+    low = min(low, meets / 4)
     for index, (name, (label, dash)) in enumerate(CEILINGS.items()):
-        x, y = _ceiling(name, rates, points, low, high)
-        if y is not None:
-            figure.add_scatter(
-                x=x, y=y, mode="lines", name=label, line={"color": "#888888", "dash": dash},
-                legendrank=900 + index,
-            )  # fmt: skip
-    for index, (name, rows) in enumerate(points.groupby("contestant", sort=True)):
+        if name in levels:
+            x, y = [low, high], [levels[name]] * 2
+        elif name == "bandwidth" and bandwidth is not None:
+            x, y = [low, meets], [bandwidth * low, bandwidth * meets]
+        else:
+            continue
+        figure.add_scatter(
+            x=x, y=y, mode="lines", line={"color": "#888888", "dash": dash},
+            name=label.format(each=f"{1 / share:.0f}" if share else ""), legendrank=900 + index,
+        )  # fmt: skip
+    for name, rows in points.groupby("contestant", sort=True):
         ours = bool(rows["ours"].any())
-        symbol = MARKS[index % len(MARKS)]
+        colour, symbol = LOOKS.get(str(name), OTHER)
         figure.add_scatter(
             x=rows["intensity"], y=rows["rate"], mode="markers",
             name=f"{name} (ours)" if ours else str(name), hovertext=rows["benchmark"],
             hovertemplate="%{hovertext}<br>%{y:.3s}flop/s<extra>%{fullData.name}</extra>",
-            marker={"color": COLOURS[index % len(COLOURS)], "size": 11,
-                    "symbol": symbol if ours else f"{symbol}-open"},
+            marker={"color": colour, "size": 11, "symbol": symbol if ours else f"{symbol}-open"},
         )  # fmt: skip
     figure.update_layout(
         title=title, height=520, legend_y=-0.2,
@@ -66,19 +83,14 @@ def roofline(points: pd.DataFrame, rates: Mapping[str, Any], title: str) -> go.F
     return label_log_axes(figure, 8)
 
 
-def _ceiling(
-    name: str, rates: Mapping[str, Any], points: pd.DataFrame, low: float, high: float
-) -> tuple[Any, Any]:
-    rate = rates.get(name)
-    x = np.geomspace(low, high, 2)
-    if rate is None:
-        return x, None
-    if name == "bandwidth":
-        return x, rate * x
-    if name != "exponentials":
-        return x, np.full(2, 2.0 * rate)
-    share = points["exponentials"].max()  # the scan's: blocks have hardly any
-    return x, (np.full(2, rate / share) if share > 0 else None)
+def _levels(rates: Mapping[str, Any], share: float) -> dict[str, float]:
+    """Flop/s of the level ceilings. That of exponentials is of the work with the largest `share` of
+    them, and is left out where it lies above the others."""
+    found = {n: 2.0 * rates[n] for n in ("products", "fmas") if rates.get(n) is not None}
+    rate = rates.get("exponentials")
+    if rate is not None and share > 0 and rate / share < max(found.values(), default=math.inf):
+        found["exponentials"] = rate / share
+    return found
 
 
 def floor_bars(parts: Mapping[str, float], title: str) -> go.Figure:
@@ -105,11 +117,14 @@ def times(frame: pd.DataFrame, title: str) -> go.Figure:
         title: of the figure.
     """
     figure = go.Figure()
-    for index, (name, rows) in enumerate(frame.groupby("contestant", sort=False)):
+    for name, rows in frame.groupby("contestant", sort=False):
+        colour, symbol = LOOKS.get(str(name), OTHER)
         figure.add_box(
             x=rows["ms"], name=str(name), boxpoints="all", jitter=0.4, pointpos=0,
-            marker_color=COLOURS[index % len(COLOURS)], line_width=1,
+            marker={"color": colour, "symbol": symbol}, line_width=1,
         )  # fmt: skip
     figure.update_layout(title=title, height=300, showlegend=False)
+    if "<br>" in title:
+        figure.update_layout(title_y=0.92)  # two lines at the usual height would begin above it
     figure.update_xaxes(title="ms a call, one mark a repeat", type="log")
     return figure

@@ -82,4 +82,8 @@ def test_words_name_what_is_measured() -> None:
         "Mamba-1, 7 layers, 12 runs at once"
     )
     assert "1 thread," in in_words(CpuBench(8, 128, 128, 4))
+    assert in_words(CpuBench(2, 16, 16, 1)).startswith("1 layer, 16 wide")
+    assert "Mamba-1, 1 layer, one run" in in_words(
+        StepBench(LanguageModelConfig(256, 1, (Mamba1Config(32),)), 2048, 8)
+    )
     assert "2 threads," in in_words(CpuBench(8, 128, 128, 4, threads=2))

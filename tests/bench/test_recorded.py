@@ -12,8 +12,9 @@ from lib.store import Record, Store
 def test_recorded_runs_say_how_long_they_trained(tmp_path: Path) -> None:
     store = Store(tmp_path / "local", tmp_path / "published")
     name = "achilles.phase_diagram"
-    assert recorded_sentence(name, store=store) == f"No run of {name} has a record yet."
     experiment = find(name)
+    said = recorded_sentence(name, store=store)
+    assert said == f"No run of “{experiment.title}” has a record yet."
     cells = experiment.cells("paper")
 
     def keep(cell: Any, facts: dict[str, Any]) -> str:

@@ -214,13 +214,23 @@ def test_tables_have_every_contestant_and_what_was_absent(store: Store) -> None:
         "fused.floor_share": 0.5, "floor_ms": 0.5, "floor_ms.bytes": 0.5,
         "work.bytes": 10.0, "work.flops": 20.0, "work.exponentials": 5.0,
     }  # fmt: skip
+    metrics |= {
+        "in_turn.ms": 2.0, "in_turn.ms_low": 1.9, "in_turn.ms_high": 2.1, "in_turn.error": 0.0,
+        "in_turn.floor_share": 0.25,
+    }  # fmt: skip
     done = put(store, targets.targets()[0], **metrics)
+    done.provenance["notes"] = {"in_turn": "use_mambapy"}
     html = show.bench_table("scan", [done]).data
+    # names of code are words; ours does not differ from ours
+    assert "in turn" in html and "mambapy's scan" in html.replace("&#x27;", "'")
+    assert "in_turn" not in html and "use_mambapy" not in html
+    assert "<td>–</td>" in html and "<td>0</td>" in html and "0e+00" not in html
+    assert show.title_of(done).startswith("Batch 2,048, 64 channels")
     assert "fused (ours)" in html and "mamba_ssm" in html and "not built" in html
     assert html.count("batch 2,048, 64 channels, length 8") == 1  # over its contestants
     failed = put(store, targets.targets()[0], "failed", **metrics)
     assert "it broke" in show.bench_table("scan", [failed]).data
-    (point,) = show.points([done]).to_dict("records")
+    point, _ = show.points([done]).to_dict("records")
     assert point["ours"] and point["intensity"] == 2.0 and point["rate"] == 20e3
     assert point["exponentials"] == 0.25
 

@@ -146,7 +146,9 @@ def test_the_example_is_a_published_model_or_says_that_it_is_untrained(root: Pat
     cells = composite_cells("paper")
     records = [r for r in Store.at(root).records("achilles.composite", 1, cells) if r]
     _, tokens, title = example_model(records, seed=0)
-    assert tokens.shape == (8,) and title.startswith("trained model mamba2-L7-g1.0-tied")
+    assert tokens.shape == (8,) and title.startswith(
+        "trained Mamba-2, 7 layers, gamma 1, tied weights, seed "
+    )
     assert example_model([], seed=0)[2] == "untrained model"
 
 

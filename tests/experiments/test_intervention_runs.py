@@ -20,6 +20,7 @@ from lib.experiments import interventions as study
 from lib.experiments.achilles import (
     THIRD_PARTY_TRAINING,
     CompositeCell,
+    in_words,
     mamba2_model,
     third_party_model,
 )
@@ -320,11 +321,13 @@ def frame_of(outcomes: dict[str, Outcome]) -> pd.DataFrame:
 @pytest.mark.parametrize("end", ["end", "inner"])
 def test_pages_read_agreement_by_pair(outcomes: dict[str, Outcome], kind: str, end: str) -> None:
     found = study.by_pair(frame_of(outcomes), kind, end)
-    assert [list(one) for one in found] == [PAIRS, PAIRS]
+    # 43 is its own twin
+    pairs = [pair for pair in PAIRS if kind == "blocking" or pair != 43]
+    assert [list(one) for one in found] == [pairs, pairs]
     for one, outcome in zip(found, outcomes.values(), strict=True):
-        assert one == {pair: outcome.metrics[f"{kind}_{end}_{pair}"] for pair in PAIRS}
+        assert one == {pair: outcome.metrics[f"{kind}_{end}_{pair}"] for pair in pairs}
     models = study.by_model(frame_of(outcomes), kind, end)
-    assert list(models) == ["Mamba-2, γ = 0.5", "Mamba-1, γ = 0.5"]
+    assert list(models) == ["Mamba-2, 2 layers, γ = 0.5", "Mamba-1, 2 layers, γ = 0.5"]
     assert sorted(map(str, models.values())) == sorted(str([one]) for one in found)
     assert achilles_flow.agreement_bars(models, "title", "share", found[0]).data
 
@@ -371,7 +374,7 @@ def test_the_opened_model_is_the_first_of_its_name_or_untrained(
         opened = study.open_model(records, 3, wanted)
         assert opened.model.config == outcomes[kind].cell.model and not opened.model.training
         assert opened.task == outcomes[kind].cell.task
-        assert opened.title == f"trained model {EXPERIMENT.readable(outcomes[kind].cell)}"
+        assert opened.title == f"trained {in_words(outcomes[kind].cell)}"
     for wanted, kept in (("", records[:1]), ("no such model", records), ("", [])):
         opened = study.open_model(kept, 3, wanted)
         assert opened.title == "untrained model" and not opened.model.training

@@ -133,10 +133,10 @@ def test_all_kinds_are_measured_on_all_three_parts(
     frame = find(NAME).frame(records)
     assert curves([]).empty and {"model", "gamma", "train"} < set(curves([]))
     assert frame["kind"].tolist() == list(KINDS)
-    assert frame["model"].tolist() == [f"{text}, 1 layers" for text in KINDS.values()]
+    assert frame["model"].tolist() == [f"{text}, 1 layer" for text in KINDS.values()]
     untied = dataclasses.replace(records[0], config={**records[0].config})
     untied.config["model"] = {**untied.config["model"], "tie_embeddings": False}
-    assert find(NAME).frame([untied])["model"].tolist() == [f"{KINDS['mamba']}, 1 layers{OWN}"]
+    assert find(NAME).frame([untied])["model"].tolist() == [f"{KINDS['mamba']}, 1 layer{OWN}"]
     assert (frame["final_train"] == frame["final_train_accuracy"]).all()
     wanted = [c for c in claims.load_claims(root, chapter="achilles") if c.experiment == NAME]
     assert wanted
@@ -205,7 +205,7 @@ def test_a_failed_run_has_its_row() -> None:
     record = Record(NAME, 1, to_dict(cell), "x", "failed", {}, {})
     (row,) = find(NAME).frame([record]).to_dict("records")
     assert row["status"] == "failed" and row["final_train"] is None
-    assert row["model"] == "Transformer, 1 layers" and row["n_layers"] == 1
+    assert row["model"] == "Transformer, 1 layer" and row["n_layers"] == 1
 
 
 def published_name(cell: MatchingCell) -> tuple[str, float | None]:

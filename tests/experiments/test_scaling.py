@@ -15,6 +15,7 @@ from lib.config import to_dict
 from lib.experiments import Context, cells_of, find
 from lib.experiments.scaling import (
     COMPARED,
+    COSTS,
     NAME,
     ScalingCell,
     by_length,
@@ -96,11 +97,11 @@ def test_the_state_s_exponents_are_exact(records: list[Record]) -> None:
     assert sorted(set(sizes["length"])) == [16, 32, 64]  # halves of the shortest are there too
     fitted = exponents(table, ["state_bytes", "prefill_ms"]).set_index(["cost", "model"])
     for kind in COMPARED:
-        law = fitted.loc[("state_bytes", NAMES[kind])]
+        law = fitted.loc[(COSTS["state_bytes"], NAMES[kind])]
         wanted = float(kind == "transformer")
         assert law["exponent"] == pytest.approx(wanted, abs=1e-9)
         assert (law["shortest"], law["longest"]) == (16, 64)
-        assert fitted.loc[("prefill_ms", NAMES[kind]), "low"] is not None
+        assert fitted.loc[(COSTS["prefill_ms"], NAMES[kind]), "low"] is not None
     figure = against_length({"bytes": sizes, "none": by_length(table, "x")}, "title")
     lines = [trace for trace in figure.data if trace.xaxis == "x"]
     assert [trace.name for trace in lines] == [NAMES[kind] for kind in COMPARED]
