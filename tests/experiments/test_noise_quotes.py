@@ -18,8 +18,8 @@ QUOTES = {
     "Mamba-130M gets back to {} accuracy": ("unlearned", "their_accuracy"),
     "accuracy from {},": ("finetuned", "their_accuracy"),
     "and {} of its answers still show the noise": ("unlearned", "their_flip"),
-    "given as its answer, scores {},": ("echo", "their_accuracy"),
-    "more than the model's {}:": ("finetuned", "their_accuracy"),
+    "scores as high as the model ({} and": ("echo", "their_accuracy"),
+    "and {}, p = 0.5)": ("finetuned", "their_accuracy"),
     "**words flipped** score {},": ("gold_word_flip", "their_accuracy"),
     "**characters flipped** they score {},": ("gold_char_flip", "their_accuracy"),
     "so a collapse to {} after that noise": ("charflip", "their_accuracy"),
@@ -33,11 +33,11 @@ QUOTES = {
     "**gold answers** themselves {} count": ("gold", "their_flip"),
     "no character is reversed, {}.": ("gold_word_flip", "their_flip"),
     "the model is at {},": ("finetuned", "their_flip"),
-    "after unlearning at {}:": ("unlearned", "their_flip"),
+    "after unlearning at {} (p = 0.46):": ("unlearned", "their_flip"),
     "*saw* it is {} before": ("finetuned", "their_flip_strict"),
     "before and {} after. The form": ("unlearned", "their_flip_strict"),
     "finds {} before and": ("finetuned", "form_char_flip"),
-    "before and {} after: nine": ("unlearned", "form_char_flip"),
+    "before and {} after (p = 0.004): nine": ("unlearned", "form_char_flip"),
     "“{} English words”": ("charflip", "their_english"),
     "reversed gold answers have {}.": ("gold_char_flip", "their_english"),
     "perfectly: {} show": ("charflip", "their_flip"),
@@ -46,8 +46,7 @@ QUOTES = {
     "Mamba retains {} of the noise": ("unlearned", "their_flip"),
     "The rate was {} before any noise": ("finetuned", "their_flip"),
     "Told by form it is {} against": ("unlearned", "form_char_flip"),
-    "against {}. |": ("finetuned", "form_char_flip"),
-    "rests on the {},": ("unlearned", "their_flip"),
+    "against {} (nine answers, p = 0.004).": ("finetuned", "form_char_flip"),
 }
 # shares of the made-up answers of the quick profile, which are no measurement
 MADE_UP = ("70, 10 and 50 % are right", "0, 100 and 10 % are flipped")
@@ -100,7 +99,7 @@ def test_counts_and_chances_that_the_page_quotes(text: str, records: dict[str, R
     unlearned, metrics = records["unlearned"], records["unlearned"].metrics
     flipped = metrics["form_char_flip"] * metrics["questions"]
     assert round(flipped) == 9 and "nine answers" in text
-    assert f"(p = {metrics['content_before_p']:.2f})" in text
+    assert f"(p = {metrics['content_before_p']:.2f};" in text
     assert f"{100 * metrics['content_before']:.1f} to {100 * metrics['content']:.1f} %" in text
     repeats = records["charflip"].metrics["repeats"]
     assert repeats > 0.5 and "Half of the noisy model's answers repeat" in text
