@@ -163,7 +163,7 @@ def learning(
     figure.update_yaxes(title="accuracy", row=1, col=1)
     figure.update_xaxes(title="epoch")
     if len(curves):  # a panel without a run too
-        figure.update_xaxes(range=[0, int(curves["epoch"].max())])
+        figure.update_xaxes(range=[0, int(curves["epoch"].max())], dtick=100)
     figure.update_layout(
         title=title, height=420 + 14 * lines_above, legend_y=-0.22, margin_r=110,
         margin_t=75 + 14 * lines_above,
