@@ -66,16 +66,17 @@ def _queue(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as services:
         environment = services.enter_context(mps.shared()) if arguments.mps else None
         found = plan.work(
-            jobs, arguments.processes, seconds, root=arguments.root, environment=environment
-        )
-    print(
+            jobs, arguments.processes, seconds, root=arguments.root, environment=environment,
+            say=_say,
+        )  # fmt: skip
+    _say(
         f"{len(found.done)} lines done, {len(found.failed)} failed, {len(found.stopped)} stopped, "
         f"{len(found.left)} not begun"
     )
     if arguments.pack is not None:
         runs = Store.at(arguments.root).local
         count = plan.pack(runs, arguments.pack, arguments.checkpoints)
-        print(f"packed: {count} files" if count else f"packed: nothing, {runs} has no record")
+        _say(f"packed: {count} files" if count else f"packed: nothing, {runs} has no record")
     if found.failed:
         return FAILED
     return STOPPED if found.stopped or found.left else 0

@@ -33,7 +33,7 @@ TYPES: dict[str, tuple[type, ...]] = {
 
 
 class NotebookError(RuntimeError):
-    """A notebook that cannot be run as asked, or that failed."""
+    """A notebook that cannot be run as asked; of one that failed, see :class:`NotebookFailed`."""
 
 
 class NotebookFailed(NotebookError):
@@ -121,7 +121,8 @@ def execute(
         timeout: wall-clock limit in seconds for the whole notebook.
 
     Raises:
-        NotebookError: bad parameters, or an `output` that is a folder or the notebook itself.
+        NotebookError: bad parameters, a timeout out of range, or an `output` that is a folder or
+            the notebook itself.
         NotebookFailed: a failing cell (its error is shown), or the limit. An earlier executed copy
             is left as it was; the failed one is kept in ``_build/logs``.
     """

@@ -21,7 +21,7 @@ from lib.store import Record, Store
 # how readers are told which runs a profile holds
 RUNS = {
     "paper": "at the paper's scale", "matched": "of the matched profile",
-    "quick": "of the quick profile",
+    "quick": "of the quick profile", "pinned": "of the pinned profile",
 }  # fmt: skip
 HASH = 8  # digits that are shown of a hash
 HASHES = f"Of each hash its first {HASH} digits; <code>lib</code> is one over all files of code."

@@ -215,6 +215,7 @@ def pack(runs: Path, target: Path, checkpoints: bool = False) -> int:
         for path in sorted((runs / folder).rglob("*"))
         if path.is_file()
         and not path.name.startswith(".")
+        and path.suffix != ".damaged"
         and (checkpoints or not set(path.relative_to(runs).parts) & set(UNFINISHED))
     ]
     if not files:

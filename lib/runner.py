@@ -248,7 +248,7 @@ def run(
     )
     if anew is not None and anew.begins:
         for cell in waiting:  # what an earlier run left is not gone on from
-            context.forget(cell)
+            context.forget(cell, phases=True)
         anew.begin()
     summary = Summary(skipped=len(cells) - len(waiting))
     say(

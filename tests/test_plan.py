@@ -9,6 +9,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,6 +104,28 @@ def test_lines_run_beside_each_other_and_say_how_they_ended(tmp_path: Path) -> N
     assert any(line.startswith("c 1 1: failed with status 1 after") for line in said)
 
 
+def test_a_queue_whose_reader_is_gone_goes_on_and_packs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, "achilles.beyond --profile quick\n")
+    reads, writes = os.pipe()
+    os.close(reads)
+    gone, packed = os.fdopen(writes, "w", buffering=1), []
+
+    def work(jobs: list[plan.Job], *_: Any, say: Any, **__: Any) -> plan.Worked:
+        for _ in range(3):
+            say("a line of a run")
+        return plan.Worked(done=list(jobs))
+
+    monkeypatch.setattr(plan, "work", work)
+    monkeypatch.setattr(plan, "pack", lambda *given: packed.append(given) or 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", gone)
+        status = main(["--root", str(tmp_path), "queue", str(path), "--pack", str(tmp_path / "z")])
+    gone.close()
+    assert status == 0 and len(packed) == 1
+
+
 def test_lines_have_the_environment_that_is_given(tmp_path: Path) -> None:
     said: list[str] = []
     command = (sys.executable, "-c", "import os; print(os.environ['GIVEN'], os.environ['HOME'])")
@@ -137,6 +160,7 @@ def test_after_an_interrupt_no_other_line_begins(tmp_path: Path) -> None:
     code = f"""
 import signal
 from pathlib import Path
+from typing import Any
 from lib import plan
 signal.signal(signal.SIGINT, signal.default_int_handler)
 jobs = [("a", "60", "0"), ("b", "60", "0"), ("c", "0", "0"), ("d", "0", "0")]
@@ -161,6 +185,7 @@ def test_an_interrupt_of_this_process_alone_ends_the_runs_under_way(tmp_path: Pa
     code = f"""
 import signal, sys
 from pathlib import Path
+from typing import Any
 from lib import plan
 signal.signal(signal.SIGINT, signal.default_int_handler)
 plan.work([("a",)], 1, root=Path({str(tmp_path)!r}), command=(sys.executable, "-c", {child!r}))

@@ -78,13 +78,16 @@ def test_a_fresh_run_goes_on_from_no_earlier_checkpoint(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     cells = EXPERIMENT.cells("paper")
     names = [f"x-{identity('demo.one', EXPERIMENT.protocol, to_dict(c))}" for c in cells]
-    for name in (*names, "y-other"):
+    phases = [f"{name}-noisy-ended" for name in names]
+    for name in (*names, *phases, "y-other"):
         (folder / f"{name}.safetensors").write_bytes(b"")
     runner.run("demo.one", "paper", root=tmp_path, device="cpu", fresh=True,
                select=["seed=1"], say=lambda line: None)  # fmt: skip
     left = {path.stem for path in folder.iterdir()}
-    own = {n for n, c in zip(names, cells, strict=True) if c.seed == 1}
-    assert left == {*names, "y-other"} - own and own
+    own = {
+        each for n, p, c in zip(names, phases, cells, strict=True) if c.seed == 1 for each in (n, p)
+    }
+    assert left == {*names, *phases, "y-other"} - own and own
 
 
 @pytest.mark.parametrize(

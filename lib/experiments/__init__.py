@@ -56,11 +56,13 @@ class Context:
             return None
         return self.checkpoints / f"{readable}-{self.identify(cell)}.safetensors"
 
-    def forget(self, cell: Any) -> None:
+    def forget(self, cell: Any, phases: bool = False) -> None:
         """Remove the checkpoint of a cell that is over, by whatever name it went while it trained:
-        experiments that share their training name cells more closely than it does."""
+        experiments that share their training name cells more closely than it does. With `phases`
+        also what each of its phases ended with."""
         if self.checkpoints is not None:
-            for path in self.checkpoints.glob(f"*-{self.identify(cell)}.safetensors"):
+            more = "*" if phases else ""
+            for path in self.checkpoints.glob(f"*-{self.identify(cell)}{more}.safetensors"):
                 path.unlink(missing_ok=True)
 
 

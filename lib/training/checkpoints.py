@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import warnings
@@ -20,7 +21,11 @@ class CheckpointError(StoreError):
 
 
 class DamagedCheckpoint(CheckpointError):
-    """A checkpoint that cannot be read."""
+    """A checkpoint whose content makes no sense."""
+
+
+class MissingCheckpoint(CheckpointError):
+    """A checkpoint that is not there."""
 
 
 def serialise(tensors: dict[str, torch.Tensor], **facts: Any) -> bytes:
@@ -49,8 +54,8 @@ def load_checkpoint(
     """Tensors (on the CPU) and facts of a checkpoint.
 
     Raises:
-        DamagedCheckpoint: the file is missing or damaged.
-        CheckpointError: with `identity`, it is of another cell.
+        MissingCheckpoint, DamagedCheckpoint: the file is not there, or damaged.
+        CheckpointError: it cannot be read, or, with `identity`, is of another cell.
     """
     try:
         # read at once: safe_open opens a file twice, between which a run may have replaced it
@@ -58,7 +63,11 @@ def load_checkpoint(
         tensors = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         facts = {name: json.loads(fact) for name, fact in header.get("__metadata__", {}).items()}
-    except (OSError, SafetensorError, ValueError) as error:
+    except FileNotFoundError as error:
+        raise MissingCheckpoint(f"checkpoint {path} cannot be read: {error}") from error
+    except OSError as error:  # it may be whole: a right or a disk is missing
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+    except (SafetensorError, ValueError) as error:
         raise DamagedCheckpoint(f"checkpoint {path} cannot be read: {error}") from error
     if identity is not None and facts.get("identity") != identity:
         raise CheckpointError(
@@ -76,18 +85,21 @@ def take_up(
     other run waits for it.
 
     Raises:
-        CheckpointError: it is of another cell.
+        CheckpointError: it cannot be read though it may be whole, or is of another cell.
     """
-    if path is None or not path.exists():
+    if path is None:
         return None
     try:
         tensors, facts = load_checkpoint(path, identity)
         if not isinstance(facts.get("step"), int) or not isinstance(facts.get("rows"), list):
             raise DamagedCheckpoint(f"checkpoint {path} cannot be read: no step, or no rows")
         return tensors, facts
+    except MissingCheckpoint:
+        return None
     except DamagedCheckpoint as error:
         aside = path.with_name(f"{path.name}.damaged")
-        os.replace(path, aside)
+        with contextlib.suppress(FileNotFoundError):  # another run has put it aside
+            os.replace(path, aside)
         warnings.warn(f"{error}; it is {aside.name} now, and the run begins again", stacklevel=2)
         return None
 

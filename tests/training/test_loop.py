@@ -159,6 +159,22 @@ def test_a_damaged_checkpoint_is_put_aside_and_its_run_begins_again(tmp_path: Pa
     assert path.exists()
 
 
+def test_a_checkpoint_that_cannot_be_opened_stays_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cell.safetensors"
+    save_checkpoint(path, "a", {"x": torch.arange(3)}, step=1, rows=[])
+
+    def refused(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refused)
+        with pytest.raises(CheckpointError, match=r"cannot be read: .*Permission denied"):
+            take_up(path, "a")
+    assert take_up(path, "a") is not None
+
+
 def test_checkpoints_take_tied_weights(tmp_path: Path) -> None:
     weight = torch.randn(3, 2)
     path = tmp_path / "tied.safetensors"
