@@ -22,12 +22,17 @@ INTERRUPTED = 128 + signal.SIGINT  # exit status, as a shell has it
 MISSING = ("BackendError", "TextUnavailable", "TagsUnavailable", "MissingTagger")
 
 
+def _print_to_nobody() -> None:
+    """From here on what is printed goes nowhere: whoever reads has enough, as `head` has."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _say(line: str) -> None:
     """Print a line; if nobody reads any more, what runs goes on and is kept all the same."""
     try:
         print(line, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_to_nobody()
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -285,23 +290,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = int(arguments.action(arguments))
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # whoever reads has enough, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        _print_to_nobody()
         return FAILED
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from what is kept", file=sys.stderr)
         return INTERRUPTED
-    except NotebookFailed as error:
-        if arguments.traceback:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
     except (ValueError, OSError, ClaimError, NotebookError, RunError, StoreError) as error:
         if arguments.traceback:
             raise
         print(f"error: {error}", file=sys.stderr)
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-        return FAILED if full else USAGE_ERROR
+        return FAILED if full or isinstance(error, NotebookFailed) else USAGE_ERROR
     except RuntimeError as error:
         # by name, since their modules import what only some commands need
         if arguments.traceback or type(error).__name__ not in MISSING:

@@ -25,6 +25,7 @@ from lib.experiments.achilles import (
     CompositeCell,
     composite_frame,
     composite_readable,
+    curves_with,
     mamba2_model,
     reevaluate_composite,
     run_composite,
@@ -267,13 +268,7 @@ def variant_frame(name: str, records: Sequence[Record]) -> pd.DataFrame:
 def variant_curves(name: str, records: Sequence[Record]) -> pd.DataFrame:
     """Learning curves with the columns ``variant`` and ``seed``."""
     variants = variant_frame(name, records)
-    parts = [
-        record.read_curves().assign(variant=variant, seed=seed)
-        for record, variant, seed in zip(
-            records, variants["variant"], variants["seed"], strict=True
-        )
-    ]
-    return pd.concat(parts, ignore_index=True)
+    return curves_with(records, variants[["variant", "seed"]])
 
 
 BASE = "as in the book"

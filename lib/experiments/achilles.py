@@ -199,6 +199,14 @@ def summarise(curves: pd.DataFrame, watched: Sequence[str] = WATCHED) -> dict[st
     return out
 
 
+def curves_with(records: Sequence[Record], table: pd.DataFrame) -> pd.DataFrame:
+    """Learning curves of at least one record with the columns of `table`, which has a row for each
+    record, in their order."""
+    rows = table.to_dict("records")
+    parts = [record.read_curves().assign(**row) for record, row in zip(records, rows, strict=True)]
+    return pd.concat(parts, ignore_index=True)
+
+
 def composite_study(keep_weights: Callable[[Any], bool] = lambda cell: True) -> Study:
     """How composite cells are trained and measured.
 

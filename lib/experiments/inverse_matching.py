@@ -14,7 +14,13 @@ import pandas as pd
 from lib.config import from_dict
 from lib.experiments import Context, Experiment, Outcome
 from lib.experiments._training import Study, check_cell, train_cells
-from lib.experiments.achilles import depth, mamba2_model, model_parts, summarise
+from lib.experiments.achilles import (
+    curves_with,
+    depth,
+    mamba2_model,
+    model_parts,
+    summarise,
+)
 from lib.experiments.transformer import transformer
 from lib.models.config import LanguageModelConfig
 from lib.store import Record
@@ -46,6 +52,16 @@ CONTROLS = {
     "bare positions": "Mamba-2, no convolution, positions",
 }
 CONTROL_GAMMAS = (0.6, 0.8, 1.0)
+# of each Mamba: kernel, bypass, whether it has learned positions
+BUILT = {
+    "mamba": ("standard", "none", False),
+    "residual": ("standard", "residual", True),
+    "gated": ("standard", "gated", True),
+    "positions": ("standard", "none", True),
+    "bypass": ("standard", "residual", False),
+    "bare": ("none", "none", False),
+    "bare positions": ("none", "none", True),
+}
 OWN = ", own output weights"
 
 
@@ -77,15 +93,10 @@ def model_of(
     if kind == "transformer":
         return transformer(n_layers, gamma, d_model=d_model, max_length=length)
     plain = mamba2_model(n_layers, gamma, d_state=d_state, tied=tied, d_model=d_model)
-    if kind == "mamba":
-        return plain
     mixer: Any = plain.pattern[0]
-    if kind.startswith("bare"):
-        block = dataclasses.replace(mixer, conv_kind="none")
-    else:
-        bypass = {"positions": "none", "bypass": "residual"}.get(kind, kind)
-        block = dataclasses.replace(mixer, conv_bypass=bypass)
-    if kind in ("bare", "bypass"):
+    kernel, bypass, placed = BUILT.get(kind, ("standard", kind, True))
+    block = dataclasses.replace(mixer, conv_kind=kernel, conv_bypass=bypass)
+    if not placed:
         return dataclasses.replace(plain, pattern=(block,))
     return dataclasses.replace(
         plain, pattern=(block,), positional_encoding="learned", max_length=length
@@ -152,12 +163,8 @@ def kind_of(model: LanguageModelConfig) -> str:
     block: Any = model.pattern[0]
     if block.kind == "attention":
         return "transformer"
-    placed = model.positional_encoding != "none"
-    if block.conv_kind == "none":
-        return "bare positions" if placed else "bare"
-    if block.conv_bypass == "none":
-        return "positions" if placed else "mamba"
-    return str(block.conv_bypass) if placed else "bypass"
+    built = block.conv_kind, block.conv_bypass, model.positional_encoding != "none"
+    return next(kind for kind, parts in BUILT.items() if parts == built)
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
@@ -190,12 +197,8 @@ def curves(records: Sequence[Record]) -> pd.DataFrame:
     ``train`` is the accuracy over an epoch's batches. Empty without records."""
     if not records:
         return pd.DataFrame(columns=["model", "gamma", "seed", "epoch", "train", *WATCHED])
-    names = frame(records)
-    parts = [
-        record.read_curves().assign(**names.loc[row, ["model", "gamma", "seed"]].to_dict())
-        for row, record in enumerate(records)
-    ]
-    return pd.concat(parts, ignore_index=True).rename(columns={"train_accuracy": "train"})
+    named = curves_with(records, frame(records)[["model", "gamma", "seed"]])
+    return named.rename(columns={"train_accuracy": "train"})
 
 
 EXPERIMENTS = (

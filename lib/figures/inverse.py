@@ -105,7 +105,7 @@ def yardsticks(
     """
     published = published or {}
     models = list(order) if order is not None else list(dict.fromkeys(frame["model"]))
-    figure, lines_above = _panels(models, set(frame["model"]))
+    figure = _panels(models, set(frame["model"]), title)
     for column, model in enumerate(models, 1):
         place = {"row": 1, "col": column}
         rows, first = frame[frame["model"] == model], column == 1
@@ -121,16 +121,11 @@ def yardsticks(
             x=[None], y=[None], mode="markers", name=f"{source} (open marks)",
             marker={"symbol": "circle-open", "size": 11, "color": "#555555"}, row=1, col=1,
         )  # fmt: skip
-    figure.update_yaxes(range=[-0.02, 1.08])
     figure.update_yaxes(title=f"accuracy, {kind} epoch", row=1, col=1)
     figure.update_xaxes(title="gamma")
     gammas = [*frame["gamma"], *(gamma for model in models for gamma in published.get(model, {}))]
     if gammas:  # a panel without a run too
         figure.update_xaxes(range=[min(gammas) - 0.06, max(gammas) + 0.06])
-    figure.update_layout(
-        title=title, height=420 + 14 * lines_above, legend_y=-0.22, margin_r=110,
-        margin_t=75 + 14 * lines_above,
-    )  # fmt: skip
     return figure
 
 
@@ -146,7 +141,7 @@ def learning(
         lines: name of an observer to its accuracy.
         order: models from left to right; one without a run keeps its panel, which says so.
     """
-    figure, lines_above = _panels(order, set(curves["model"]))
+    figure = _panels(order, set(curves["model"]), title)
     # a page holds hundreds of these curves: fewer points where they turn slowly, and no digits that
     # nobody can see
     epoch = curves["epoch"]
@@ -159,28 +154,27 @@ def learning(
                 band(figure, rows, "epoch", part, text, index, limits=(0, 1), row=1, col=column)
     one_entry_a_group(figure)
     _add_lines(figure, lines)
-    figure.update_yaxes(range=[-0.02, 1.08])
     figure.update_yaxes(title="accuracy", row=1, col=1)
     figure.update_xaxes(title="epoch")
     if len(curves):  # a panel without a run too
         figure.update_xaxes(range=[0, int(curves["epoch"].max())], dtick=100)
-    figure.update_layout(
-        title=title, height=420 + 14 * lines_above, legend_y=-0.22, margin_r=110,
-        margin_t=75 + 14 * lines_above,
-    )  # fmt: skip
     return figure
 
 
-def _panels(models: Sequence[str], run: Collection[str]) -> tuple[go.Figure, int]:
-    """A panel a model, under its name with a part a line (panels are narrow), and how many lines
-    stand above the first one's; a model that is not among those `run` is called so."""
+def _panels(models: Sequence[str], run: Collection[str], title: str) -> go.Figure:
+    """A panel of accuracies a model, under its name with a part a line (panels are narrow); a model
+    that is not among those `run` is called so."""
     titles = [m if m in run else f"{m}: not run" for m in models]
     titles = [name.replace(", ", ",<br>").replace(" and ", "<br>and ") for name in titles]
     figure = make_subplots(
         1, len(models), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03
     )
     figure.update_annotations(font_size=11)
-    return figure, max((name.count("<br>") for name in titles), default=0)
+    figure.update_yaxes(range=[-0.02, 1.08])
+    more = 14 * max((name.count("<br>") for name in titles), default=0)
+    return figure.update_layout(
+        title=title, height=420 + more, legend_y=-0.22, margin={"r": 110, "t": 75 + more}
+    )
 
 
 def _add_lines(figure: go.Figure, lines: Mapping[str, float]) -> None:
