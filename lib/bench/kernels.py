@@ -8,6 +8,7 @@ each kernel, or operation on a processor, with its time in a step. Nothing is re
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from lib.bench.measure import Contestant, clock_of, measure
 from lib.bench.step import contestant
 from lib.experiments import find
 from lib.experiments._training import shared_parts
+from lib.ops import backends
 from lib.run_options import USAGE_ERROR
 
 STEPS = 5  # that are watched
@@ -62,35 +64,79 @@ def kernels(step: Contestant, device: torch.device) -> list[tuple[str, float, fl
     return sorted((row for row in rows if row[2] > 0), key=lambda row: -row[2])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 0 well, 2 misused."""
-    parser = argparse.ArgumentParser(prog="python -m lib.bench.kernels", description=__doc__)
+def parser_of(name: str, description: str | None) -> argparse.ArgumentParser:
+    """Arguments that name the training step of an experiment."""
+    parser = argparse.ArgumentParser(prog=f"python -m lib.bench.{name}", description=description)
     parser.add_argument("experiment")
     parser.add_argument("--profile", default="paper", help="of the experiment")
     parser.add_argument("--select", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--runs", type=int, help="at once (default: all that can)")
-    parser.add_argument("--top", type=int, default=30, help="lines (default: 30)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    return parser
+
+
+def named_by(arguments: argparse.Namespace) -> tuple[StepBench, torch.device]:
+    """The step that arguments name, and where.
+
+    Raises:
+        ValueError, RunError: naming what does not fit.
+    """
+    device = torch.device(runner.choose_device(arguments.device))
+    cells = runner.chosen_cells(
+        find(arguments.experiment), arguments.profile, arguments.select, None
+    )
+    return bench_of(cells, arguments.runs, device.type), device
+
+
+def headline(experiment: str, bench: StepBench) -> str:
+    """What is measured, in a line."""
+    return (
+        f"{experiment}: {bench.runs} runs, {bench.model.n_layers} layers of "
+        f"{bench.model.d_model} channels, batch {bench.batch}, length {bench.length}"
+    )
+
+
+def preference(text: str) -> tuple[str, str]:
+    """``op=backend`` as a pair, both known.
+
+    Raises:
+        ValueError: anything else.
+    """
+    op, _, name = text.partition("=")
+    with backends.preferring(op, name):
+        return op, name
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status: 0 well, 2 misused."""
+    parser = parser_of("kernels", __doc__)
+    parser.add_argument("--top", type=int, default=30, help="lines (default: 30)")
+    parser.add_argument(
+        "--prefer", action="append", default=[], metavar="OP=BACKEND",
+        help="a backend to take where it can serve, such as linear=tensor_cores",
+    )  # fmt: skip
     arguments = parser.parse_args(argv)
     try:
-        device = torch.device(runner.choose_device(arguments.device))
-        cells = runner.chosen_cells(
-            find(arguments.experiment), arguments.profile, arguments.select, None
-        )
-        bench = bench_of(cells, arguments.runs, device.type)
+        wanted = [preference(text) for text in arguments.prefer]
+        bench, device = named_by(arguments)
     except (ValueError, runner.RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
+    print(headline(arguments.experiment, bench))
+    with contextlib.ExitStack() as stack:
+        for op, name in wanted:
+            stack.enter_context(backends.preferring(op, name))
+        show(bench, device, arguments.top)
+    return 0
+
+
+def show(bench: StepBench, device: torch.device, top: int) -> None:
+    """Time the step, then print where its time goes."""
     step = contestant(bench, "step", "auto", compile=device.type == "cuda")
-    print(
-        f"{arguments.experiment}: {bench.runs} runs, {bench.model.n_layers} layers of "
-        f"{bench.model.d_model} channels, batch {bench.batch}, length {bench.length}"
-    )
     (timing,) = measure([step], clock_of(device), repeats=bench.repeats, errors={step.name: 0.0})
     print(f"{timing.median:10.3f} ms a step")
-    for name, calls, time in kernels(step, device)[: arguments.top]:
+    for name, calls, time in kernels(step, device)[:top]:
         print(f"{time:10.1f} us {calls:7.1f} calls  {name[:110]}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ class Backend:
 _OPS: dict[str, dict[str, Backend]] = {}
 # set only inside `recording`: None keeps resolve() free of side effects, so it can be compiled
 _used: dict[str, list[str]] | None = None
+_preferred: dict[str, str] = {}  # op to the backend that :func:`preferring` names
 
 
 def never(_: Any) -> None:
@@ -130,6 +131,7 @@ def resolve(op: str, asked: str, *, device: torch.device, **facts: Any) -> str:
         name = asked
     else:
         able = [name for name in known if suits(op, name, device=device, **facts)]
+        able.sort(key=lambda name: _preferred.get(op) != name)
         if not able:
             raise BackendError(f"no backend of {op} can serve this call on {device}: {facts}")
         name = able[0]
@@ -142,7 +144,7 @@ def suits(op: str, name: str, *, device: torch.device, **facts: Any) -> bool:
     """Whether "auto" may take backend `name` for a call: preferred, there, and able to serve it."""
     backend = _known(op)[name]
     return (
-        backend.prefers({**facts, "device": device})
+        (_preferred.get(op) == name or backend.prefers({**facts, "device": device}))
         and backend.missing(device) is None
         and backend.refuses(facts) is None
     )
@@ -163,6 +165,25 @@ def recording() -> Iterator[dict[str, list[str]]]:
         yield mine
     finally:
         _used = outer
+
+
+@contextmanager
+def preferring(op: str, name: str) -> Iterator[None]:
+    """Inside, "auto" takes backend `name` of `op` wherever it is there and can serve the call: to
+    measure what nothing prefers yet.
+
+    Raises:
+        ValueError: no op, or no backend, of that name.
+    """
+    if name not in _known(op):
+        raise ValueError(f"backend of {op} is {name!r}, allowed: {', '.join(_known(op))}")
+    before = dict(_preferred)
+    _preferred[op] = name
+    try:
+        yield
+    finally:
+        _preferred.clear()
+        _preferred.update(before)
 
 
 def report(device: torch.device) -> dict[str, dict[str, str]]:

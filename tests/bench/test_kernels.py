@@ -6,6 +6,7 @@ import pytest
 
 from lib.bench import kernels
 from lib.experiments import cells_of, find
+from lib.ops import backends
 
 
 def test_a_step_is_timed_and_taken_apart(capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,6 +40,8 @@ def test_runs_that_train_at_once_are_counted() -> None:
         (["achilles.composite", "--select", "n_layers=99"], "fits no cell"),
         (["nobody.knows"], "nobody.knows"),
         (["achilles.composite", "--device", "moon"], "device"),
+        (["achilles.composite", "--prefer", "linear"], "backend of linear is '', allowed: tensor"),
+        (["achilles.composite", "--prefer", "abacus=fast"], "op is 'abacus', allowed: "),
     ],
 )
 def test_misuse_is_refused(
@@ -46,3 +49,13 @@ def test_misuse_is_refused(
 ) -> None:
     assert kernels.main(arguments) == kernels.USAGE_ERROR
     assert message in capsys.readouterr().err
+
+
+def test_a_backend_that_is_preferred_serves_the_step(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["achilles.transformer_with_convolution", "--profile", "quick", "--device", "cpu"]
+    prefer = ["--prefer", "attention=reference", "--prefer", "linear=reference"]
+    assert kernels.main([*arguments, *prefer, "--runs", "2", "--top", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    with backends.preferring("linear", "tensor_cores"), backends.preferring("linear", "reference"):
+        assert backends._preferred == {"linear": "reference"}
+    assert backends._preferred == {}

@@ -24,6 +24,7 @@ from triton.runtime.jit import JITFunction
 from lib.ops import backends, long_scan, segments
 from lib.ops.block import mamba2_block
 from lib.ops.conv import causal_conv1d
+from lib.ops.linear import linear
 from lib.ops.scan import selective_scan
 from lib.ops.short_attention import short_attention
 
@@ -122,6 +123,9 @@ if __name__ == "__main__":
     case = "l8-e32-p64"
     q, k, v = (torch.ones(64, 1, 8, size) for size in (32, 32, 64))
     both_ways(short_attention, q, k, v, backend="fused")
+    for k, n in ((32, 128), (128, 512), (512, 128)):
+        case = f"{k}-{n}"
+        both_ways(linear, torch.ones(16384, k), torch.ones(n, k), backend="tensor_cores")
     case = "ends"
     over_time = [torch.ones(4, 1, 512, size, dtype=torch.bfloat16).mT for size in (64, 64, 16)]
     u, delta, B = over_time

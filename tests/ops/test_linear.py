@@ -49,7 +49,7 @@ def test_under_vmap_a_run_is_one_product(transposed: bool) -> None:
     x, weight, bias = _inputs()
     if transposed:
         x = x.detach().transpose(2, 3).contiguous().transpose(2, 3).requires_grad_()
-    mapped = torch.vmap(linear)
+    mapped = torch.vmap(lambda *tensors: linear(*tensors))
     torch.testing.assert_close(mapped(x, weight, bias), torch.vmap(F.linear)(x, weight, bias))
     graph = make_fx(mapped)(x, weight, bias).graph
     products = [node for node in graph.nodes if "bmm" in str(node.target)]

@@ -1,0 +1,170 @@
+"""The linear maps of a training step, each alone: ``python -m lib.bench.linear EXPERIMENT``.
+
+For whoever sets the sizes of :mod:`lib.ops.products`, or decides whether "auto" takes it. Each map
+of an experiment's first group of runs is timed forward and backward, by the library and by Triton
+kernels in several sizes, all runs at once and as a CUDA graph; errors are relative, to float64.
+Nothing is recorded.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib import runner
+from lib.bench.config import StepBench
+from lib.bench.kernels import headline, named_by, parser_of
+from lib.bench.measure import Contestant, captured, check, clock_of, measure
+from lib.models import layers
+from lib.models.language_model import build_language_model
+from lib.ops import backends, products
+from lib.ops.linear import OP, linear
+from lib.ops.products import Sizes
+from lib.run_options import USAGE_ERROR
+
+TOLERANCE = 1e-5  # of outputs and gradients, relative to float64: float32 adds thousands of rows
+Shape = tuple[int, int, int]  # rows of a run, in, out
+FORWARD = [
+    {"rows": rows, "columns": columns, "warps": warps, "stages": stages}
+    for (rows, columns, warps), stages in itertools.product(
+        ((128, 128, 8), (64, 128, 4), (128, 64, 8), (64, 256, 8)), (2, 3)
+    )
+]
+GRADIENTS = ("rows", "columns", "width", "warps")
+BACKWARD = [
+    {
+        "lots": lots,
+        **{f"gradient_{name}": size for name, size in zip(GRADIENTS, sizes, strict=True)},
+    }
+    for sizes, lots in itertools.product(
+        ((32, 128, 128, 8), (64, 64, 128, 8), (32, 128, 64, 8), (64, 64, 64, 8)), (528, 1056)
+    )
+]
+
+
+def shapes_of(bench: StepBench) -> Counter[Shape]:
+    """The maps that a run's forward pass calls, and how often."""
+    found: Counter[Shape] = Counter()
+    plain = layers.linear
+
+    def seen(
+        x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str = "auto"
+    ) -> Tensor:
+        rows = x.numel() // x.shape[-1] // 2 * bench.batch
+        found[rows, weight.shape[1], weight.shape[0]] += 1
+        return plain(x, weight, bias, backend=backend)
+
+    model = build_language_model(bench.model, seed=bench.seed)
+    layers.linear = seen
+    try:
+        with torch.no_grad():
+            tokens = torch.zeros(2, bench.length, dtype=torch.int64)
+            model(tokens, last_token_only=True)
+    finally:
+        layers.linear = plain
+    return found
+
+
+@contextmanager
+def sized(changes: dict[str, int]) -> Iterator[None]:
+    """Inside, the kernels have other sizes."""
+    before = products.SIZES
+    products.SIZES = replace(Sizes(), **changes)
+    try:
+        yield
+    finally:
+        products.SIZES = before
+
+
+def contestants(shape: Shape, runs: int, device: torch.device, backward: bool) -> list[Contestant]:
+    """float64, by which the others are checked, the library, and the kernels in all sizes."""
+    rows, k, n = shape
+    draw = torch.Generator().manual_seed(0)
+    x, weight, dy = (
+        torch.randn(runs, *size, generator=draw).to(device)
+        for size in ((rows, k), (n, k), (rows, n))
+    )
+
+    def outputs_by(name: str, *tensors: Tensor) -> Callable[[], Sequence[Tensor]]:
+        *inputs, up = (t.clone() for t in tensors)
+        leaves = [t.requires_grad_(backward) for t in inputs]
+        mapped = torch.vmap(lambda x, weight: linear(x, weight, backend=name))
+        if not backward:
+            return lambda: [mapped(*leaves)]
+        out = mapped(*leaves)
+        return lambda: torch.autograd.grad(out, leaves, up, retain_graph=True)
+
+    def contestant(name: str, backend: str, changes: dict[str, int]) -> Contestant:
+        call = outputs_by(backend, x, weight, dy)
+
+        def under(changes: dict[str, int] = changes) -> Sequence[Tensor]:
+            with sized(changes):
+                return call()
+
+        return Contestant(name, (under,), under)
+
+    wide = outputs_by("reference", x.double(), weight.double(), dy.double())
+    exact = [t.detach() for t in wide()]
+    own = BACKWARD if backward else FORWARD
+    found = [Contestant("float64", (), lambda: exact), contestant("reference", "reference", {})]
+    if backends.missing(OP, "tensor_cores", device) is None:
+        for changes in own:
+            name = " ".join(f"{key.split('_')[-1]}={value}" for key, value in changes.items())
+            found.append(contestant(name, "tensor_cores", changes))
+    return found
+
+
+def show(shape: Shape, calls: int, bench: StepBench, device: torch.device) -> None:
+    """Print the times of one map, the fastest first."""
+    rows, k, n = shape
+    for backward in (False, True):
+        found = contestants(shape, bench.runs, device, backward)
+        errors, refused = check(found, TOLERANCE)
+        timed = [one for one in found[1:] if one.name in errors]
+        if device.type == "cuda":
+            timed = [captured(one) for one in timed]
+        timings = measure(timed, clock_of(device), repeats=bench.repeats, errors=errors)
+        products_of = (2 if backward else 1) * bench.runs * rows * k * n
+        moved = 4 * bench.runs * (rows * (k + n) * (2 if backward else 1) + n * k)
+        print(f"{rows} x {k} -> {n}, {calls} a step, {'backward' if backward else 'forward'}")
+        for timing in sorted(timings, key=lambda one: one.median):
+            seconds = timing.median / 1e3
+            print(
+                f"{timing.median:10.4f} ms {2e-12 * products_of / seconds:7.1f} TFLOP/s "
+                f"{1e-12 * moved / seconds:6.2f} TB/s  error {timing.error:.0e}  {timing.name}"
+            )
+        for name, why in refused.items():
+            print(f"           {name}: {why}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status: 0 well, 2 misused."""
+    parser = parser_of("linear", __doc__)
+    parser.add_argument("--top", type=int, default=4, help="maps, most work first (default: 4)")
+    arguments: Any = parser.parse_args(argv)
+    try:
+        bench, device = named_by(arguments)
+    except (ValueError, runner.RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    print(headline(arguments.experiment, bench))
+    reason = backends.missing(OP, "tensor_cores", device)
+    if reason is not None:
+        print(f"tensor_cores: {reason}")
+    found = shapes_of(bench)
+    work = sorted(found, key=lambda shape: -found[shape] * shape[0] * shape[1] * shape[2])
+    for shape in work[: arguments.top]:
+        show(shape, found[shape], bench, device)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
