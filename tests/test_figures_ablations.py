@@ -124,17 +124,38 @@ def test_mirror_marks_name_depth_and_shift() -> None:
     assert {shape.y0 for shape in figure.layout.shapes} == {1.0, 0.05}
 
 
-def test_mirror_curves_are_those_of_the_least_depth_and_first_shift() -> None:
-    rows = [
+def mirrored(*groups: tuple[int, int], epochs: int = 2) -> pd.DataFrame:
+    return pd.DataFrame(
         {"epoch": e, "seed": s, "n_layers": n, "second_shift_of_4": shift,
-         "mirror": 0.1 * e if (n, shift) == (2, 2) else 0.9, "symmetric": 0.01}
-        for n, shift in ((2, 2), (2, -4), (3, 2)) for s in (1, 2, 3) for e in (1, 2)
-    ]  # fmt: skip
-    figure = ablations.mirror_curves(pd.DataFrame(rows), "title")
-    line = next(t for t in figure.data if t.name == f"{ablations.MIRROR['mirror']} (3 seeds)")
-    assert list(line.y) == pytest.approx([0.1, 0.2])
+         "mirror": 0.01 * n * e, "symmetric": 0.001 * n * e, "composite": 0.0001 * n * e}
+        for n, shift in groups for s in (1, 2, 3) for e in range(1, epochs + 1)
+    )  # fmt: skip
+
+
+def test_mirror_curves_have_a_panel_for_each_depth_and_shift() -> None:
+    groups = [(2, 2), (3, 2), (4, 2), (2, -4)]
+    figure = ablations.mirror_curves(mirrored(*groups), "title")
+    assert notes(figure) == [f"{n} layers, shift {shift:+}" for n, shift in groups]
+    for name, scale in (("mirror", 0.01), ("symmetric", 0.001), ("composite", 0.0001)):
+        means = [t for t in figure.data if t.name == f"{ablations.WATCHED[name]} (3 seeds)"]
+        assert [list(t.y) for t in means] == [
+            pytest.approx([n * scale, 2 * n * scale]) for n, _ in groups
+        ]
+        assert [t.xaxis for t in means] == ["x", "x2", "x3", "x4"]
+        assert sum(t.showlegend is not False for t in means) == 1
+    # the fourth stands in a second row, of the same height and below the others' axis
+    rows = axis(figure, "yaxis").domain, axis(figure, "yaxis4").domain
+    assert rows[0][0] > rows[1][1] + 0.1
+    assert figure.layout.height > ablations.mirror_curves(mirrored((2, 2)), "t").layout.height
+    assert {found.type for found in figure.select_xaxes()} == {"log"}
     assert axis(figure, "xaxis").title.text == "epoch"
-    assert axis(figure, "yaxis").title.text == "accuracy"
+    assert axis(figure, "yaxis").title.text == axis(figure, "yaxis4").title.text == "accuracy"
+
+
+def test_mirror_curves_leave_out_late_epochs_but_not_the_last() -> None:
+    figure = ablations.mirror_curves(mirrored((2, 2), epochs=42), "title")
+    line = next(t for t in figure.data if t.name == f"{ablations.MIRROR['mirror']} (3 seeds)")
+    assert list(line.x) == [*range(1, 31), 35, 40, 42]
 
 
 def nothing() -> pd.DataFrame:
@@ -177,7 +198,7 @@ def test_published_values_stand_without_a_run() -> None:
     assert found == [((0.95,), ("standard",))]
     assert axis(figure, "yaxis").categoryarray == ("standard",)
     figure = ablations.mirror_marks(find(full_symmetry.NAME).frame([]), "t", {"34": 1.0})
-    assert "paper, pair 34: 1" in notes(figure) and "no run yet" in notes(figure)
+    assert "paper, 34: 1" in notes(figure) and "no run yet" in notes(figure)
 
 
 def test_runs_that_all_failed_are_no_runs() -> None:

@@ -19,10 +19,11 @@ from lib import claims, page
 from lib.analysis import phase, routes
 from lib.analysis.flow import cosine_by_chance
 from lib.analysis.forgetting import rouge_words
-from lib.analysis.reference import load_reference
+from lib.analysis.reference import load_parts, load_reference
 from lib.experiments import (
     ablations,
     find,
+    full_symmetry,
     interventions,
     inverse_matching,
     memory,
@@ -38,6 +39,7 @@ from lib.experiments import (
 )
 from lib.figures import noise_phases as noise_figures
 from lib.models.presets import preset
+from lib.tasks.full_symmetry import HELD_OUT, SymmetryTask
 from lib.training.config import TrainingConfig
 from lib.training.schedules import warmup_cosine
 
@@ -254,6 +256,115 @@ def test_with_bypass_and_positions_mamba_solves_the_inverse_task() -> None:
     for _, one in learning_of("residual").groupby(["gamma", "seed"]):
         test = one.set_index("epoch")["test"]
         assert test[(test >= 0.95).idxmax() :].min() > 0.94
+
+
+def test_a_gated_bypass_with_positions_solves_it_too() -> None:
+    rows = matching_of("gated").set_index(["gamma", "seed"]).sort_index()
+    test = rows["final_test"]
+    (low,) = test.index[test < 0.99]
+    assert low == (0.5, 3) and test[low].round(3) == 0.943
+    assert test.drop(low).agg(["min", "max"]).round(3).tolist() == [0.991, 1]
+    late = learning_of("gated").set_index(["gamma", "seed", "epoch"]).sort_index().loc[low]
+    assert (late["train"][34:] == 1).all() and late["train"][33] < 1
+    assert (late["test"][210] - late["test"][34]).round(3) == 0.029
+    others = matching_of("residual").groupby("gamma")["final_test"]
+    assert test[0.5].drop(3).round(3).tolist() == [0.991, 0.996]
+    assert others.min()[0.5] > 0.9995
+    assert (test[1.0].mean().round(3), others.mean()[1.0].round(3)) == (0.997, 0.974)
+    for kind, when in (("gated", (24, 36)), ("residual", (54, 93))):
+        curves = learning_of(kind)
+        there = curves[(curves["gamma"] == 1) & (curves["test"] >= 0.95)]
+        epochs = there.groupby("seed")["epoch"].min()
+        assert len(epochs) == 3 and (epochs.min(), epochs.max()) == when
+
+
+def test_a_gated_bypass_on_tokens_never_shown() -> None:
+    rows = matching_of("gated")
+    published = load_parts("achilles_inverse")[rows["model"].iloc[0]]
+    theirs = pd.Series({gamma: parts["ood"] for gamma, parts in published.items()})
+    assert (rows["final_ood"].mean().round(2), theirs.mean().round(2)) == (0.41, 0.34)
+    ours = rows.groupby("gamma")["final_ood"].agg(["min", "max"])
+    above = ours["min"] > theirs
+    assert list(above.index[above]) == [0.6, 0.7] and theirs[above].tolist() == [0.34, 0.23]
+    assert (ours["max"] > theirs).all()
+    assert (ours[above]["min"].min().round(2), ours[above]["max"].max().round(2)) == (0.38, 0.55)
+    assert ours.loc[1.0].round(2).tolist() == [0.2, 0.25]
+    assert rows.loc[rows["gamma"] == 1, "best_ood"].mean().round(2) == 0.35
+
+
+def test_with_either_bypass_and_positions_mamba_reaches_what_pages_say() -> None:
+    ends = pd.concat([matching_of("residual"), matching_of("gated")])["final_test"]
+    assert len(ends) == 36 and ends.min().round(2) == 0.94
+
+
+def test_what_the_inverse_task_has_yet_to_run() -> None:
+    """Pages call these missing; the plan has what they cost."""
+    done = Counter(frame_of(inverse_matching.NAME)["model"])
+    cells = find(inverse_matching.NAME).cells("paper")
+    assert len(done) == 4 and set(done.values()) == {18} and len(cells) == 216
+    left = Counter(
+        "control" if kind in inverse_matching.CONTROLS else "depth" if cell.task.layers > 2 else
+        "own"
+        for cell in cells
+        if (kind := inverse_matching.kind_of(cell.model)) in inverse_matching.CONTROLS
+        or cell.task.layers > 2
+        or (kind != "transformer" and not cell.model.tie_embeddings)
+    )  # fmt: skip
+    assert left == {"control": 36, "depth": 54, "own": 54}
+
+
+def symmetry_curves() -> pd.DataFrame:
+    records = page.records_of(full_symmetry.NAME, "paper")
+    return page.curves_of(records, ["n_layers", "second_shift_of_4"])
+
+
+def test_full_symmetry_a_pair_is_learnt_and_its_mirror_is_not(root: Path) -> None:
+    rows = frame_of(full_symmetry.NAME)
+    grid = rows.groupby(["n_layers", "shift"])["seed"].nunique().to_dict()
+    assert grid == dict.fromkeys([(2, 2), (3, 2), (4, 2), (2, -4), (2, 9)], 3)
+    assert len(find(full_symmetry.NAME).cells("paper")) == 21  # 5 and 6 layers are missing
+    runs = ["n_layers", "second_shift_of_4", "seed"]
+    curves = symmetry_curves()
+    early = curves[curves["mirror"] >= 0.95].groupby(runs)["epoch"].min()
+    assert len(early) == 15 and set(early) == {9, 10}
+    assert rows["final_mirror"].min().round(3) == 0.985
+    trained = [n for n in rows if n.startswith("pair_") and n not in ("pair_34", "pair_43")]
+    assert len(trained) == 18 and (rows[trained] == 1).all(axis=None)
+    (one,) = rows.index[rows["final_symmetric"] > 0.04]
+    others = rows.drop(one)
+    assert others["final_symmetric"].agg(["min", "max"]).round(3).tolist() == [0, 0.037]
+    assert others["best_symmetric"].max().round(3) == 0.06
+    assert rows.loc[one, ["n_layers", "shift"]].tolist() == [4, 2]
+    assert rows.loc[one, ["final_symmetric", "best_symmetric"]].astype(float).round(3).tolist() == [
+        0.099, 0.113,
+    ]  # fmt: skip
+    plain = rows[rows["shift"] == 2].groupby("n_layers")["final_symmetric"].mean().round(3)
+    assert plain.to_dict() == {2: 0.006, 3: 0.015, 4: 0.052}
+    assert rows.loc[rows["n_layers"] == 2, "final_symmetric"].max().round(3) == 0.017
+    verdicts = {
+        row["verdict"]
+        for row in claims.report(root, chapter="achilles")
+        if row["id"].startswith(full_symmetry.NAME)
+    }
+    assert verdicts == {"not run"}  # as the page says, for they are about all depths
+
+
+def test_full_symmetry_the_mirror_is_not_composed_either() -> None:
+    curves = symmetry_curves()
+    runs = curves.groupby(["second_shift_of_4", "n_layers", "seed"])
+    best, last = runs["composite"].max(), runs["composite"].last()
+    assert len(best.drop(-4)) == 12 and best.drop(-4).max().round(3) == 0.05
+    assert sorted(best[-4].round(2)) == [0.24, 0.49, 0.51]
+    assert last[-4].round(2).between(0.02, 0.03).all()
+    at = curves.loc[runs["composite"].idxmax()].set_index("second_shift_of_4").loc[-4]
+    assert (at["epoch"] == 7).all()
+    assert (at["train_accuracy"].min().round(2), at["train_accuracy"].max().round(2)) == (0.2, 0.33)
+    for shift in (2, 9, -4):  # of which trained pairs the composed answer to 43 is that too
+        rules = SymmetryTask(second_shift_of_4=shift).rules
+        composed = rules.composite[HELD_OUT]
+        same = {10 * a + b for a, b in rules.trained if rules.labels[a, b] == composed}
+        assert same == ({12, 21, 23, 32} if shift == -4 else set())
+    assert SymmetryTask(second_shift_of_4=-4).rules.composite[HELD_OUT] == -1
 
 
 def test_positional_encoding_what_it_means() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -220,7 +221,9 @@ def choice_marks(
     return figure
 
 
-MIRROR = {"mirror": "pair 34, trained", "symmetric": "pair 43, its mirror"}
+MIRROR = {"mirror": "pair 34, trained", "symmetric": "pair 43, as its mirror"}
+WATCHED = {**MIRROR, "composite": "pair 43, composed"}
+PANELS = 3  # side by side
 
 
 def mirror_marks(
@@ -247,32 +250,46 @@ def mirror_marks(
                     "opacity": 0.75},
         )  # fmt: skip
     for pair, value in (published or {}).items():
-        reference_line(figure, value, f"paper, pair {pair}: {value:g}")
+        reference_line(figure, value, f"paper, {pair}: {value:g}", beside=True)
     figure.update_xaxes(type="category", title="depth, and the second set's shift of anchor 4")
     figure.update_yaxes(title="accuracy, last epoch, a mark a seed", range=[-0.03, 1.1])
     _say_if_nothing(figure, frame[measured])
     figure.update_layout(title=title, height=400)
+    if published:
+        figure.update_layout(margin_r=100)
     return figure
 
 
 def mirror_curves(curves: pd.DataFrame, title: str) -> go.Figure:
-    """Full symmetry by epoch, at the least depth and the first value of the open shift: pair 34 and
-    its unseen mirror, mean over seeds and their spread.
+    """Full symmetry by epoch, a panel for each depth and value of the open shift: pair 34, and pair
+    43 counted as its mirror and as composed with the second set; mean over seeds and their spread.
+    Epochs are logarithmic, for nearly all happens in the first of them.
 
     Args:
-        curves: columns ``epoch``, ``mirror``, ``symmetric``, ``seed``, ``n_layers``,
-            ``second_shift_of_4``.
+        curves: columns ``epoch``, ``mirror``, ``symmetric``, ``composite``, ``seed``, ``n_layers``,
+            ``second_shift_of_4``. Of late epochs every fifth is drawn, and the last.
     """
-    rows = _with_columns(curves, "n_layers", "second_shift_of_4", *MIRROR)
-    figure = go.Figure()
+    rows = _with_columns(curves, "epoch", "n_layers", "second_shift_of_4", *WATCHED)
+    epoch = rows["epoch"]
+    rows = rows[(epoch <= 30) | (epoch % 5 == 0) | (epoch == epoch.max())]
+    groups = list(rows.groupby(["n_layers", "second_shift_of_4"], sort=False))
+    names = [f"{n} layers, shift {shift:+g}" for (n, shift), _ in groups]
+    high, wide = max(1, math.ceil(len(groups) / PANELS)), max(1, min(PANELS, len(groups)))
+    figure = make_subplots(
+        high, wide, shared_yaxes=True, subplot_titles=names, horizontal_spacing=0.03,
+        vertical_spacing=0.4 / high,
+    )  # fmt: skip
+    figure.update_annotations(font_size=12)
+    for at, (_, group) in enumerate(groups):
+        row, col = at // wide + 1, at % wide + 1
+        for index, (name, text) in enumerate(WATCHED.items()):
+            band(figure, group, "epoch", name, text, index, limits=(0, 1), row=row, col=col)
+    one_entry_a_group(figure)
+    _say_if_nothing(figure, rows[list(WATCHED)])
+    figure.update_xaxes(type="log", tickvals=[1, 10, 100], title="epoch")
     if len(rows):
-        first = rows["second_shift_of_4"].iloc[0]
-        least = rows["n_layers"] == rows["n_layers"].min()
-        rows = rows[least & (rows["second_shift_of_4"] == first)]
-        for index, (name, text) in enumerate(MIRROR.items()):
-            band(figure, rows, "epoch", name, text, index, limits=(0, 1))
-    _say_if_nothing(figure, rows[list(MIRROR)])
-    figure.update_xaxes(title="epoch")
-    figure.update_yaxes(title="accuracy", range=[-0.02, 1.05])
-    figure.update_layout(title=title, height=380)
+        figure.update_xaxes(range=[0, math.log10(max(2, epoch.max()))])
+    figure.update_yaxes(range=[-0.02, 1.05])
+    figure.update_yaxes(title="accuracy", col=1)
+    figure.update_layout(title=title, height=150 + 230 * high, legend_y=-0.36 / high)
     return figure
