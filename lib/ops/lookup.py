@@ -14,8 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib.ops import backends
 from lib.ops.checks import expect, expect_real
-from lib.ops.kernel_calls import over_runs
+from lib.ops.kernel_calls import ceil_div, launch, over_runs, power_of_two, strided
+
+SHORT = 512  # bytes of a row, up to which PyTorch's kernel leaves most of its threads idle
+NUMBERS = 4096  # of a program of our own kernel
 
 
 def lookup(table: Tensor, index: Tensor) -> Tensor:
@@ -56,8 +60,28 @@ def _of_all(index: Tensor, v: int) -> Tensor:
 @torch.library.custom_op("mamba_book::lookup", mutates_args=())
 def _rows(table: Tensor, index: Tensor) -> Tensor:
     """Rows (r, n, m) of table (r, v, m) by index (r, n)."""
+    short = 0 < table.shape[2] * table.element_size() <= SHORT
+    if short and backends.triton_missing(table.device.type) is None:
+        return short_rows(table, index)
     rows = F.embedding(_of_all(index, table.shape[1]), table.reshape(-1, table.shape[2]))
     return rows.unflatten(0, index.shape)
+
+
+def short_rows(table: Tensor, index: Tensor) -> Tensor:
+    """The same by a kernel of ours. A number that is no row's gets NaN, as on a GPU nobody could be
+    told which it was."""
+    from lib.ops.triton.lookup import rows_of
+
+    r, v, m = table.shape
+    out = table.new_empty(*index.shape, m)
+    columns = power_of_two(m)
+    rows = NUMBERS // columns
+    if out.numel():
+        launch(
+            rows_of, ceil_div(index.shape[1], rows) * r, *strided(table, index), out,
+            index.shape[1], V=v, M=m, ROWS=rows, COLUMNS=columns,
+        )  # fmt: skip
+    return out
 
 
 @torch.library.custom_op("mamba_book::lookup_backward", mutates_args=())

@@ -46,8 +46,8 @@ def short_attention(
     own, or over all.
 
     Args:
-        q, k: (b, h, l, e). v: (b, h, l, p).
-        backend: "auto", "reference", or "fused": l at most 8, e and p at most 128.
+        q: (b, h, l, e), the last l of the c + l tokens of k (b, h, c + l, e), v (b, h, c + l, p).
+        backend: "auto", "reference", or "fused": c + l at most 8, e and p at most 128.
 
     Returns:
         (b, l, h, p) in v's dtype.
@@ -57,9 +57,12 @@ def short_attention(
         BackendError: a named backend that is missing or cannot serve the call.
     """
     expect("q", q, "b h l e")
-    b, h, length, e = q.shape
-    expect("k", k, "b h l e", b=b, h=h, l=length, e=e)
+    b, h, queries, e = q.shape
+    expect("k", k, "b h l e", b=b, h=h, e=e)
+    length = k.shape[2]
     expect("v", v, "b h l p", b=b, h=h, l=length)
+    if queries > length:
+        raise ValueError(f"q has {queries} tokens, allowed: up to {length}, those of k")
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         expect_real(name, tensor)
     name = backends.resolve(OP, backend, device=q.device, **attention_facts(q, k, v))
@@ -110,26 +113,29 @@ def _channels_last(t: Tensor) -> Tensor:
 
 def _sizes(q: Tensor, v: Tensor, causal: bool) -> tuple[int, dict[str, Any]]:
     """Programs, and the kernels' constants."""
-    r, b, h, length, e = q.shape
-    p = v.shape[4]
-    wide = {"LB": power_of_two(length), "EB": power_of_two(e), "PB": power_of_two(p)}
-    seq = max(1, SIZES.numbers // (wide["LB"] * max(wide["EB"], wide["PB"])))
-    constants = {"L": length, "E": e, "P": p, **wide, "SEQ": seq, "CAUSAL": causal}
+    r, b, h, queries, e = q.shape
+    length, p = v.shape[3:]
+    wide = {"QB": power_of_two(queries), "EB": power_of_two(e), "PB": power_of_two(p)}
+    seq = max(1, SIZES.numbers // (wide["QB"] * max(wide["EB"], wide["PB"])))
+    constants = {
+        "L": length, "Q": queries, "E": e, "P": p, **wide, "SEQ": seq, "CAUSAL": causal,
+    }  # fmt: skip
     return ceil_div(b * h, seq) * r, {**constants, "num_warps": SIZES.warps}
 
 
-def _empty(like: Tensor) -> Tensor:
-    """For (r, b, h, l, e): heads next to each other, as the projections around have them."""
+def _empty(like: Tensor, tokens: int | None = None) -> Tensor:
+    """For (r, b, h, l, e), or of other l: heads next to each other, as the projections around have
+    them."""
     r, b, h, length, e = like.shape
-    return like.new_empty(r, b, length, h, e).transpose(2, 3)
+    return like.new_empty(r, b, tokens or length, h, e).transpose(2, 3)
 
 
 @torch.library.custom_op("mamba_book::short_attention", mutates_args=())
 def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Tensor:
-    """y (r, b, l, h, p) of q, k (r, b, h, l, e) and v (r, b, h, l, p)."""
+    """y (r, b, l, h, p) of q (r, b, h, l, e), k (r, b, h, c + l, e) and v (r, b, h, c + l, p)."""
     from lib.ops.triton.short_attention import attend
 
-    y = _empty(v)
+    y = _empty(v, q.shape[3])
     programs, constants = _sizes(q, v, causal)
     launch(attend, programs, *strided(q, k, v, y), *q.shape[1:3], scale, **constants)
     return y.transpose(2, 3)
@@ -152,7 +158,7 @@ def _backward(
 
 @_attend.register_fake
 def _(q, k, v, scale, causal):  # type: ignore[no-untyped-def]
-    return _empty(v).transpose(2, 3)
+    return _empty(v, q.shape[3]).transpose(2, 3)
 
 
 @_backward.register_fake
@@ -177,8 +183,9 @@ _backward.register_vmap(over_runs(_backward))
 def _refuses(facts: dict[str, Any]) -> str | None:
     if facts["dtype"] not in DTYPES:
         return f"dtype is {facts['dtype']}, allowed: float32, bfloat16, float16; use reference"
-    if not among(facts["length"], LENGTHS) or facts["kept"]:
-        return f"length is {facts['length']}, {facts['kept']} kept, allowed: 1..8, 0; use reference"
+    if not among(facts["kept"] + facts["length"], LENGTHS):
+        length = f"{facts['length']}, {facts['kept']} kept"
+        return f"length is {length}, allowed: 1..8 together; use reference"
     if not all(among(width, WIDTHS) for width in facts["widths"]):
         return f"widths of a head are {facts['widths']}, allowed: 1..128; use reference"
     return None

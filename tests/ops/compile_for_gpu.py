@@ -25,6 +25,7 @@ from lib.ops import backends, long_scan, segments
 from lib.ops.block import mamba2_block
 from lib.ops.conv import causal_conv1d
 from lib.ops.linear import linear
+from lib.ops.lookup import short_rows
 from lib.ops.scan import selective_scan
 from lib.ops.short_attention import short_attention
 
@@ -123,9 +124,13 @@ if __name__ == "__main__":
     case = "l8-e32-p64"
     q, k, v = (torch.ones(64, 1, 8, size) for size in (32, 32, 64))
     both_ways(short_attention, q, k, v, backend="fused")
+    case = "l8-e32-p64-last"
+    both_ways(short_attention, q[:, :, -1:], k, v, backend="fused")
     for k, n in ((32, 128), (128, 512), (512, 128)):
         case = f"{k}-{n}"
         both_ways(linear, torch.ones(16384, k), torch.ones(n, k), backend="tensor_cores")
+    case = "m32"
+    short_rows(torch.ones(2, 201, 32), torch.zeros(2, 16384, dtype=torch.int64))
     case = "ends"
     over_time = [torch.ones(4, 1, 512, size, dtype=torch.bfloat16).mT for size in (64, 64, 16)]
     u, delta, B = over_time

@@ -18,7 +18,7 @@ MISSING = backends.triton_missing("cpu")
 on_cpu = pytest.mark.skipif(MISSING is not None, reason="needs Triton and its interpreter")
 SCANS = ["forward", "backward", "long_forward", "long_backward"]
 ATTENTION = ["attend", "attend_backward"]
-PRODUCTS = ["rows_product", "weight_gradient"]
+PRODUCTS = ["rows_product", "weight_gradient", "rows_of"]
 BLOCK = ["out_backward", "gate_backward", "states_backward", "project_in_backward"]
 
 

@@ -9,8 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lib.ops.lookup import in_one_run, lookup
+from lib.ops import backends
+from lib.ops import lookup as module
+from lib.ops.lookup import in_one_run, lookup, short_rows
 
+on_cpu = pytest.mark.skipif(
+    backends.triton_missing("cpu") is not None, reason="needs Triton and its interpreter"
+)
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
@@ -61,6 +66,45 @@ def test_a_part_of_a_wider_product_can_be_a_table() -> None:
     expected = torch.stack([t[i, 2:5] for t, i in zip(wide, index, strict=True)])
     assert torch.equal(mapped, expected)
     torch.testing.assert_close(_gradient(mapped, wide), _gradient(expected, wide))
+
+
+@on_cpu
+@settings(deadline=None, max_examples=12)
+@given(
+    runs=st.integers(1, 3), v=st.integers(1, 9), m=st.integers(1, 40), n=st.integers(0, 30),
+    numbers=st.sampled_from([64, 128, 4096]), kind=st.sampled_from([torch.float32, torch.bfloat16]),
+)  # fmt: skip
+def test_short_rows_are_the_tables(
+    runs: int, v: int, m: int, n: int, numbers: int, kind: torch.dtype
+) -> None:
+    table, index = _inputs(runs, v, m, (n,))
+    table = table.detach().to(kind)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "NUMBERS", numbers)
+        found = short_rows(table.mT.contiguous().mT, index.int())  # with other neighbours in memory
+    assert found.dtype == kind and found.is_contiguous()
+    expected = torch.stack([t[i] for t, i in zip(table, index, strict=True)])
+    assert torch.equal(found, expected)
+
+
+@on_cpu
+def test_a_number_of_no_row_gets_no_number() -> None:
+    table, index = torch.zeros(2, 3, 5), torch.tensor([[0, 3, 2], [-1, 1, 0]])
+    found = short_rows(table, index)
+    assert torch.equal(
+        found.isnan().all(2), torch.tensor([[False, True, False], [True, False, False]])
+    )
+    assert torch.equal(found.isnan().all(2), found.isnan().any(2))
+
+
+@on_cpu
+@pytest.mark.parametrize(("m", "ours"), [(128, True), (129, False)])
+def test_long_rows_are_the_librarys(m: int, ours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    monkeypatch.setattr(module, "short_rows", lambda *t: called.append(t) or short_rows(*t))
+    table, index = torch.randn(1, 3, m), torch.tensor([[2, 0]])
+    assert torch.equal(module._rows(table, index), table[:, [2, 0]])
+    assert bool(called) == ours
 
 
 def test_compiled_it_stays_one_op_forward_and_backward() -> None:
@@ -118,6 +162,8 @@ def test_on_a_gpu_gradients_are_exact_and_bit_equal(runs: int, rows: int) -> Non
     seed = torch.randn(runs, rows, 33, generator=torch.Generator().manual_seed(1)).double()
     (exact,) = torch.autograd.grad(torch.vmap(lookup)(table, index), table, seed)
     narrow = table.detach().float().cuda().requires_grad_()
+    rows_of = torch.stack([t[i] for t, i in zip(table.detach().float(), index, strict=True)])
+    assert torch.equal(torch.vmap(lookup)(narrow, index.cuda()).cpu(), rows_of)
     compiled = torch.compile(lambda t, i: torch.vmap(lookup)(t, i) * 1.5, dynamic=False)
     given = (index.cuda(), seed.float().cuda() / 1.5)
     found = [

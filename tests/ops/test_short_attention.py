@@ -39,6 +39,17 @@ def inputs(b: int, h: int, length: int, e: int, p: int, seed: int = 0) -> Inputs
     return draw(sizes, seed)
 
 
+def of_the_last(given: Inputs, queries: int) -> Inputs:
+    """The queries of the last tokens alone."""
+    return {**given, "q": given["q"][:, :, -queries:]}
+
+
+def formula_of_the_last(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor:
+    """By the library, which has a query for each key."""
+    rest = q.new_zeros(*q.shape[:2], k.shape[2] - q.shape[2], q.shape[3])
+    return formula(torch.cat([rest, q], 2), k, v, causal)[:, -q.shape[2] :]
+
+
 def as_a_model(given: Inputs) -> Inputs:
     """Cut out of one projection (b, l, channels), heads next to each other."""
     b, h, length, _ = given["q"].shape
@@ -61,6 +72,27 @@ def test_equals_the_formula(length: int, dtype: torch.dtype) -> None:
             lambda c=causal, **t: formula(**t, causal=c),
             as_a_model(inputs(3, 2, length, 8, 6)), dtype,
         )  # fmt: skip
+
+
+@on_cpu
+@given(
+    length=st.integers(1, 8),
+    data=st.data(),
+    causal=st.booleans(),
+    numbers=st.sampled_from([1, 512]),
+)
+@settings(max_examples=8, phases=[Phase.generate])
+def test_the_last_queries_alone(
+    length: int, data: st.DataObject, causal: bool, numbers: int
+) -> None:
+    drawn = of_the_last(as_a_model(inputs(5, 2, length, 8, 6)), data.draw(st.integers(1, length)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SIZES", replace(module.SIZES, numbers=numbers))
+        for run in (fused, reference):
+            assert_same(
+                partial(run, causal=causal), partial(formula_of_the_last, causal=causal), drawn,
+                torch.float32,
+            )  # fmt: skip
 
 
 @pytest.mark.parametrize("length", [1, 8, 19])
@@ -123,8 +155,10 @@ def test_vmap_over_runs_is_a_loop_over_runs() -> None:
 
 
 @on_cpu
-def test_the_ops_keep_the_rules_of_custom_ops() -> None:
-    q, k, v = (t.float()[None] for t in inputs(2, 2, 5, 4, 6).values())
+@pytest.mark.parametrize("queries", [5, 1])
+def test_the_ops_keep_the_rules_of_custom_ops(queries: int) -> None:
+    drawn = of_the_last(inputs(2, 2, 5, 4, 6), queries)
+    q, k, v = (t.float()[None] for t in drawn.values())
     torch.library.opcheck(module._attend, (q, k, v, 0.5, True))
     leaves = [t.requires_grad_() for t in (q, k, v)]
     torch.library.opcheck(module._attend, (*leaves, 0.5, True))
@@ -133,7 +167,7 @@ def test_the_ops_keep_the_rules_of_custom_ops() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"length": 9}, r"length is 9, 0 kept, allowed: 1\.\.8, 0; use reference"),
+        ({"length": 9}, r"length is 9, 0 kept, allowed: 1\.\.8 together; use reference"),
         ({"e": 129}, r"widths of a head are \(129, 6\), allowed: 1\.\.128"),
         ({"dtype": torch.float64}, "dtype is torch.float64, allowed: float32"),
     ],
@@ -155,6 +189,8 @@ def test_shapes_that_do_not_fit() -> None:
         fused(q, k[:, :1], v)
     with pytest.raises(ValueError, match="v has shape"):
         fused(q, k, v[:, :, :3])
+    with pytest.raises(ValueError, match="q has 4 tokens, allowed: up to 3, those of k"):
+        fused(q, k[:, :, :3], v[:, :, :3])
 
 
 def preferred(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,13 +236,17 @@ def test_longer_texts_states_and_watchers_get_another(monkeypatch: pytest.Monkey
     with backends.recording() as used, torch.no_grad():
         _, state = mixer(long, return_state=True)
         mixer(short, state)
-        mixer.last(short)
+        mixer.last(long)
         handle = mixer.act_S.register_forward_hook(lambda *_: None)
         mixer(short)
         handle.remove()
         assert OP not in used
         mixer(short)
         assert used[OP] == ["fused"]
+    with backends.recording() as used, torch.no_grad():
+        last = mixer.last(short)
+        assert used[OP] == ["fused"]
+        torch.testing.assert_close(last, mixer(short)[:, -1:])
 
 
 @pytest.mark.gpu
@@ -219,4 +259,9 @@ def test_on_the_gpu(length: int, e: int, p: int, dtype: torch.dtype) -> None:
             lambda c=causal, **t: fused(**t, causal=c),
             lambda c=causal, **t: formula(**t, causal=c),
             as_a_model(inputs(700, 2, length, e, p)), dtype, "cuda",
+        )  # fmt: skip
+        assert_same(
+            lambda c=causal, **t: fused(**t, causal=c),
+            lambda c=causal, **t: formula_of_the_last(**t, causal=c),
+            of_the_last(as_a_model(inputs(700, 2, length, e, p)), 1), dtype, "cuda",
         )  # fmt: skip

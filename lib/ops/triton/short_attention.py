@@ -21,9 +21,12 @@ def at(base, s, run, b, h, t, e):
 
 
 @triton.jit
-def shares(q, k, k_s, run, b, h, e, ok, scale, L: tl.constexpr, CAUSAL: tl.constexpr):
-    """How much of each key the queries (seq, i, e) take: L tensors (seq, i)."""
-    i = tl.arange(0, q.shape[1])[None, :]
+def shares(
+    q, k, k_s, run, b, h, e, ok, scale, L: tl.constexpr, Q: tl.constexpr, CAUSAL: tl.constexpr
+):  # fmt: skip
+    """How much of each key the queries (seq, i, e), the last Q of L tokens, take: L tensors
+    (seq, i)."""
+    i = L - Q + tl.arange(0, q.shape[1])[None, :]
     top = tl.full((q.shape[0], q.shape[1]), -float("inf"), tl.float32)
     scores = ()
     for j in tl.static_range(L):
@@ -56,20 +59,21 @@ def place(batch, heads, SEQ: tl.constexpr):
 
 @triton.jit
 def attend(
-    q, q_s, k, k_s, v, v_s, y, y_s, batch, heads, scale, L: tl.constexpr, E: tl.constexpr,
-    P: tl.constexpr, LB: tl.constexpr, EB: tl.constexpr, PB: tl.constexpr, SEQ: tl.constexpr,
-    CAUSAL: tl.constexpr,
+    q, q_s, k, k_s, v, v_s, y, y_s, batch, heads, scale, L: tl.constexpr, Q: tl.constexpr,
+    E: tl.constexpr, P: tl.constexpr, QB: tl.constexpr, EB: tl.constexpr, PB: tl.constexpr,
+    SEQ: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
-    """q, k (r, b, h, l, e), v and y (r, b, h, l, p), l <= LB, e <= EB, p <= PB, those powers of
-    two; SEQ sequences, or heads of them, a program. Grid: (lots of these, runs), flat."""
+    """q (r, b, h, Q, e) and y (r, b, h, Q, p) of the last Q of the L tokens of k (r, b, h, L, e)
+    and v (r, b, h, L, p), Q <= QB, e <= EB, p <= PB, those powers of two; SEQ sequences, or heads
+    of them, a program. Grid: (lots of these, runs), flat."""
     run, b, h, ok = place(batch, heads, SEQ)
-    i = tl.arange(0, LB)[None, :, None]
+    i = tl.arange(0, QB)[None, :, None]
     e = tl.arange(0, EB)[None, None, :]
     p = tl.arange(0, PB)[None, None, :]
-    here = ok & (i < L)
+    here = ok & (i < Q)
     queries = tl.load(at(q, q_s, run, b, h, i, e), mask=here & (e < E), other=0.0).to(tl.float32)
-    weights = shares(queries, k, k_s, run, b, h, e, ok & (e < E), scale, L, CAUSAL)
-    out = tl.zeros((SEQ, LB, PB), tl.float32)
+    weights = shares(queries, k, k_s, run, b, h, e, ok & (e < E), scale, L, Q, CAUSAL)
+    out = tl.zeros((SEQ, QB, PB), tl.float32)
     for j in tl.static_range(L):
         value = tl.load(at(v, v_s, run, b, h, j, p), mask=ok & (p < P), other=0.0).to(tl.float32)
         out += weights[j][:, :, None] * value
@@ -79,21 +83,21 @@ def attend(
 @triton.jit
 def attend_backward(
     dy, dy_s, q, q_s, k, k_s, v, v_s, dq, dq_s, dk, dk_s, dv, dv_s, batch, heads, scale,
-    L: tl.constexpr, E: tl.constexpr, P: tl.constexpr, LB: tl.constexpr, EB: tl.constexpr,
-    PB: tl.constexpr, SEQ: tl.constexpr, CAUSAL: tl.constexpr,
+    L: tl.constexpr, Q: tl.constexpr, E: tl.constexpr, P: tl.constexpr, QB: tl.constexpr,
+    EB: tl.constexpr, PB: tl.constexpr, SEQ: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """Gradients of q, k and v; sizes as of :func:`attend`."""
     run, b, h, ok = place(batch, heads, SEQ)
-    i = tl.arange(0, LB)[None, :, None]
+    i = tl.arange(0, QB)[None, :, None]
     e = tl.arange(0, EB)[None, None, :]
     p = tl.arange(0, PB)[None, None, :]
-    here = ok & (i < L)
+    here = ok & (i < Q)
     queries = tl.load(at(q, q_s, run, b, h, i, e), mask=here & (e < E), other=0.0).to(tl.float32)
-    weights = shares(queries, k, k_s, run, b, h, e, ok & (e < E), scale, L, CAUSAL)
+    weights = shares(queries, k, k_s, run, b, h, e, ok & (e < E), scale, L, Q, CAUSAL)
     # zeros where there is no query, so that nothing comes of its shares
     up = tl.load(at(dy, dy_s, run, b, h, i, p), mask=here & (p < P), other=0.0).to(tl.float32)
     ups = ()
-    mean = tl.zeros((SEQ, LB), tl.float32)
+    mean = tl.zeros((SEQ, QB), tl.float32)
     for j in tl.static_range(L):
         value = tl.load(at(v, v_s, run, b, h, j, p), mask=ok & (p < P), other=0.0).to(tl.float32)
         of_share = tl.sum(up * value, 2)
@@ -101,7 +105,7 @@ def attend_backward(
         ups = ups + (of_share,)
         to_value = tl.sum(weights[j][:, :, None] * up, 1)[:, None, :]
         tl.store(at(dv, dv_s, run, b, h, j, p), to_value, mask=ok & (p < P))
-    to_query = tl.zeros((SEQ, LB, EB), tl.float32)
+    to_query = tl.zeros((SEQ, QB, EB), tl.float32)
     for j in tl.static_range(L):
         of_score = (weights[j] * (ups[j] - mean) * scale)[:, :, None]
         key = tl.load(at(k, k_s, run, b, h, j, e), mask=ok & (e < E), other=0.0).to(tl.float32)
