@@ -11,7 +11,7 @@ Verdicts:
   right side of it).
 * **partly**: the mean does not, but at least one seed does by itself.
 * **not reproduced**: neither the mean nor any seed does.
-* **protocol unknown**: no run can decide, see `unknown`; our number is shown.
+* **protocol unknown**: no run can decide, see `unknown`; our number is shown if there is one.
 * **not run**: fewer finished cells than the claim asks for.
 
 ``scaled`` marks a verdict from cells that are smaller than the published protocol. Cells of the
@@ -241,10 +241,10 @@ def judge(claim: Claim, store: Store, evidence: Evidence | None = None) -> Verdi
         low, high = claim.limits
         interval = (max(low, interval[0]), min(high, interval[1]))
     needed = claim.seeds if claim.seeds is not None else len(seeds)
-    if len(values) < needed or mean is None:
+    if claim.unknown:
+        verdict = "protocol unknown"  # with runs or without
+    elif len(values) < needed or mean is None:
         verdict = "not run"
-    elif claim.unknown:
-        verdict = "protocol unknown"
     elif claim.distance(mean) == 0:
         verdict = "reproduced"
     elif any(claim.distance(value) == 0 for value in values):

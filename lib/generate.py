@@ -44,6 +44,8 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.prompt is None and not arguments.interactive:
         raise ValueError("give --prompt TEXT, or --interactive to be asked for prompts")
     # before a checkpoint is loaded for nothing
+    if arguments.max_tokens < 1:
+        raise ValueError(f"max-tokens is {arguments.max_tokens}, allowed: at least 1")
     sampling = SamplingConfig(
         arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed
     )

@@ -57,6 +57,9 @@ def judged(store: Store, values: list[float], **change: Any) -> claims.Verdict:
         ([], {}, "not run"),
         ([0.90, 0.91], {"seeds": 2}, "reproduced"),
         ([0.90, 0.91, 0.92], {"unknown": "no checkpoint is named"}, "protocol unknown"),
+        # a reader need not wait for runs that would decide nothing
+        ([0.90], {"unknown": "no checkpoint is named"}, "protocol unknown"),
+        ([], {"unknown": "no checkpoint is named"}, "protocol unknown"),
     ],
 )
 def test_verdicts(store: Store, values: list[float], change: dict[str, Any], verdict: str) -> None:

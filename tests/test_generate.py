@@ -254,7 +254,7 @@ def test_records_that_cannot_write_are_named(
         (["--prompt", "a", f"--seed={2**63}"], "seed is 9223372036854775808, allowed: 0 to 2^63"),
         (["--prompt", "\udcff", "--device=cpu"], "allowed: text in UTF-8"),
         (["--prompt", "a", "--device=tpu"], "device is 'tpu', allowed: auto, cpu, cuda"),
-        (["--prompt", "a", "--max-tokens=0"], "max_new_tokens is 0, allowed: at least 1"),
+        (["--prompt", "a", "--max-tokens=0"], "max-tokens is 0, allowed: at least 1"),
         (["--prompt", "a", "--model", "./nowhere"], "'./nowhere' is no folder here"),
         (["--prompt", "a", "--model", "own/er", "--offline"], "hf download own/er"),
         (

@@ -47,6 +47,7 @@ ASKED = 5  # times as many chunks as of one kind elsewhere: here there is one ki
 # a category's own words, whose omission the claims are about: most tokens of its sentences are of
 # others, the same from sentence to sentence
 OWN = {"numbers": "number_words", "names": "name_words"}
+WORDS = {"numbers": "number words", "names": "names"}  # the same, for readers
 # omission of the tokens of all categories but the one that was changed, mean over categories
 REST = "omission_label_rest_of_{}"
 SEEDS = (1, 2, 3)
@@ -106,12 +107,18 @@ def cells(profile: str) -> list[MemoryCell]:
     return found
 
 
-def rest_of(metrics: Mapping[str, float | None], category: str) -> float | None:
-    """Mean omission of all categories but one; None if none was measured."""
+def rest_of(
+    metrics: Mapping[str, float | None], category: str, writer: str = ""
+) -> float | None:  # fmt: skip
+    """Mean omission of all categories but one; None if none was measured.
+
+    Args:
+        writer: of a control, by its prefix.
+    """
     found = [
         value
         for name in stories.CATEGORIES
-        if name != category and (value := metrics.get(f"omission_label_{name}")) is not None
+        if name != category and (value := metrics.get(f"{writer}omission_label_{name}")) is not None
     ]
     return sum(found) / len(found) if found else None
 
@@ -172,6 +179,11 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def unchanged(category: str) -> str:
+    """The tested category whose frequency stays where that of `category` is set."""
+    return next(name for name in CATEGORIES if name != category)
+
+
 def by_frequency(table: pd.DataFrame, category: str, alike: bool = False) -> pd.DataFrame:
     """Rows of one category's test: its cells and those at base rates, which all tests share.
 
@@ -180,7 +192,8 @@ def by_frequency(table: pd.DataFrame, category: str, alike: bool = False) -> pd.
 
     Returns:
         Columns frequency, length, seed, own (omission of the category's words), rest, alone (what
-        of them the language model alone does not guess).
+        of them the language model alone does not guess), unchanged (omission of the words whose
+        frequency stayed).
     """
     if not len(table):
         return pd.DataFrame()
@@ -190,26 +203,38 @@ def by_frequency(table: pd.DataFrame, category: str, alike: bool = False) -> pd.
     rows["own"] = rows[f"omission_label_{OWN[category]}"]
     rows["rest"] = rows[REST.format(category)]
     rows["alone"] = rows[f"alone_omission_label_{OWN[category]}"]
-    return rows[["frequency", "length", "seed", "own", "rest", "alone"]].sort_values("frequency")
+    rows["unchanged"] = rows[f"omission_label_{OWN[unchanged(category)]}"]
+    columns = ["frequency", "length", "seed", "own", "rest", "alone", "unchanged"]
+    return rows[columns].sort_values("frequency")
 
 
 def gaps(table: pd.DataFrame) -> pd.DataFrame:
-    """How much more of a category's words, less the other categories, is lost where it was rare
-    than where it was frequent, for readers: a row a category, length and seed, with decoders that
-    start as copies of the model whose state they read, and with decoders that start alike."""
-    names = {False: "decoders start as copies", True: "decoders start alike"}
-    columns = ["category", "tokens", "seed", *names.values()]
-    rows = table[table["changed"] != "none"] if len(table) else table
-    if not len(rows):
-        return pd.DataFrame(columns=columns)
-    keys = ["changed", "length", "seed", "alike"]
-    rows = rows.assign(beyond=rows["own"] - rows["rest"])
-    lost = rows.pivot_table(index=keys, columns="frequency", values="beyond").reindex(
-        columns=[min(FREQUENCIES), max(FREQUENCIES)]
-    )
-    found = (lost.iloc[:, 0] - lost.iloc[:, 1]).unstack("alike").rename(columns=names)
-    found = found.reindex(columns=list(names.values())).reset_index()
-    return found.rename(columns={"changed": "category", "length": "tokens"})[columns]
+    """How much more is lost where a category was rare than where it was frequent, for readers: a
+    row a category, length, start of the decoders and seed.
+
+    Returns:
+        Columns changed, tokens, decoders start, seed; own words, other categories, and the first
+        less the second: difference; language model alone (its difference), unchanged words (of
+        the other tested category).
+    """
+    columns = ["changed", "tokens", "decoders start", "seed", "own words", "other categories",
+               "difference", "language model alone", "unchanged words"]  # fmt: skip
+    rows: list[tuple[Any, ...]] = []
+    tested = table[table["changed"] != "none"] if len(table) else table
+    keys = ["changed", "length", "alike", "seed"]
+    for (category, length, alike, seed), cells in tested.groupby(keys) if len(tested) else ():
+        at = cells.set_index("frequency").reindex([min(FREQUENCIES), max(FREQUENCIES)])
+        alone = [rest_of(row, category, "alone_") for row in at.to_dict("records")]
+        lost = pd.DataFrame(
+            {"own": at["own"], "rest": at["rest"], "beyond": at["own"] - at["rest"],
+             "alone": at[f"alone_omission_label_{OWN[category]}"] - alone,
+             "unchanged": at[f"omission_label_{OWN[unchanged(category)]}"]}
+        )  # fmt: skip
+        more = lost.iloc[0] - lost.iloc[1]
+        rows.append((category, length, "alike" if alike else "as copies", seed, *more))
+    found = pd.DataFrame(rows, columns=columns)
+    # the reading that is judged comes first
+    return found.sort_values(columns[:4], ascending=[False, False, True, True])
 
 
 EXPERIMENTS = (

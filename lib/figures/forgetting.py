@@ -272,20 +272,21 @@ def writers(table: pd.DataFrame, title: str) -> go.Figure:
     return figure
 
 
-def causal(table: pd.DataFrame, category: str, title: str) -> go.Figure:
-    """Omission of a category over its frequency in pretraining, that of all others, and what the
-    language model alone leaves out of it: mean and interval over seeds.
+def causal(table: pd.DataFrame, category: str, words: Mapping[str, str], title: str) -> go.Figure:
+    """Omission of a category's words over its frequency in pretraining, and that of all others, of
+    the language model alone and of words whose frequency stayed: mean and interval over seeds.
 
     Args:
         table: :func:`lib.experiments.memory_causal.by_frequency`'s, of one length.
+        words: what the words of two categories are called.
     """
     if not len(table):
         return no_run()
     figure = go.Figure()
-    names = {
-        "own": category, "rest": "all other categories",
-        "alone": f"{category}, language model alone",
-    }  # fmt: skip
+    (other,) = set(words) - {category}
+    names = {"own": words[category], "rest": "all other categories",
+             "alone": f"{words[category]}, language model alone",
+             "unchanged": f"{words[other]}, as frequent as before"}  # fmt: skip
     for index, (column, name) in enumerate(names.items()):
         rows = table.dropna(subset=[column])
         if len(rows):

@@ -102,17 +102,31 @@ def test_the_causal_test_from_end_to_end(runs: Path) -> None:
     assert not len(causal.by_frequency(pd.DataFrame(), "names"))
     labels = found[0].read_curves().query("table == 'label' and writer == ''")["group"]
     assert set(labels) >= {"numbers", "number_words", "frame", "dialogue"}
-    assert len(forgetting.causal(table, "numbers", "t").data) >= 3
+    assert table["unchanged"].tolist() == frame["omission_label_name_words"].tolist()
+    lines = forgetting.causal(table, "numbers", causal.WORDS, "t").data
+    assert [line.name.split(" (")[0] for line in lines] == [
+        "number words", "all other categories", "number words, language model alone",
+        "names, as frequent as before",
+    ]  # fmt: skip
     gap = frame["own"][0] - frame["rest"][0] - (frame["own"][1] - frame["rest"][1])
     (row,) = causal.gaps(frame).to_dict("records")
-    assert (row["category"], row["tokens"], row["seed"]) == ("numbers", 8, 1)
-    assert row["decoders start as copies"] == pytest.approx(gap)
-    assert pd.isna(row["decoders start alike"])
-    assert not len(causal.gaps(pd.DataFrame()))
+    assert list(row.values())[:4] == ["numbers", 8, "as copies", 1]
+    assert row["difference"] == pytest.approx(gap)
+    assert row["own words"] - row["other categories"] == pytest.approx(gap)
+    words, names = (
+        frame[f"{writer}omission_label_{label}"][0] - frame[f"{writer}omission_label_{label}"][1]
+        for writer, label in (("alone_", "number_words"), ("", "name_words"))
+    )
+    left = [causal.rest_of(record.metrics, "numbers", "alone_") for record in found]
+    assert row["language model alone"] == pytest.approx(words - (left[0] - left[1]))  # type: ignore[operator]
+    assert row["unchanged words"] == pytest.approx(names)
+    assert not len(causal.gaps(pd.DataFrame())) and not len(causal.gaps(frame.iloc[:0]))
+    # of one end alone there is no difference; what is missing is no zero
+    assert pd.isna(causal.gaps(frame.iloc[:1])["difference"]).all()
     more = frame.assign(alike=True, own=[0.5, 0.25], rest=[0.3, 0.2])
     both = pd.concat([frame, more], ignore_index=True)
-    (row,) = causal.gaps(both).to_dict("records")
-    assert row["decoders start alike"] == pytest.approx(0.25 - 0.1)
+    row, _ = causal.gaps(both).to_dict("records")
+    assert row["decoders start"] == "alike" and row["difference"] == pytest.approx(0.25 - 0.1)
     # the second reading is no part of the first one's figures
     assert causal.by_frequency(both, "numbers")["own"].tolist() == frame["own"].tolist()
     # base rates are shared by both, at the lengths that both have
@@ -386,7 +400,7 @@ def test_where_nothing_ran_a_figure_says_so() -> None:
     empty = pd.DataFrame()
     for figure in (
         forgetting.by_group(empty, "t"), forgetting.over({}, "t", "x"),
-        forgetting.writers(empty, "t"), forgetting.causal(empty, "numbers", "t"),
+        forgetting.writers(empty, "t"), forgetting.causal(empty, "numbers", causal.WORDS, "t"),
         forgetting.architectures(empty, "omission", "t"), figures.by_model(empty, "omission", "t"),
         figures.by_writer(empty, "omission", "t"), figures.by_category(empty, "rouge1", "t"),
         figures.learning(empty, "t"),
