@@ -19,7 +19,7 @@ LABELS = ("composite", "symmetric")
 def runs(names: tuple[str, ...] = ("standard", "all-one")) -> pd.DataFrame:
     """Three seeds of each; every number says which run it is of."""
     return pd.DataFrame(
-        {"variant": name, "seed": seed, "n_layers": 2 + k, "shift": 2,
+        {"variant": name, "seed": seed, "place": f"{2 + k} layers, shift +2",
          **{f"{when}_{label}": 0.1 * seed + 0.01 * k + (0.5 if when == "best" else 0.0)
             + (0.003 if label == "symmetric" else 0.0)
             for when in ("best", "final") for label in (*LABELS, "mirror")}}
@@ -122,11 +122,15 @@ def test_mirror_marks_name_depth_and_shift() -> None:
     assert list(second.y) == runs()["final_symmetric"].tolist()
     assert set(first.x) == {"2 layers<br>shift +2", "3 layers<br>shift +2"}
     assert {shape.y0 for shape in figure.layout.shapes} == {1.0, 0.05}
+    assert axis(figure, "xaxis").title.text == "depth, and the second set's shift of anchor 4"
+    models = ablations.mirror_marks(runs().assign(place="Mamba-2, no convolution"), "t", across="m")
+    assert set(models.data[0].x) == {"Mamba-2<br>no convolution"}
+    assert axis(models, "xaxis").title.text == "m"
 
 
 def mirrored(*groups: tuple[int, int], epochs: int = 2) -> pd.DataFrame:
     return pd.DataFrame(
-        {"epoch": e, "seed": s, "n_layers": n, "second_shift_of_4": shift,
+        {"epoch": e, "seed": s, "place": f"{n} layers, shift {shift:+}",
          "mirror": 0.01 * n * e, "symmetric": 0.001 * n * e, "composite": 0.0001 * n * e}
         for n, shift in groups for s in (1, 2, 3) for e in range(1, epochs + 1)
     )  # fmt: skip
@@ -203,7 +207,7 @@ def test_published_values_stand_without_a_run() -> None:
 
 def test_runs_that_all_failed_are_no_runs() -> None:
     """A cell that diverged in its first epoch has a row without accuracies."""
-    kept = runs()[["variant", "seed", "n_layers", "shift"]]
+    kept = runs()[["variant", "seed", "place"]]
     assert "no run yet" in notes(ablations.variants(kept, ["standard"], "t"))
     assert "no run yet" in notes(ablations.mirror_marks(kept, "t"))
     both = pd.concat([kept, runs()], ignore_index=True)  # one that did not is enough

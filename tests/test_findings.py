@@ -314,16 +314,16 @@ def test_what_the_inverse_task_has_yet_to_run() -> None:
 
 
 def symmetry_curves() -> pd.DataFrame:
-    records = page.records_of(full_symmetry.NAME, "paper")
-    return page.curves_of(records, ["n_layers", "second_shift_of_4"])
+    return full_symmetry.curves(page.records_of(full_symmetry.NAME, "paper"))
 
 
 def test_full_symmetry_a_pair_is_learnt_and_its_mirror_is_not(root: Path) -> None:
     rows = frame_of(full_symmetry.NAME)
     grid = rows.groupby(["n_layers", "shift"])["seed"].nunique().to_dict()
     assert grid == dict.fromkeys([(2, 2), (3, 2), (4, 2), (2, -4), (2, 9)], 3)
-    assert len(find(full_symmetry.NAME).cells("paper")) == 21  # 5 and 6 layers are missing
-    runs = ["n_layers", "second_shift_of_4", "seed"]
+    left = 2 * 3 + 3 * len(full_symmetry.CONTROLS)  # 5 and 6 layers, and what tells the reason
+    assert len(find(full_symmetry.NAME).cells("paper")) == 15 + left == 30
+    runs = ["n_layers", "shift", "seed"]
     curves = symmetry_curves()
     early = curves[curves["mirror"] >= 0.95].groupby(runs)["epoch"].min()
     assert len(early) == 15 and set(early) == {9, 10}
@@ -351,12 +351,12 @@ def test_full_symmetry_a_pair_is_learnt_and_its_mirror_is_not(root: Path) -> Non
 
 def test_full_symmetry_the_mirror_is_not_composed_either() -> None:
     curves = symmetry_curves()
-    runs = curves.groupby(["second_shift_of_4", "n_layers", "seed"])
+    runs = curves.groupby(["shift", "n_layers", "seed"])
     best, last = runs["composite"].max(), runs["composite"].last()
     assert len(best.drop(-4)) == 12 and best.drop(-4).max().round(3) == 0.05
     assert sorted(best[-4].round(2)) == [0.24, 0.49, 0.51]
     assert last[-4].round(2).between(0.02, 0.03).all()
-    at = curves.loc[runs["composite"].idxmax()].set_index("second_shift_of_4").loc[-4]
+    at = curves.loc[runs["composite"].idxmax()].set_index("shift").loc[-4]
     assert (at["epoch"] == 7).all()
     assert (at["train_accuracy"].min().round(2), at["train_accuracy"].max().round(2)) == (0.2, 0.33)
     for shift in (2, 9, -4):  # of which trained pairs the composed answer to 43 is that too

@@ -87,6 +87,22 @@ def rates_by_pair(model: nn.Module, test: Split) -> dict[str, torch.Tensor]:
     return {f"pair_{pair:02d}": _rate(right, test.where(pair)) for pair in pairs}
 
 
+def answered_as(model: nn.Module, test: Split) -> dict[str, torch.Tensor]:
+    """As which pair's the held-out pair 43 is answered, of a task in which a pair and its mirror
+    mean the same: ``answered_as_01`` is the share of answers that are the key plus the shift of
+    pair 01. Pairs of one shift have the same share."""
+    shifts = test.labels.long() - test.keys.long()
+    given = answers(model, test.tokens) - test.keys.long()
+    held_out = test.where(43)
+    shares = {}
+    for pair in test.pairs.unique().tolist():
+        if pair // 10 <= pair % 10:
+            of_pair = test.where(pair)
+            shift = (shifts * of_pair).sum(-1, keepdim=True) // of_pair.sum(-1, keepdim=True)
+            shares[f"answered_as_{pair:02d}"] = _rate(given == shift, held_out)
+    return shares
+
+
 def _rate(hits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return (hits & mask).sum(-1).double() / mask.sum(-1).double()
 

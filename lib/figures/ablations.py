@@ -227,20 +227,21 @@ PANELS = 3  # side by side
 
 
 def mirror_marks(
-    frame: pd.DataFrame, title: str, published: Mapping[str, float] | None = None
-) -> go.Figure:
+    frame: pd.DataFrame, title: str, published: Mapping[str, float] | None = None,
+    across: str = "depth, and the second set's shift of anchor 4",
+) -> go.Figure:  # fmt: skip
     """Full symmetry: accuracy on pair 34 and on its unseen mirror 43 at the last epoch, a mark a
-    run, by depth and by the shift that the paper leaves out.
+    run, by depth and by the shift that the paper leaves out, or by model.
 
     Args:
-        frame: columns ``n_layers``, ``shift``, ``seed``, ``final_mirror``, ``final_symmetric``.
+        frame: columns ``place``, ``seed``, ``final_mirror``, ``final_symmetric``.
         published: "34" and "43" to the published value, drawn as lines.
+        across: what places are.
     """
     measured = [f"final_{name}" for name in MIRROR]
-    frame = _with_columns(frame, "n_layers", "shift", "seed", *measured)
+    frame = _with_columns(frame, "place", "seed", *measured)
     figure = go.Figure()
-    places = [f"{n} layers<br>shift {s:+g}" for n, s in zip(frame["n_layers"], frame["shift"],
-                                                         strict=True)]  # fmt: skip
+    places = [str(place).replace(", ", "<br>") for place in frame["place"]]
     for index, (name, text) in enumerate(MIRROR.items()):
         figure.add_scatter(
             x=places, y=frame[f"final_{name}"], mode="markers", name=text,
@@ -251,7 +252,7 @@ def mirror_marks(
         )  # fmt: skip
     for pair, value in (published or {}).items():
         reference_line(figure, value, f"paper, {pair}: {value:g}", beside=True)
-    figure.update_xaxes(type="category", title="depth, and the second set's shift of anchor 4")
+    figure.update_xaxes(type="category", title=across)
     figure.update_yaxes(title="accuracy, last epoch, a mark a seed", range=[-0.03, 1.1])
     _say_if_nothing(figure, frame[measured])
     figure.update_layout(title=title, height=400)
@@ -261,19 +262,19 @@ def mirror_marks(
 
 
 def mirror_curves(curves: pd.DataFrame, title: str) -> go.Figure:
-    """Full symmetry by epoch, a panel for each depth and value of the open shift: pair 34, and pair
-    43 counted as its mirror and as composed with the second set; mean over seeds and their spread.
-    Epochs are logarithmic, for nearly all happens in the first of them.
+    """Full symmetry by epoch, a panel for each place: pair 34, and pair 43 counted as its mirror
+    and as composed with the second set; mean over seeds and their spread. Epochs are logarithmic,
+    for nearly all happens in the first of them.
 
     Args:
-        curves: columns ``epoch``, ``mirror``, ``symmetric``, ``composite``, ``seed``, ``n_layers``,
-            ``second_shift_of_4``. Of late epochs every fifth is drawn, and the last.
+        curves: columns ``epoch``, ``mirror``, ``symmetric``, ``composite``, ``seed``, ``place``. Of
+            late epochs every fifth is drawn, and the last.
     """
-    rows = _with_columns(curves, "epoch", "n_layers", "second_shift_of_4", *WATCHED)
+    rows = _with_columns(curves, "epoch", "place", *WATCHED)
     epoch = rows["epoch"]
     rows = rows[(epoch <= 30) | (epoch % 5 == 0) | (epoch == epoch.max())]
-    groups = list(rows.groupby(["n_layers", "second_shift_of_4"], sort=False))
-    names = [f"{n} layers, shift {shift:+g}" for (n, shift), _ in groups]
+    groups = list(rows.groupby("place", sort=False))
+    names = [str(place) for place, _ in groups]
     high, wide = max(1, math.ceil(len(groups) / PANELS)), max(1, min(PANELS, len(groups)))
     figure = make_subplots(
         high, wide, shared_yaxes=True, subplot_titles=names, horizontal_spacing=0.03,

@@ -6,32 +6,48 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from lib import claims
-from lib.analysis.composite import symmetry_rates
+from lib.analysis.composite import answered_as, symmetry_rates
 from lib.config import from_dict, to_dict
 from lib.experiments import Context, Outcome, cells_of, find
 from lib.experiments._training import train_cells
-from lib.experiments.achilles import CompositeCell, composite_study, summarise
+from lib.experiments.achilles import CompositeCell, composite_study, depth, summarise
 from lib.experiments.full_symmetry import (
+    ATTENTION,
+    CONTROLS,
     GAMMA,
+    KERNELS,
     LAYERS,
+    MAMBA,
     NAME,
     OTHER_SHIFTS,
     SEEDS,
     WATCHED,
+    answered,
+    beside_controls,
+    kind_of,
+    model_of,
     reevaluate,
     run,
 )
 from lib.store import Record, Store, identity
 from lib.tasks.composite import CompositeTask
-from lib.tasks.full_symmetry import SymmetryTask
+from lib.tasks.full_symmetry import SymmetryTask, build
 from lib.training.config import TrainingConfig
 
 
-def test_the_cells_are_the_papers_depths_then_other_shifts() -> None:
-    cells = cells_of(find(NAME), "paper")
+def test_the_cells_are_the_papers_depths_then_other_shifts_then_controls() -> None:
+    every = cells_of(find(NAME), "paper")
+    cells, controls = every[:21], every[21:]
     plain = SymmetryTask()
+    found = [(kind_of(c.model), c.seed) for c in controls]
+    assert found == [(kind, seed) for kind in CONTROLS for seed in SEEDS]
+    for cell in controls:
+        assert cell.task == plain and cell.training == TrainingConfig()
+        assert cell.model.d_model == 128 and cell.model.initialisation.gamma == GAMMA
+        assert depth(cell.model) == LAYERS[0]
     grid = [(plain.second_shift_of_4, n) for n in LAYERS] + [(s, LAYERS[0]) for s in OTHER_SHIFTS]
     assert plain.second_shift_of_4 not in OTHER_SHIFTS
     found = [(c.task.second_shift_of_4, c.model.n_layers, c.seed) for c in cells]
@@ -45,6 +61,45 @@ def test_the_cells_are_the_papers_depths_then_other_shifts() -> None:
         )  # nothing but the open shift varies
         assert same == plain
     assert cells_of(find(NAME), "matched") == []
+
+
+def test_controls_differ_from_the_papers_model_in_the_kernel_alone() -> None:
+    plain = model_of(MAMBA, 2)
+    assert kind_of(plain) == MAMBA and plain.pattern[0].conv_kind == "standard"
+    for kernel, kind in KERNELS.items():
+        model = model_of(kind, 2)
+        block = dataclasses.replace(model.pattern[0], conv_kind="standard")
+        assert kind_of(model) == kind and model.pattern[0].conv_kind == kernel
+        assert dataclasses.replace(model, pattern=(block,)) == plain
+    assert kind_of(model_of(ATTENTION, 2)) == ATTENTION
+
+
+def test_what_43_is_taken_for_is_counted() -> None:
+    task = SymmetryTask(train_per_pair=5, test_per_pair=30)
+    _, test = build(task, 1)
+    rules, vocab = task.rules, 201
+    for said, shift in (("34", rules.labels[3, 4]), ("01", rules.labels[0, 1]), ("", 77)):
+        logits = torch.nn.functional.one_hot((test.keys + shift).long() % vocab, vocab).float()
+        shares = answered_as(_Says(logits), test)  # type: ignore[arg-type]
+        assert set(shares) == {f"answered_as_{a}{b}" for a in range(5) for b in range(a + 1, 5)}
+        # pairs may have a shift in common, and then they share the answer
+        same = {n for n, share in shares.items() if rules.labels[int(n[-2]), int(n[-1])] == shift}
+        assert {name for name, share in shares.items() if share == 1} == same
+        assert (f"answered_as_{said}" in same) == bool(said)
+        assert all(share == 0 for name, share in shares.items() if name not in same)
+
+
+class _Says(torch.nn.Module):
+    """Gives the logits that it was made with, part by part."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits, self.at = logits, 0
+
+    def forward(self, tokens: torch.Tensor, last_token_only: bool) -> torch.Tensor:
+        assert last_token_only
+        self.at += len(tokens)
+        return self.logits[self.at - len(tokens) : self.at]
 
 
 def test_a_task_of_either_kind_survives_its_record() -> None:
@@ -103,6 +158,12 @@ def test_the_frame_names_the_shift(outcomes: dict[CompositeCell, Outcome]) -> No
     frame = find(NAME).frame(records(outcomes))
     assert frame["shift"].tolist() == [SymmetryTask().second_shift_of_4, OTHER_SHIFTS[0]]
     assert frame["n_layers"].tolist() == [2, 2] and isinstance(frame, pd.DataFrame)
+    assert frame["place"].tolist() == ["2 layers, shift +2", "2 layers, shift -4"]
+    assert beside_controls(frame)["place"].tolist() == [MAMBA]
+    assert beside_controls(find(NAME).frame([])).empty and answered([]).empty
+    control = dataclasses.replace(next(iter(outcomes)), model=model_of(ATTENTION, 2))
+    also = find(NAME).frame([Record(NAME, 1, to_dict(control), "x", "done", {}, {})])
+    assert also["place"].tolist() == [ATTENTION] == beside_controls(also)["place"].tolist()
     assert (frame[["final_mirror", "final_symmetric"]].notna()).all().all()
     composite = find("achilles.composite")
     cell = cells_of(composite, "quick")[0]
@@ -130,9 +191,9 @@ def test_weights_that_were_kept_give_the_same_numbers(tmp_path: Path) -> None:
 
 def test_cells_have_names_and_identities_of_their_own() -> None:
     every = [c for profile in ("paper", "quick") for c in cells_of(find(NAME), profile)]
-    assert len({identity(NAME, 1, to_dict(cell)) for cell in every}) == len(every) == 23
-    names = [find(NAME).readable(cell) for cell in every[:21]]
-    assert len(set(names)) == 21 and names[0] == "mamba2-L2-g0.5-tied-m128-shift2-s1"
+    assert len({identity(NAME, 1, to_dict(cell)) for cell in every}) == len(every) == 32
+    names = [find(NAME).readable(cell) for cell in every[:30]]
+    assert len(set(names)) == 30 and names[0] == "mamba2-L2-g0.5-tied-m128-shift2-s1"
 
 
 def test_43_has_two_answers_under_every_shift() -> None:
@@ -173,6 +234,17 @@ def test_each_pair_is_measured_once_more_after_training(
         assert {name for name in outcome.metrics if name.startswith("pair_")} == pairs
         assert outcome.metrics["pair_34"] == outcome.metrics["final_mirror"]
         assert outcome.metrics["pair_43"] == outcome.metrics["final_symmetric"]
+        assert outcome.metrics["answered_as_34"] == outcome.metrics["final_symmetric"]
+    table = answered(records(outcomes))
+    assert table["model"].tolist() == [MAMBA, MAMBA] and table["shift"].tolist() == [2, -4]
+    first = next(iter(outcomes.values()))
+    assert table["34"].iloc[0] == round(100 * (first.metrics["answered_as_34"] or 0), 1)
+    older = [
+        dataclasses.replace(r, metrics={k: v for k, v in r.metrics.items() if "answered" not in k})
+        for r in records(outcomes)
+    ]
+    assert answered(older).empty
+    assert answered([*older, records(outcomes)[0]])["shift"].tolist() == [2]
 
 
 def test_seeds_trained_together_are_the_seeds_alone(
