@@ -38,23 +38,24 @@ def _say(line: str) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from lib import runner
 
-    summary = runner.run(
-        arguments.experiment,
-        arguments.profile,
-        root=arguments.root,
-        select=arguments.select,
-        shard=arguments.shard,
-        budget=arguments.budget,
-        device=arguments.device,
-        backend=arguments.backend,
-        compile={"auto": None, "on": True, "off": False}[arguments.compile],
-        retry_failed=arguments.retry_failed,
-        fresh=arguments.fresh,
-        checkpoint_every=arguments.checkpoint_every,
-        ensemble=arguments.ensemble,
-        abreast=arguments.abreast,
-        say=_say,
-    )
+    with runner.preferring(arguments.prefer, arguments.device):
+        summary = runner.run(
+            arguments.experiment,
+            arguments.profile,
+            root=arguments.root,
+            select=arguments.select,
+            shard=arguments.shard,
+            budget=arguments.budget,
+            device=arguments.device,
+            backend=arguments.backend,
+            compile={"auto": None, "on": True, "off": False}[arguments.compile],
+            retry_failed=arguments.retry_failed,
+            fresh=arguments.fresh,
+            checkpoint_every=arguments.checkpoint_every,
+            ensemble=arguments.ensemble,
+            abreast=arguments.abreast,
+            say=_say,
+        )
     _say(f"{len(summary.done)} done, {len(summary.failed)} failed, {summary.left} left")
     if summary.failed:
         return FAILED

@@ -91,6 +91,8 @@ def _check(job: Job) -> None:
         raise ValueError("a line has no --budget; the plan's is shared")
     runner.check_options(arguments.ensemble, arguments.abreast, arguments.checkpoint_every)
     runner.check_backend(arguments.backend, runner.choose_device(arguments.device))
+    with runner.preferring(arguments.prefer, arguments.device):
+        pass
     runner.chosen_cells(
         find(arguments.experiment), arguments.profile, arguments.select, arguments.shard
     )

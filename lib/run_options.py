@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", metavar="TIME", help="stop cleanly after 90s, 8m, 1.5h")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--backend", default="auto", help="auto or the name of a backend")
+    parser.add_argument("--prefer", action="append", default=[], metavar="OP=BACKEND",
+                        help="take this backend where it can serve, "
+                        "as linear=tensor_cores")  # fmt: skip
     parser.add_argument("--compile", default="auto", choices=["auto", "on", "off"])
     parser.add_argument("--retry-failed", action="store_true")
     parser.add_argument("--fresh", action="store_true",

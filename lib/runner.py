@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -342,6 +343,16 @@ def check_backend(backend: str, device: str) -> None:
     for op in backends.operations():
         if backend in backends.backends(op):
             backends.require(op, backend, torch.device(device))
+
+
+def preferring(texts: Iterable[str], device: str) -> AbstractContextManager[None]:
+    """Inside, ops take the backends that `texts` such as ``linear=tensor_cores`` name, wherever
+    those can serve. Raises what :func:`lib.ops.backends.preferences` does."""
+    import torch
+
+    from lib.ops import backends
+
+    return backends.preferences(texts, torch.device(choose_device(device)))
 
 
 def status(root: Path = provenance.ROOT, store: Store | None = None) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from lib import __main__ as cli
 from lib import provenance, publishing, runner
 from lib.config import to_dict
 from lib.experiments import Context, Outcome, ablations
+from lib.ops import backends
 from lib.store import Store, StoreError, identity
 from tests.fakes import EXPERIMENT, FakeCell, put, use_fake
 
@@ -421,6 +422,8 @@ def test_command_line_list_and_run(tmp_path: Path, capsys: pytest.CaptureFixture
         ["run", "demo.one", "--profile", "matched"], ["run", "demo.one", "--shard", "100/100"],
         ["run", "demo.one", "--checkpoint-every", "-1"],
         ["run", "demo.one", "--backend", "warp"], ["run", "demo.one", "--backend", "mamba_ssm"],
+        ["run", "demo.one", "--prefer", "linear"], ["run", "demo.one", "--prefer", "a=b"],
+        ["run", "demo.one", "--prefer", "selective_scan=mamba_ssm", "--device", "cpu"],
         ["publish", "demo.one"], ["verify"], ["notebook", "absent.ipynb"],
     ],
 )  # fmt: skip
@@ -430,6 +433,19 @@ def test_command_line_errors_are_one_line(
     assert cli.main(["--root", str(tmp_path), *arguments]) == cli.USAGE_ERROR
     error = capsys.readouterr().err
     assert error.startswith("error: ") and "Traceback" not in error
+
+
+def test_preferred_backends_are_preferred_while_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(
+        runner, "run", lambda *_, **__: seen.append(dict(backends._preferred)) or runner.Summary()
+    )
+    prefer = ["--prefer", "linear=reference", "--prefer", "attention=reference"]
+    assert cli.main(["--root", str(tmp_path), "run", "demo.one", *prefer]) == 0
+    assert seen == [{"linear": "reference", "attention": "reference"}]
+    assert backends._preferred == {}
 
 
 def test_the_help_names_the_profiles_that_an_error_names(

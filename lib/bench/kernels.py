@@ -8,7 +8,6 @@ each kernel, or operation on a processor, with its time in a step. Nothing is re
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -96,17 +95,6 @@ def headline(experiment: str, bench: StepBench) -> str:
     )
 
 
-def preference(text: str) -> tuple[str, str]:
-    """``op=backend`` as a pair, both known.
-
-    Raises:
-        ValueError: anything else.
-    """
-    op, _, name = text.partition("=")
-    with backends.preferring(op, name):
-        return op, name
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 well, 2 misused."""
     parser = parser_of("kernels", __doc__)
@@ -117,15 +105,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     arguments = parser.parse_args(argv)
     try:
-        wanted = [preference(text) for text in arguments.prefer]
         bench, device = named_by(arguments)
-    except (ValueError, runner.RunError) as error:
+        with backends.preferences(arguments.prefer, device):
+            pass  # they are known, and there
+    except (ValueError, runner.RunError, backends.BackendError) as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
     print(headline(arguments.experiment, bench))
-    with contextlib.ExitStack() as stack:
-        for op, name in wanted:
-            stack.enter_context(backends.preferring(op, name))
+    with backends.preferences(arguments.prefer, device):
         show(bench, device, arguments.top)
     return 0
 

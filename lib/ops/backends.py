@@ -6,8 +6,8 @@ call, raises; "auto" takes the first of the op's preferences that can. Nothing f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -184,6 +184,22 @@ def preferring(op: str, name: str) -> Iterator[None]:
     finally:
         _preferred.clear()
         _preferred.update(before)
+
+
+@contextmanager
+def preferences(texts: Iterable[str], device: torch.device) -> Iterator[None]:
+    """:func:`preferring` of texts such as ``linear=tensor_cores``.
+
+    Raises:
+        ValueError: no op, or no backend, of that name.
+        BackendError: a backend that is missing on `device`.
+    """
+    with ExitStack() as all_of_them:
+        for text in texts:
+            op, _, name = text.partition("=")
+            all_of_them.enter_context(preferring(op, name))
+            require(op, name, device)
+        yield
 
 
 def report(device: torch.device) -> dict[str, dict[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from lib.ops import backends
 
 CPU = torch.device("cpu")
+SHORT = {"length": 8, "kept": 0, "dtype": torch.float32, "widths": (32, 64)}  # of attention
 
 
 @pytest.fixture
@@ -159,3 +161,39 @@ def test_a_new_module_is_enough_to_add_a_backend(root: Path, tmp_path: Path) -> 
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False
     )
     assert "'more'" in done.stdout, done.stderr
+
+
+def test_preferences_are_of_this_block_alone_and_known() -> None:
+    assert backends.resolve("attention", "auto", device=CPU, **SHORT) == "reference"
+    texts = ["attention=reference", "linear=reference"]
+    with backends.preferences(texts, CPU):
+        assert backends._preferred == {"attention": "reference", "linear": "reference"}
+        with backends.preferring("linear", "tensor_cores"):
+            assert backends._preferred["linear"] == "tensor_cores"
+        assert backends._preferred["linear"] == "reference"
+    assert backends._preferred == {}
+    for text, message in (
+        ("linear", "backend of linear is '', allowed: tensor_cores, reference"),
+        ("linear=fast", "backend of linear is 'fast', allowed: tensor_cores, reference"),
+        ("abacus=fast", "op is 'abacus', allowed: "),
+    ):
+        with pytest.raises(ValueError, match=message), backends.preferences([text], CPU):
+            raise AssertionError("nothing runs")
+    with (
+        pytest.raises(backends.BackendError, match="'mamba_ssm' of selective_scan is missing"),
+        backends.preferences(["selective_scan=mamba_ssm"], CPU),
+    ):
+        raise AssertionError("nothing runs")
+    assert backends._preferred == {}
+
+
+def test_what_is_preferred_comes_first_where_it_can_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = replace(backends._OPS["attention"]["fused"], missing=backends.never)
+    monkeypatch.setitem(backends._OPS["attention"], "fused", there)
+    with backends.preferring("attention", "fused"):
+        assert backends.resolve("attention", "auto", device=CPU, **SHORT) == "fused"
+        assert backends.resolve("attention", "auto", device=CPU, **{**SHORT, "length": 99}) == (
+            "reference"
+        )
+        # a name counts for more
+        assert backends.resolve("attention", "reference", device=CPU, **SHORT) == "reference"
