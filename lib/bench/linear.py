@@ -11,9 +11,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,12 +20,12 @@ from torch import Tensor
 from lib import runner
 from lib.bench.config import StepBench
 from lib.bench.kernels import headline, named_by, parser_of
-from lib.bench.measure import Contestant, captured, check, clock_of, measure
+from lib.bench.measure import Contestant, check, clock_of, measure
+from lib.bench.variants import contestants
 from lib.models import layers
 from lib.models.language_model import build_language_model
-from lib.ops import backends, products
+from lib.ops import backends
 from lib.ops.linear import OP, linear
-from lib.ops.products import Sizes
 from lib.run_options import USAGE_ERROR
 
 TOLERANCE = 1e-5  # of outputs and gradients, relative to float64: float32 adds thousands of rows
@@ -73,67 +71,43 @@ def shapes_of(bench: StepBench) -> Counter[Shape]:
     return found
 
 
-@contextmanager
-def sized(changes: dict[str, int]) -> Iterator[None]:
-    """Inside, the kernels have other sizes."""
-    before = products.SIZES
-    products.SIZES = replace(Sizes(), **changes)
-    try:
-        yield
-    finally:
-        products.SIZES = before
-
-
-def contestants(shape: Shape, runs: int, device: torch.device, backward: bool) -> list[Contestant]:
-    """float64, by which the others are checked, the library, and the kernels in all sizes."""
-    rows, k, n = shape
-    draw = torch.Generator().manual_seed(0)
-    x, weight, dy = (
-        torch.randn(runs, *size, generator=draw).to(device)
-        for size in ((rows, k), (n, k), (rows, n))
-    )
-
-    def outputs_by(name: str, *tensors: Tensor) -> Callable[[], Sequence[Tensor]]:
-        *inputs, up = (t.clone() for t in tensors)
-        leaves = [t.requires_grad_(backward) for t in inputs]
-        mapped = torch.vmap(lambda x, weight: linear(x, weight, backend=name))
-        if not backward:
-            return lambda: [mapped(*leaves)]
-        out = mapped(*leaves)
-        return lambda: torch.autograd.grad(out, leaves, up, retain_graph=True)
-
-    def contestant(name: str, backend: str, changes: dict[str, int]) -> Contestant:
-        call = outputs_by(backend, x, weight, dy)
-
-        def under(changes: dict[str, int] = changes) -> Sequence[Tensor]:
-            with sized(changes):
-                return call()
-
-        return Contestant(name, (under,), under)
-
-    wide = outputs_by("reference", x.double(), weight.double(), dy.double())
-    exact = [t.detach() for t in wide()]
-    own = BACKWARD if backward else FORWARD
-    found = [Contestant("float64", (), lambda: exact), contestant("reference", "reference", {})]
-    if backends.missing(OP, "tensor_cores", device) is None:
-        for changes in own:
-            name = " ".join(f"{key.split('_')[-1]}={value}" for key, value in changes.items())
-            found.append(contestant(name, "tensor_cores", changes))
-    return found
+def call_of(
+    backend: str, given: Sequence[Tensor], backward: bool
+) -> Callable[[], Sequence[Tensor]]:
+    """The map of all runs, or its gradients, by one backend; of x, weight, and the output's
+    gradient."""
+    *inputs, dy = given
+    leaves = [t.clone().requires_grad_(backward) for t in inputs]
+    mapped = torch.vmap(lambda x, weight: linear(x, weight, backend=backend))
+    if not backward:
+        return lambda: [mapped(*leaves)]
+    out = mapped(*leaves)
+    return lambda: torch.autograd.grad(out, leaves, dy, retain_graph=True)
 
 
 def show(shape: Shape, calls: int, bench: StepBench, device: torch.device) -> None:
     """Print the times of one map, the fastest first."""
     rows, k, n = shape
+    draw = torch.Generator().manual_seed(0)
+    given = [
+        torch.randn(bench.runs, *size, generator=draw).to(device)
+        for size in ((rows, k), (n, k), (rows, n))
+    ]
     for backward in (False, True):
-        found = contestants(shape, bench.runs, device, backward)
-        errors, refused = check(found, TOLERANCE)
-        timed = [one for one in found[1:] if one.name in errors]
-        if device.type == "cuda":
-            timed = [captured(one) for one in timed]
-        timings = measure(timed, clock_of(device), repeats=bench.repeats, errors=errors)
-        products_of = (2 if backward else 1) * bench.runs * rows * k * n
-        moved = 4 * bench.runs * (rows * (k + n) * (2 if backward else 1) + n * k)
+        exact = list(call_of("reference", [t.double() for t in given], backward)())
+        found, failed = contestants(
+            OP, call_of("reference", given, backward), {"reference": {}}, device
+        )
+        if backends.missing(OP, "tensor_cores", device) is None:
+            sizes = {named(one): one for one in (BACKWARD if backward else FORWARD)}
+            ours, others = contestants(OP, call_of("tensor_cores", given, backward), sizes, device)
+            found, failed = [*found, *ours], {**failed, **others}
+        errors, refused = check([Contestant("float64", (), lambda e=exact: e), *found], TOLERANCE)  # type: ignore[misc]
+        found = [one for one in found if one.name in errors]
+        timings = measure(found, clock_of(device), repeats=bench.repeats, errors=errors)
+        both = 2 if backward else 1
+        products_of = both * bench.runs * rows * k * n
+        moved = 4 * bench.runs * (both * rows * (k + n) + n * k)
         print(f"{rows} x {k} -> {n}, {calls} a step, {'backward' if backward else 'forward'}")
         for timing in sorted(timings, key=lambda one: one.median):
             seconds = timing.median / 1e3
@@ -141,8 +115,13 @@ def show(shape: Shape, calls: int, bench: StepBench, device: torch.device) -> No
                 f"{timing.median:10.4f} ms {2e-12 * products_of / seconds:7.1f} TFLOP/s "
                 f"{1e-12 * moved / seconds:6.2f} TB/s  error {timing.error:.0e}  {timing.name}"
             )
-        for name, why in refused.items():
+        for name, why in (failed | refused).items():
             print(f"           {name}: {why}")
+
+
+def named(variant: dict[str, int]) -> str:
+    """Sizes as the command line of :mod:`lib.bench.variants` takes them."""
+    return ",".join(f"{name}={size}" for name, size in variant.items())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,12 +24,12 @@ from torch import Tensor
 
 from lib import runner
 from lib.bench.measure import Contestant, captured, check, clock_of, first_line, measure
-from lib.ops import fused_conv, long_scan, scan_kernels
+from lib.ops import fused_conv, long_scan, products, scan_kernels
 from lib.run_options import USAGE_ERROR
 
 OWN = "as it is"
 MODULES: dict[str, tuple[ModuleType, ...]] = {
-    "scan": (scan_kernels, long_scan), "conv": (fused_conv,)
+    "scan": (scan_kernels, long_scan), "conv": (fused_conv,), "linear": (products,)
 }  # fmt: skip
 PASSES = ("forward", "backward")
 Call = Callable[[], Sequence[Tensor]]
@@ -121,7 +121,21 @@ def conv_passes(arguments: argparse.Namespace, device: torch.device) -> dict[str
     }
 
 
-MADE = {"scan": scan_passes, "conv": conv_passes}
+def linear_passes(arguments: argparse.Namespace, device: torch.device) -> dict[str, Call]:
+    """A linear map by tensor cores, in float32."""
+    draw = torch.Generator(device).manual_seed(1)
+    rows, k, n = arguments.batch * arguments.length, arguments.channels, arguments.entries
+    x, weight, dy = (
+        torch.randn(arguments.runs, *size, generator=draw, device=device)
+        for size in ((rows, k), (n, k), (rows, n))
+    )
+    return {
+        "forward": lambda: (products.forward_op(x, weight),),
+        "backward": lambda: products.backward_op(dy, x, weight, True, True),
+    }
+
+
+MADE = {"scan": scan_passes, "conv": conv_passes, "linear": linear_passes}
 
 
 def contestants(
@@ -152,8 +166,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pass", dest="passes", action="append", help="all by default")
     for name, default, text in (
         ("runs", 12, "at once"), ("batch", 2048, "sequences"), ("length", 8, "steps of each"),
-        ("channels", 64, "of the scan or the convolution"),
-        ("entries", 128, "of the scan's state"), ("repeats", 15, "of each"),
+        ("channels", 64, "of the scan or the convolution, or of a linear map's input"),
+        ("entries", 128, "of the scan's state, or of a linear map's output"),
+        ("repeats", 15, "of each"),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default, help=text)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")

@@ -100,14 +100,14 @@ def _sum_of_products(dy: Tensor, x: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("mamba_book::linear", mutates_args=())
-def _linear(x: Tensor, weight: Tensor) -> Tensor:
+def forward_op(x: Tensor, weight: Tensor) -> Tensor:
     """x (r, i, k) times the transpose of weight (r, n, k): (r, i, n)."""
     y = x.new_empty(*x.shape[:2], weight.shape[1])
     return _multiply(x, weight.mT, y)
 
 
 @torch.library.custom_op("mamba_book::linear_backward", mutates_args=())
-def _backward(
+def backward_op(
     dy: Tensor, x: Tensor, weight: Tensor, wants_x: bool, wants_weight: bool
 ) -> list[Tensor]:
     """Gradients of x and weight, empty for those that nobody wants."""
@@ -115,12 +115,12 @@ def _backward(
     return [dx, _sum_of_products(dy, x) if wants_weight else x.new_empty(0)]
 
 
-@_linear.register_fake
+@forward_op.register_fake
 def _(x, weight):  # type: ignore[no-untyped-def]
     return x.new_empty(*x.shape[:2], weight.shape[1])
 
 
-@_backward.register_fake
+@backward_op.register_fake
 def _(dy, x, weight, wants_x, wants_weight):  # type: ignore[no-untyped-def]
     return [
         torch.empty_like(x) if wants_x else x.new_empty(0),
@@ -134,18 +134,18 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _gradients(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
     wanted = ctx.needs_input_grad
-    grads = _backward(dy, *ctx.saved_tensors, *wanted)
+    grads = backward_op(dy, *ctx.saved_tensors, *wanted)
     return tuple(grad if wants else None for grad, wants in zip(grads, wanted, strict=True))
 
 
-_linear.register_autograd(_gradients, setup_context=_save)
-_linear.register_vmap(over_runs(_linear))
-_backward.register_vmap(over_runs(_backward))
+forward_op.register_autograd(_gradients, setup_context=_save)
+forward_op.register_vmap(over_runs(forward_op))
+backward_op.register_vmap(over_runs(backward_op))
 
 
 def _on_tensor_cores(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     # squeeze, not [0]: the gradient of that is a copy into zeros
-    out = _linear(rows[None], weight[None]).squeeze(0)
+    out = forward_op(rows[None], weight[None]).squeeze(0)
     return out if bias is None else out + bias
 
 

@@ -136,8 +136,8 @@ def test_what_nobody_wants_is_not_made() -> None:
 @on_cpu
 def test_the_ops_keep_the_rules_of_custom_ops() -> None:
     x, weight, _ = (t[None] for t in inputs(40, 8, 6).values())
-    torch.library.opcheck(products._linear, (x, weight))
-    torch.library.opcheck(products._linear, (x.requires_grad_(), weight.requires_grad_()))
+    torch.library.opcheck(products.forward_op, (x, weight))
+    torch.library.opcheck(products.forward_op, (x.requires_grad_(), weight.requires_grad_()))
 
 
 @on_cpu
