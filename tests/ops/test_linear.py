@@ -80,6 +80,11 @@ def test_slices_keep_the_dtype_of_the_product() -> None:
         assert out.dtype == F.linear(rows, weight, torch.zeros(N)).dtype == torch.bfloat16
 
 
+def test_shapes_alone_are_mapped_too() -> None:
+    x, weight = torch.empty(2, 5, M, device="meta"), torch.empty(N, M, device="meta")
+    assert linear(x, weight).shape == (2, 5, N)
+
+
 @pytest.mark.gpu
 @on_gpu
 @pytest.mark.parametrize("rows", [4096, 4100, 512])
