@@ -333,14 +333,16 @@ def check_backend(backend: str, device: str) -> None:
     """Refuse a backend before work starts that no op knows, or that is not installed."""
     import torch
 
-    from lib.ops import backends
+    from lib.ops import backends, linear, lookup
 
     if backend == "auto":
         return
-    known = sorted({name for op in backends.operations() for name in backends.backends(op)})
+    # of these two no model names a backend
+    ops = [op for op in backends.operations() if op not in (linear.OP, lookup.OP)]
+    known = sorted({name for op in ops for name in backends.backends(op)})
     if backend not in known:
         raise ValueError(f"backend is {backend!r}, allowed: auto, {', '.join(known)}")
-    for op in backends.operations():
+    for op in ops:
         if backend in backends.backends(op):
             backends.require(op, backend, torch.device(device))
 

@@ -1,9 +1,9 @@
 """The linear maps of a training step, each alone: ``python -m lib.bench.linear EXPERIMENT``.
 
-For whoever sets the sizes of :mod:`lib.ops.products`, or decides whether "auto" takes it. Each map
-of an experiment's first group of runs is timed forward and backward, by the library and by Triton
-kernels in several sizes, all runs at once and as a CUDA graph; errors are relative, to float64.
-Nothing is recorded.
+For whoever sets the sizes of :mod:`lib.ops.products`, or decides whether "auto" takes it. The
+largest maps of an experiment's first group of runs are timed forward and backward, by the library
+and by Triton kernels in several sizes, all runs at once and as a CUDA graph; errors are relative,
+to float64. Nothing is recorded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from lib.bench.config import StepBench
 from lib.bench.kernels import headline, named_by, parser_of
 from lib.bench.measure import Contestant, check, clock_of, measure
 from lib.bench.variants import contestants
-from lib.models import layers
 from lib.models.language_model import build_language_model
 from lib.ops import backends
 from lib.ops.linear import OP, linear
@@ -48,26 +47,22 @@ BACKWARD = [
 ]
 
 
-def shapes_of(bench: StepBench) -> Counter[Shape]:
-    """The maps that a run's forward pass calls, and how often."""
+def shapes_of(bench: StepBench, device: torch.device) -> Counter[Shape]:
+    """The maps that a run's forward pass calls on `device`, and how often; those inside of fused
+    blocks are none."""
     found: Counter[Shape] = Counter()
-    plain = layers.linear
+    plain = backends.call(OP, "reference")
 
-    def seen(
-        x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str = "auto"
-    ) -> Tensor:
-        rows = x.numel() // x.shape[-1] // 2 * bench.batch
-        found[rows, weight.shape[1], weight.shape[0]] += 1
-        return plain(x, weight, bias, backend=backend)
+    def seen(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        found[len(rows) // 2 * bench.batch, weight.shape[1], weight.shape[0]] += 1
+        out: Tensor = plain(rows, weight, bias)
+        return out
 
-    model = build_language_model(bench.model, seed=bench.seed)
-    layers.linear = seen
-    try:
+    model = build_language_model(bench.model, seed=bench.seed, device=device)
+    with backends.preferring(OP, "reference"), backends.called(OP, "reference", seen):
+        tokens = torch.zeros(2, bench.length, dtype=torch.int64, device=device)
         with torch.no_grad():
-            tokens = torch.zeros(2, bench.length, dtype=torch.int64)
             model(tokens, last_token_only=True)
-    finally:
-        layers.linear = plain
     return found
 
 
@@ -138,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     reason = backends.missing(OP, "tensor_cores", device)
     if reason is not None:
         print(f"tensor_cores: {reason}")
-    found = shapes_of(bench)
+    found = shapes_of(bench, device)
     work = sorted(found, key=lambda shape: -found[shape] * shape[0] * shape[1] * shape[2])
     for shape in work[: arguments.top]:
         show(shape, found[shape], bench, device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -131,7 +131,6 @@ def resolve(op: str, asked: str, *, device: torch.device, **facts: Any) -> str:
         name = asked
     else:
         able = [name for name in known if suits(op, name, device=device, **facts)]
-        able.sort(key=lambda name: _preferred.get(op) != name)
         if not able:
             raise BackendError(f"no backend of {op} can serve this call on {device}: {facts}")
         name = able[0]
@@ -141,13 +140,18 @@ def resolve(op: str, asked: str, *, device: torch.device, **facts: Any) -> str:
 
 
 def suits(op: str, name: str, *, device: torch.device, **facts: Any) -> bool:
-    """Whether "auto" may take backend `name` for a call: preferred, there, and able to serve it."""
+    """Whether "auto" may take backend `name` for a call: preferred, there, and able to serve it.
+    Of an op for which :func:`preferring` names one that can serve, that one alone."""
+    chosen = _preferred.get(op)
+    if chosen is not None and _able(op, chosen, device, facts):
+        return name == chosen
     backend = _known(op)[name]
-    return (
-        (_preferred.get(op) == name or backend.prefers({**facts, "device": device}))
-        and backend.missing(device) is None
-        and backend.refuses(facts) is None
-    )
+    return backend.prefers({**facts, "device": device}) and _able(op, name, device, facts)
+
+
+def _able(op: str, name: str, device: torch.device, facts: dict[str, Any]) -> bool:
+    backend = _known(op)[name]
+    return backend.missing(device) is None and backend.refuses(facts) is None
 
 
 def call(op: str, name: str) -> Callable[..., Any]:
@@ -184,6 +188,17 @@ def preferring(op: str, name: str) -> Iterator[None]:
     finally:
         _preferred.clear()
         _preferred.update(before)
+
+
+@contextmanager
+def called(op: str, name: str, call: Callable[..., Any]) -> Iterator[None]:
+    """Inside, backend `name` of `op` is `call`: for whoever watches its calls."""
+    own = _known(op)[name]
+    _OPS[op][name] = replace(own, call=call)
+    try:
+        yield
+    finally:
+        _OPS[op][name] = own
 
 
 @contextmanager

@@ -18,8 +18,9 @@ from lib.ops import backends
 from lib.ops.checks import expect, expect_real
 from lib.ops.kernel_calls import ceil_div, launch, over_runs, power_of_two, strided
 
-SHORT = 512  # bytes of a row, up to which PyTorch's kernel leaves most of its threads idle
-NUMBERS = 4096  # of a program of our own kernel
+OP = "lookup"
+SHORT = 512  # bytes of a row, up to which our own kernel can serve
+NUMBERS = 4096  # of a program of it
 
 
 def lookup(table: Tensor, index: Tensor) -> Tensor:
@@ -32,6 +33,8 @@ def lookup(table: Tensor, index: Tensor) -> Tensor:
 
     Returns:
         (..., m) in the table's dtype.
+
+    What a number of no row gets on a GPU, and where its gradient goes, is not defined.
 
     Raises:
         ValueError: a table that is no matrix of real numbers, or an index that is no integer.
@@ -60,16 +63,19 @@ def _of_all(index: Tensor, v: int) -> Tensor:
 @torch.library.custom_op("mamba_book::lookup", mutates_args=())
 def _rows(table: Tensor, index: Tensor) -> Tensor:
     """Rows (r, n, m) of table (r, v, m) by index (r, n)."""
-    short = 0 < table.shape[2] * table.element_size() <= SHORT
-    if short and backends.triton_missing(table.device.type) is None:
+    facts = {"bytes": table.shape[2] * table.element_size()}
+    if backends.suits(OP, "short_rows", device=table.device, **facts):
         return short_rows(table, index)
+    return _reference(table, index)
+
+
+def _reference(table: Tensor, index: Tensor) -> Tensor:
     rows = F.embedding(_of_all(index, table.shape[1]), table.reshape(-1, table.shape[2]))
     return rows.unflatten(0, index.shape)
 
 
 def short_rows(table: Tensor, index: Tensor) -> Tensor:
-    """The same by a kernel of ours. A number that is no row's gets NaN, as on a GPU nobody could be
-    told which it was."""
+    """The same by a kernel of ours; of a number of no row NaN."""
     from lib.ops.triton.lookup import rows_of
 
     r, v, m = table.shape
@@ -123,3 +129,18 @@ def _gradients(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
 _rows.register_autograd(_gradients, setup_context=_save)
 _rows.register_vmap(over_runs(_rows))
 _sums.register_vmap(over_runs(_sums))
+
+
+def _refuses(facts: dict[str, Any]) -> str | None:
+    if not 0 < facts["bytes"] <= SHORT:
+        return f"a row has {facts['bytes']} bytes, allowed: 1..{SHORT}; use reference"
+    return None
+
+
+backends.register(OP, "reference", _reference, prefers=lambda facts: True)
+backends.register(
+    OP, "short_rows", short_rows, refuses=_refuses, first=True,
+    missing=lambda device: backends.triton_missing(device.type, "reference"),
+    # "auto" takes it where somebody says so: it has not been measured
+    prefers=lambda facts: False,
+)  # fmt: skip

@@ -1,8 +1,9 @@
 """The backend "tensor_cores" of the linear map: Triton kernels, float32 as three tf32 products.
 
 Custom ops with a leading axis of runs, mapped by ``torch.vmap`` and kept as they are by
-``torch.compile``, as in :mod:`lib.ops.scan_kernels`. Every sum has one order, so gradients are
-bit-equal from call to call. There are no second derivatives: use ``reference``.
+``torch.compile``, as in :mod:`lib.ops.scan_kernels`. For a given number of runs every sum has one
+order, so gradients are bit-equal from call to call. Of finite numbers a product has float32's
+accuracy; what meets an infinity is NaN. There are no second derivatives: use ``reference``.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ def _multiply(x: Tensor, weight: Tensor, y: Tensor) -> Tensor:
     n, s = weight.shape[2], SIZES
     columns, depth = _part(n, s.columns), _part(k, s.depth)
     programs = ceil_div(n, columns) * ceil_div(rows, s.rows) * r
-    if programs and k:
+    if not k:
+        return y.zero_()
+    if programs:
         launch(
             rows_product, programs, *strided(x, weight, y), rows,
             K=k, N=n, ROWS=s.rows, COLUMNS=columns, DEPTH=depth,
@@ -83,19 +86,20 @@ def _sum_of_products(dy: Tensor, x: Tensor) -> Tensor:
     n, s = dy.shape[2], SIZES
     columns, width = _part(n, s.gradient_columns), _part(k, s.gradient_width)
     tiles = ceil_div(n, columns) * ceil_div(k, width)
+    if not (r and rows and tiles):
+        return dy.new_zeros(r, n, k)
     steps = ceil_div(rows, s.gradient_rows)
-    each = max(1, ceil_div(steps, max(1, s.lots // (tiles * r))))
+    each = ceil_div(steps, max(1, s.lots // (tiles * r)))
     lots = ceil_div(steps, each)
     share = torch.empty(r, lots, n, k, dtype=torch.float32, device=x.device)
-    if share.numel():
-        launch(
-            weight_gradient, tiles * lots * r, *strided(dy, x), share, rows,
-            K=k, N=n, ROWS=s.gradient_rows, COLUMNS=columns, WIDTH=width, EACH=each,
-            STAGES=min(s.gradient_stages, each),
-            num_warps=_warps(
-                s.gradient_warps, columns * width, s.gradient_columns * s.gradient_width
-            ),
-        )  # fmt: skip
+    launch(
+        weight_gradient, tiles * lots * r, *strided(dy, x), share, rows,
+        K=k, N=n, ROWS=s.gradient_rows, COLUMNS=columns, WIDTH=width, EACH=each,
+        STAGES=min(s.gradient_stages, each),
+        num_warps=_warps(
+            s.gradient_warps, columns * width, s.gradient_columns * s.gradient_width
+        ),
+    )  # fmt: skip
     return share.sum(1)
 
 

@@ -127,7 +127,7 @@ def _empty(like: Tensor, tokens: int | None = None) -> Tensor:
     """For (r, b, h, l, e), or of other l: heads next to each other, as the projections around have
     them."""
     r, b, h, length, e = like.shape
-    return like.new_empty(r, b, tokens or length, h, e).transpose(2, 3)
+    return like.new_empty(r, b, length if tokens is None else tokens, h, e).transpose(2, 3)
 
 
 @torch.library.custom_op("mamba_book::short_attention", mutates_args=())
@@ -183,7 +183,7 @@ _backward.register_vmap(over_runs(_backward))
 def _refuses(facts: dict[str, Any]) -> str | None:
     if facts["dtype"] not in DTYPES:
         return f"dtype is {facts['dtype']}, allowed: float32, bfloat16, float16; use reference"
-    if not among(facts["kept"] + facts["length"], LENGTHS):
+    if facts["length"] < 1 or not among(facts["kept"] + facts["length"], LENGTHS):
         length = f"{facts['length']}, {facts['kept']} kept"
         return f"length is {length}, allowed: 1..8 together; use reference"
     if not all(among(width, WIDTHS) for width in facts["widths"]):
@@ -195,5 +195,6 @@ backends.register(OP, "reference", _reference, prefers=lambda facts: True)
 backends.register(
     OP, "fused", _fused, refuses=_refuses, first=True,
     missing=lambda device: backends.triton_missing(device.type, "reference"),
-    prefers=lambda facts: facts["device"].type == "cuda",
+    # fewer queries than keys have not run on a GPU: only where somebody prefers it
+    prefers=lambda facts: facts["device"].type == "cuda" and not facts["kept"],
 )  # fmt: skip

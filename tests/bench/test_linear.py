@@ -4,6 +4,7 @@ import re
 from collections import Counter
 
 import pytest
+import torch
 
 from lib.bench import linear
 from lib.bench.kernels import bench_of
@@ -17,13 +18,20 @@ def test_maps_are_those_that_a_step_calls() -> None:
     cells = cells_of(find(ARGUMENTS[0]), "quick")[:2]
     bench = bench_of(cells, None, "cpu")
     attention, heads, rows = bench.model.n_layers // 2, 1, bench.batch * bench.length
-    found = linear.shapes_of(bench)
+    found = linear.shapes_of(bench, torch.device("cpu"))
     # queries, keys and values of all positions in each; behind the last one, one position is left
     assert found[rows, 32, 128] == attention
     assert found[rows, 64, 32] == attention - 1 and found[bench.batch, 64, 32] == 1
     assert found[bench.batch, 32, bench.model.vocab_size] == heads
     assert sum(found.values()) == 4 * attention + heads
     assert isinstance(found, Counter)
+    own = backends.call("linear", "reference")
+    (cell,) = cells_of(find("achilles.phase_diagram_mamba1"), "quick")[:1]
+    of_mamba = linear.shapes_of(bench_of([cell], None, "cpu"), torch.device("cpu"))
+    mixer = cell.model.pattern[0]
+    for size in (mixer.rank, mixer.d_state):  # the maps from u to dt, to B and to C
+        assert any(n == size and k == mixer.d_inner for _, k, n in of_mamba), size
+    assert backends.call("linear", "reference") is own
 
 
 def test_times_of_each_map_the_fastest_first(

@@ -63,6 +63,7 @@ def compile_only(self: Any, *arguments: Any, grid: Any, warmup: bool, **options:
         name: int(re.search(rf"{key}:(\d+)", usage)[1])  # type: ignore[index]
         for name, key in (("registers", "REG"), ("stack", "STACK"), ("shared", "SHARED"))
     }
+    numbers["shared"] = kernel.metadata.shared  # what a launch asks for, not what is fixed
     numbers["inner_lanes"] = exchanged_among_inner_lanes(kernel.asm["ttgir"])
     found[f"{self.__name__} {case}"] = numbers
     return kernel
@@ -89,7 +90,8 @@ def both_ways(run: Any, *tensors: Tensor | None, **options: Any) -> None:
     """Forward and backward."""
     leaves = [None if t is None else t.requires_grad_() for t in tensors]
     out = run(*leaves, **options)
-    torch.autograd.grad(out.sum(), [t for t in leaves if t is not None])
+    # ones, not a sum's gradient, which is one number spread over all places
+    torch.autograd.grad(out, [t for t in leaves if t is not None], torch.ones_like(out))
 
 
 def scan(length: int, n: int, dtype: torch.dtype, b: int = 2, d: int = 64) -> None:

@@ -35,12 +35,14 @@ def _gradient(rows: Tensor, table: Tensor) -> Tensor:
 @given(
     runs=st.integers(1, 3), v=st.integers(1, 9), m=st.integers(1, 5),
     shape=st.lists(st.integers(1, 4), max_size=3).map(tuple),
+    name=st.sampled_from(["reference", "short_rows"]),
 )  # fmt: skip
 def test_the_op_equals_the_library_for_every_run(
-    runs: int, v: int, m: int, shape: tuple[int, ...]
+    runs: int, v: int, m: int, shape: tuple[int, ...], name: str
 ) -> None:
     table, index = _inputs(runs, v, m, shape)
-    mapped = torch.vmap(in_one_run)(table, index)
+    with backends.preferring(module.OP, name):
+        mapped = torch.vmap(in_one_run)(table, index)
     expected = torch.stack([F.embedding(i, t) for t, i in zip(table, index, strict=True)])
     assert torch.equal(mapped, expected)
     torch.testing.assert_close(_gradient(mapped, table), _gradient(expected, table))
@@ -98,13 +100,21 @@ def test_a_number_of_no_row_gets_no_number() -> None:
 
 
 @on_cpu
-@pytest.mark.parametrize(("m", "ours"), [(128, True), (129, False)])
-def test_long_rows_are_the_librarys(m: int, ours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("m", "prefers", "ours"), [(128, True, True), (129, True, False), (8, False, False)]
+)
+def test_short_rows_are_ours_where_somebody_says_so(
+    m: int, prefers: bool, ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     called = []
     monkeypatch.setattr(module, "short_rows", lambda *t: called.append(t) or short_rows(*t))
     table, index = torch.randn(1, 3, m), torch.tensor([[2, 0]])
-    assert torch.equal(module._rows(table, index), table[:, [2, 0]])
+    with backends.preferring(module.OP, "short_rows" if prefers else "reference"):
+        assert torch.equal(module._rows(table, index), table[:, [2, 0]])
     assert bool(called) == ours
+    if prefers and not ours:
+        with pytest.raises(backends.BackendError, match=r"has 516 bytes, allowed: 1\.\.512"):
+            backends.resolve(module.OP, "short_rows", device=torch.device("cpu"), bytes=4 * m)
 
 
 def test_compiled_it_stays_one_op_forward_and_backward() -> None:
@@ -163,7 +173,9 @@ def test_on_a_gpu_gradients_are_exact_and_bit_equal(runs: int, rows: int) -> Non
     (exact,) = torch.autograd.grad(torch.vmap(lookup)(table, index), table, seed)
     narrow = table.detach().float().cuda().requires_grad_()
     rows_of = torch.stack([t[i] for t, i in zip(table.detach().float(), index, strict=True)])
-    assert torch.equal(torch.vmap(lookup)(narrow, index.cuda()).cpu(), rows_of)
+    for name in backends.backends(module.OP):
+        with backends.preferring(module.OP, name):
+            assert torch.equal(torch.vmap(lookup)(narrow, index.cuda()).cpu(), rows_of)
     compiled = torch.compile(lambda t, i: torch.vmap(lookup)(t, i) * 1.5, dynamic=False)
     given = (index.cuda(), seed.float().cuda() / 1.5)
     found = [

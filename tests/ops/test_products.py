@@ -76,7 +76,13 @@ def test_any_shape_in_tiles(rows: int, k: int, n: int, lots: int) -> None:
 
 
 @on_cpu
-def test_no_rows_are_no_product() -> None:
+def test_no_rows_or_nothing_to_sum_are_no_product() -> None:
+    some, none = torch.ones(2, 5, 3), torch.empty(2, 5, 0)
+    assert torch.equal(products.forward_op(none, torch.empty(2, 3, 0)), torch.zeros(2, 5, 3))
+    for x, dy in ((none, some), (some, none), (some[:0], some[:0]), (some[:, :0], some[:, :0])):
+        weight = torch.ones(len(x), dy.shape[2], x.shape[2])
+        dx, dweight = products.backward_op(dy, x, weight, True, True)
+        assert torch.equal(dx, dy @ weight) and torch.equal(dweight, dy.mT @ x)
     given = inputs(0, 4, 3)
     (out,), grads = gradients(split, given)
     assert out.shape == (0, 3) and not grads["weight"].any() and grads["weight"].shape == (3, 4)

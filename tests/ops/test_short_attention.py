@@ -249,6 +249,24 @@ def test_longer_texts_states_and_watchers_get_another(monkeypatch: pytest.Monkey
         torch.testing.assert_close(last, mixer(short)[:, -1:])
 
 
+def test_fewer_queries_than_keys_only_where_somebody_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(
+        backends._OPS[OP], "fused", replace(backends._OPS[OP]["fused"], missing=backends.never)
+    )
+    facts = {"length": 1, "kept": 7, "dtype": torch.float32, "widths": (32, 64)}
+    gpu = torch.device("cuda")
+    assert backends.resolve(OP, "auto", device=gpu, **facts) == "reference"
+    assert backends.resolve(OP, "auto", device=gpu, **{**facts, "kept": 0}) == "fused"
+    with backends.preferring(OP, "fused"):
+        assert backends.suits(OP, "fused", device=gpu, **facts)
+        assert not backends.suits(OP, "fused", device=gpu, **{**facts, "kept": 8})
+        assert not backends.suits(OP, "fused", device=gpu, **{**facts, "length": 0})
+    with backends.preferring(OP, "reference"):
+        assert not backends.suits(OP, "fused", device=gpu, **{**facts, "kept": 0})
+
+
 @pytest.mark.gpu
 @on_gpu
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
