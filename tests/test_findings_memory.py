@@ -330,6 +330,14 @@ def test_what_guessing_makes_of_the_causal_test() -> None:
         for writer in ("untrained_", "shuffled_")
     ]
     assert round(min(least), 2) == 0.87
+    # a state that holds nothing
+    zero = {
+        category: ends(rows.loc[category, f"zero_omission_label_{causal.OWN[category]}"])
+        for category in causal.CATEGORIES
+    }
+    assert zero == {"numbers": (0.85, 1.0), "names": (0.99, 1.0)}
+    frequent = rows[rows["frequency"] == max(causal.FREQUENCIES)]
+    assert round(frequent.loc["numbers", "zero_omission_label_number_words"], 2) == 0.85
 
 
 def test_words_that_nobody_made_rarer_move_too() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
@@ -42,24 +42,39 @@ SEEDS = (1, 2, 3)
 OTHER_SHIFTS = (-4, 9)
 WATCHED = ("composite", "symmetric", "seen", "mirror")
 MAMBA, ATTENTION = "Mamba-2", "Transformer"
-# Mamba-2 with another kernel, at the least depth; a Transformer has learned positions
-KERNELS = {"all_one": f"{MAMBA}, kernel of ones", "none": f"{MAMBA}, no convolution"}
-CONTROLS = (*KERNELS.values(), ATTENTION)
+# Mamba-2 with another kernel: trained and symmetric, of ones and not trained, none
+KERNELS = {
+    "palindromic": f"{MAMBA}, palindromic kernel",
+    "all_one": f"{MAMBA}, kernel of ones",
+    "none": f"{MAMBA}, no convolution",
+}
+# with their depths: on the composite task no convolution was symmetric with two layers, not with
+# five (``achilles.beyond``)
+CONTROLS = (
+    *((kind, LAYERS[0]) for kind in KERNELS.values()),
+    (KERNELS["none"], 5),
+    (ATTENTION, LAYERS[0]),
+)
 
 
 def model_of(kind: str, n_layers: int, d_model: int = 128) -> LanguageModelConfig:
-    """The model of that kind: MAMBA, which is the paper's, or one of CONTROLS. Mambas have the
-    embedding as output weights, a Transformer has its own (see :func:`transformer`)."""
+    """The model of that kind: MAMBA, which is the paper's, one of KERNELS, or ATTENTION, which has
+    learned positions. The output weights of all are the embedding.
+
+    Raises:
+        KeyError: no such kind.
+    """
     if kind == ATTENTION:
-        return transformer(n_layers, GAMMA, d_model=d_model)
+        model = transformer(n_layers, GAMMA, d_model=d_model)
+        return dataclasses.replace(model, tie_embeddings=True)
     model = mamba2_model(n_layers, GAMMA, tied=True, d_model=d_model)
-    kernel = next((kernel for kernel, name in KERNELS.items() if name == kind), "standard")
-    block: Any = model.pattern[0]
-    return dataclasses.replace(model, pattern=(dataclasses.replace(block, conv_kind=kernel),))
+    kernels = {MAMBA: "standard", **{name: kernel for kernel, name in KERNELS.items()}}
+    block = dataclasses.replace(cast(Any, model.pattern[0]), conv_kind=kernels[kind])
+    return dataclasses.replace(model, pattern=(block,))
 
 
 def kind_of(model: LanguageModelConfig) -> str:
-    """MAMBA or which of CONTROLS a model is."""
+    """MAMBA, or which kind of CONTROLS a model is."""
     block: Any = model.pattern[0]
     return ATTENTION if block.kind == "attention" else KERNELS.get(block.conv_kind, MAMBA)
 
@@ -84,7 +99,7 @@ def cells(profile: str) -> list[CompositeCell]:
         (dataclasses.replace(plain, second_shift_of_4=shift), MAMBA, least)
         for shift in OTHER_SHIFTS
     ]
-    grid += [(plain, kind, least) for kind in CONTROLS]
+    grid += [(plain, kind, n_layers) for kind, n_layers in CONTROLS]
     return [
         CompositeCell(task, model_of(kind, n_layers), TrainingConfig(), seed)
         for task, kind, n_layers in grid
@@ -119,18 +134,22 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def _place(row: dict[Any, Any]) -> str:
+    depth = f"{row['n_layers']} layers"
     if row["model"] != MAMBA:
-        return str(row["model"])
-    shift = row["shift"]  # none of another task
-    return f"{row['n_layers']} layers" + ("" if shift is None else f", shift {shift:+g}")
+        return f"{row['model']}, {depth}"
+    # none of another task
+    return depth if pd.isna(row["shift"]) else f"{depth}, shift {row['shift']:+g}"
 
 
 def beside_controls(table: pd.DataFrame) -> pd.DataFrame:
-    """Of a :func:`frame` or :func:`curves` the controls and the MAMBA that they stand beside."""
-    if not len(table):
-        return table
-    plain = (table["n_layers"] == LAYERS[0]) & (table["shift"] == SymmetryTask().second_shift_of_4)
-    return table[plain].assign(place=table["model"])
+    """Of a :func:`frame` or :func:`curves` the controls and the MAMBAs of their depths; nothing as
+    long as no control is among them."""
+    if not len(table) or (table["model"] == MAMBA).all():
+        return table[:0]
+    depths = {n_layers for _, n_layers in CONTROLS}
+    plain = table["n_layers"].isin(depths) & (table["shift"] == SymmetryTask().second_shift_of_4)
+    named = table["model"] + ", " + table["n_layers"].astype(str) + " layers"
+    return table[plain].assign(place=named)
 
 
 def curves(records: Sequence[Record]) -> pd.DataFrame:
@@ -140,16 +159,16 @@ def curves(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def answered(records: Sequence[Record]) -> pd.DataFrame:
-    """What pair 43 is answered at the end, for readers: a row a model and depth, a column for the
-    pairs as whose answers its own count, and the mean over seeds in percent; of runs that say so
-    (the first ones did not look)."""
-    table = frame(records)
+    """What pair 43 is answered at the end, for readers: a row a control or a MAMBA of its depth, a
+    column for the pairs as whose answers its own count, and the mean over seeds in percent; of runs
+    that say so (the first ones did not look)."""
+    table = beside_controls(frame(records))
     names = [name for name in table if str(name).startswith("answered_as_")]
     if not names:
         return pd.DataFrame()
     kept = table.dropna(subset=names)
-    found = (100 * kept.groupby(["model", "n_layers", "shift"], sort=False)[names].mean()).round(1)
-    return found.rename(columns=lambda name: name.removeprefix("answered_as_")).reset_index()
+    found = (100 * kept.groupby("place", sort=False)[names].mean()).round(1).reset_index()
+    return found.rename(columns=lambda name: name.removeprefix("answered_as_"))
 
 
 def reevaluate(record: Record) -> dict[str, float]:

@@ -43,11 +43,12 @@ def test_the_cells_are_the_papers_depths_then_other_shifts_then_controls() -> No
     cells, controls = every[:21], every[21:]
     plain = SymmetryTask()
     found = [(kind_of(c.model), c.seed) for c in controls]
-    assert found == [(kind, seed) for kind in CONTROLS for seed in SEEDS]
+    assert found == [(kind, seed) for kind, _ in CONTROLS for seed in SEEDS]
+    assert [depth(c.model) for c in controls[::3]] == [n for _, n in CONTROLS] == [2, 2, 2, 5, 2]
     for cell in controls:
         assert cell.task == plain and cell.training == TrainingConfig()
         assert cell.model.d_model == 128 and cell.model.initialisation.gamma == GAMMA
-        assert depth(cell.model) == LAYERS[0]
+        assert cell.model.tie_embeddings
     grid = [(plain.second_shift_of_4, n) for n in LAYERS] + [(s, LAYERS[0]) for s in OTHER_SHIFTS]
     assert plain.second_shift_of_4 not in OTHER_SHIFTS
     found = [(c.task.second_shift_of_4, c.model.n_layers, c.seed) for c in cells]
@@ -72,6 +73,8 @@ def test_controls_differ_from_the_papers_model_in_the_kernel_alone() -> None:
         assert kind_of(model) == kind and model.pattern[0].conv_kind == kernel
         assert dataclasses.replace(model, pattern=(block,)) == plain
     assert kind_of(model_of(ATTENTION, 2)) == ATTENTION
+    with pytest.raises(KeyError, match="Mamba-2, no convolutoin"):
+        model_of("Mamba-2, no convolutoin", 2)
 
 
 def test_what_43_is_taken_for_is_counted() -> None:
@@ -159,11 +162,13 @@ def test_the_frame_names_the_shift(outcomes: dict[CompositeCell, Outcome]) -> No
     assert frame["shift"].tolist() == [SymmetryTask().second_shift_of_4, OTHER_SHIFTS[0]]
     assert frame["n_layers"].tolist() == [2, 2] and isinstance(frame, pd.DataFrame)
     assert frame["place"].tolist() == ["2 layers, shift +2", "2 layers, shift -4"]
-    assert beside_controls(frame)["place"].tolist() == [MAMBA]
+    assert beside_controls(frame).empty  # no control among them
     assert beside_controls(find(NAME).frame([])).empty and answered([]).empty
     control = dataclasses.replace(next(iter(outcomes)), model=model_of(ATTENTION, 2))
     also = find(NAME).frame([Record(NAME, 1, to_dict(control), "x", "done", {}, {})])
-    assert also["place"].tolist() == [ATTENTION] == beside_controls(also)["place"].tolist()
+    assert also["place"].tolist() == [f"{ATTENTION}, 2 layers"]
+    both = beside_controls(pd.concat([frame, also], ignore_index=True))
+    assert both["place"].tolist() == [f"{MAMBA}, 2 layers", f"{ATTENTION}, 2 layers"]
     assert (frame[["final_mirror", "final_symmetric"]].notna()).all().all()
     composite = find("achilles.composite")
     cell = cells_of(composite, "quick")[0]
@@ -191,9 +196,9 @@ def test_weights_that_were_kept_give_the_same_numbers(tmp_path: Path) -> None:
 
 def test_cells_have_names_and_identities_of_their_own() -> None:
     every = [c for profile in ("paper", "quick") for c in cells_of(find(NAME), profile)]
-    assert len({identity(NAME, 1, to_dict(cell)) for cell in every}) == len(every) == 32
-    names = [find(NAME).readable(cell) for cell in every[:30]]
-    assert len(set(names)) == 30 and names[0] == "mamba2-L2-g0.5-tied-m128-shift2-s1"
+    assert len({identity(NAME, 1, to_dict(cell)) for cell in every}) == len(every) == 38
+    names = [find(NAME).readable(cell) for cell in every[:36]]
+    assert len(set(names)) == 36 and names[0] == "mamba2-L2-g0.5-tied-m128-shift2-s1"
 
 
 def test_43_has_two_answers_under_every_shift() -> None:
@@ -235,16 +240,19 @@ def test_each_pair_is_measured_once_more_after_training(
         assert outcome.metrics["pair_34"] == outcome.metrics["final_mirror"]
         assert outcome.metrics["pair_43"] == outcome.metrics["final_symmetric"]
         assert outcome.metrics["answered_as_34"] == outcome.metrics["final_symmetric"]
-    table = answered(records(outcomes))
-    assert table["model"].tolist() == [MAMBA, MAMBA] and table["shift"].tolist() == [2, -4]
-    first = next(iter(outcomes.values()))
+    first, *_ = outcomes.values()
+    (plain, *_), (cell, *_) = records(outcomes), outcomes
+    control = dataclasses.replace(
+        plain, config=to_dict(dataclasses.replace(cell, model=model_of(ATTENTION, 2)))
+    )
+    table = answered([plain, control])
+    assert table["place"].tolist() == [f"{MAMBA}, 2 layers", f"{ATTENTION}, 2 layers"]
     assert table["34"].iloc[0] == round(100 * (first.metrics["answered_as_34"] or 0), 1)
-    older = [
-        dataclasses.replace(r, metrics={k: v for k, v in r.metrics.items() if "answered" not in k})
-        for r in records(outcomes)
-    ]
-    assert answered(older).empty
-    assert answered([*older, records(outcomes)[0]])["shift"].tolist() == [2]
+    older = dataclasses.replace(
+        plain, metrics={k: v for k, v in plain.metrics.items() if "answered" not in k}
+    )
+    assert answered([older, control])["place"].tolist() == [f"{ATTENTION}, 2 layers"]
+    assert answered([plain]).empty  # nothing stands beside it
 
 
 def test_seeds_trained_together_are_the_seeds_alone(
