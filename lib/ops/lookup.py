@@ -65,6 +65,7 @@ def _rows(table: Tensor, index: Tensor) -> Tensor:
     """Rows (r, n, m) of table (r, v, m) by index (r, n)."""
     facts = {"bytes": table.shape[2] * table.element_size()}
     if backends.suits(OP, "short_rows", device=table.device, **facts):
+        backends.resolve(OP, "short_rows", device=table.device, **facts)  # for records
         return short_rows(table, index)
     return _reference(table, index)
 

@@ -26,9 +26,11 @@ def pays_to_compile(device: torch.device, used: Mapping[str, Sequence[str]]) -> 
     Args:
         used: op to names of the backends that serve the model, see ``backends.recording``.
     """
-    from lib.ops import block
+    from lib.ops import block, linear, lookup
 
-    return device.type == "cuda" and dict(used) != {block.OP: ["fused"]}
+    # embedding and head stay as they are, whatever serves them
+    layers = {op: list(names) for op, names in used.items() if op not in (linear.OP, lookup.OP)}
+    return device.type == "cuda" and layers != {block.OP: ["fused"]}
 
 
 def compile_layers(model: LanguageModel, backend: str = "inductor") -> None:

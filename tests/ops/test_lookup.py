@@ -109,9 +109,13 @@ def test_short_rows_are_ours_where_somebody_says_so(
     called = []
     monkeypatch.setattr(module, "short_rows", lambda *t: called.append(t) or short_rows(*t))
     table, index = torch.randn(1, 3, m), torch.tensor([[2, 0]])
-    with backends.preferring(module.OP, "short_rows" if prefers else "reference"):
+    with (
+        backends.preferring(module.OP, "short_rows" if prefers else "reference"),
+        backends.recording() as used,
+    ):
         assert torch.equal(module._rows(table, index), table[:, [2, 0]])
     assert bool(called) == ours
+    assert used == ({module.OP: ["short_rows"]} if ours else {})
     if prefers and not ours:
         with pytest.raises(backends.BackendError, match=r"has 516 bytes, allowed: 1\.\.512"):
             backends.resolve(module.OP, "short_rows", device=torch.device("cpu"), bytes=4 * m)

@@ -303,6 +303,11 @@ def test_bad_training_settings_are_named(change: dict[str, object], message: str
         ("cpu", {"ssd": ["quadratic"]}, False),
         ("cuda", {"ssd": ["quadratic"], "causal_conv1d": ["reference"]}, True),
         ("cuda", {"mamba2_block": ["fused"]}, False),
+        (
+            "cuda",
+            {"mamba2_block": ["fused"], "linear": ["tensor_cores"], "lookup": ["short_rows"]},
+            False,
+        ),
         ("cuda", {"mamba2_block": ["fused"], "ssd": ["quadratic"]}, True),
     ],
 )
