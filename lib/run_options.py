@@ -23,9 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", metavar="TIME", help="stop cleanly after 90s, 8m, 1.5h")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--backend", default="auto", help="auto or the name of a backend")
-    parser.add_argument("--prefer", action="append", default=[], metavar="OP=BACKEND",
-                        help="take this backend where it can serve, "
-                        "as linear=tensor_cores")  # fmt: skip
+    add_prefer(parser)
     parser.add_argument("--compile", default="auto", choices=["auto", "on", "off"])
     parser.add_argument("--retry-failed", action="store_true")
     parser.add_argument("--fresh", action="store_true",
@@ -37,3 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--abreast", type=int, metavar="N",
                         help="train groups of different models beside each other, up to N runs in "
                         "all (default: on a GPU as many as the experiment says)")  # fmt: skip
+
+
+def add_prefer(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`lib.ops.backends.preferences` reads."""
+    parser.add_argument("--prefer", action="append", default=[], metavar="OP=BACKEND",
+                        help="take this backend where it can serve, "
+                        "as linear=tensor_cores")  # fmt: skip

@@ -156,6 +156,14 @@ def test_mirror_curves_have_a_panel_for_each_depth_and_shift() -> None:
     assert axis(figure, "yaxis").title.text == axis(figure, "yaxis4").title.text == "accuracy"
 
 
+def test_names_of_models_have_a_part_a_line() -> None:
+    """In one line they would run into each other."""
+    long = mirrored((2, 2)).assign(place="Mamba-2, palindromic kernel, 2 layers")
+    figure = ablations.mirror_curves(pd.concat([mirrored((2, 2)), long], ignore_index=True), "t")
+    assert notes(figure) == ["2 layers, shift +2", "Mamba-2,<br>palindromic kernel,<br>2 layers"]
+    assert figure.layout.margin.t > ablations.mirror_curves(mirrored((2, 2)), "t").layout.margin.t
+
+
 def test_mirror_curves_leave_out_late_epochs_but_not_the_last() -> None:
     figure = ablations.mirror_curves(mirrored((2, 2), epochs=42), "title")
     line = next(t for t in figure.data if t.name == f"{ablations.MIRROR['mirror']} (3 seeds)")

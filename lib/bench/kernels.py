@@ -8,6 +8,7 @@ each kernel, or operation on a processor, with its time in a step. Nothing is re
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +23,7 @@ from lib.bench.step import contestant
 from lib.experiments import find
 from lib.experiments._training import shared_parts
 from lib.ops import backends
-from lib.run_options import USAGE_ERROR
+from lib.run_options import USAGE_ERROR, add_prefer
 
 STEPS = 5  # that are watched
 
@@ -99,20 +100,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit status: 0 well, 2 misused."""
     parser = parser_of("kernels", __doc__)
     parser.add_argument("--top", type=int, default=30, help="lines (default: 30)")
-    parser.add_argument(
-        "--prefer", action="append", default=[], metavar="OP=BACKEND",
-        help="a backend to take where it can serve, such as linear=tensor_cores",
-    )  # fmt: skip
+    add_prefer(parser)
     arguments = parser.parse_args(argv)
-    try:
-        bench, device = named_by(arguments)
-        with backends.preferences(arguments.prefer, device):
-            pass  # they are known, and there
-    except (ValueError, runner.RunError, backends.BackendError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE_ERROR
-    print(headline(arguments.experiment, bench))
-    with backends.preferences(arguments.prefer, device):
+    with contextlib.ExitStack() as inside:
+        try:
+            bench, device = named_by(arguments)
+            inside.enter_context(backends.preferences(arguments.prefer, device))
+        except (ValueError, runner.RunError, backends.BackendError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return USAGE_ERROR
+        print(headline(arguments.experiment, bench))
         show(bench, device, arguments.top)
     return 0
 

@@ -3,7 +3,7 @@
 In the full symmetry task every pair means the same as its mirror, and yet, the paper reports, pair
 43 is not answered as pair 34 is. The paper leaves out one shift of the task; it is a field of the
 task, and other values are cells too. Whether it is Mamba's convolution that hides the symmetry the
-paper does not try: models without one, or with one that treats all its inputs alike, are controls.
+paper does not try: models without one, or with a symmetric kernel, are controls.
 """
 
 from __future__ import annotations
@@ -134,11 +134,15 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def _place(row: dict[Any, Any]) -> str:
-    depth = f"{row['n_layers']} layers"
     if row["model"] != MAMBA:
-        return f"{row['model']}, {depth}"
+        return _named(row["model"], row["n_layers"])
+    depth = f"{row['n_layers']} layers"
     # none of another task
     return depth if pd.isna(row["shift"]) else f"{depth}, shift {row['shift']:+g}"
+
+
+def _named(model: str, n_layers: int) -> str:
+    return f"{model}, {n_layers} layers"
 
 
 def beside_controls(table: pd.DataFrame) -> pd.DataFrame:
@@ -148,8 +152,8 @@ def beside_controls(table: pd.DataFrame) -> pd.DataFrame:
         return table[:0]
     depths = {n_layers for _, n_layers in CONTROLS}
     plain = table["n_layers"].isin(depths) & (table["shift"] == SymmetryTask().second_shift_of_4)
-    named = table["model"] + ", " + table["n_layers"].astype(str) + " layers"
-    return table[plain].assign(place=named)
+    found = table[plain]
+    return found.assign(place=list(map(_named, found["model"], found["n_layers"])))
 
 
 def curves(records: Sequence[Record]) -> pd.DataFrame:

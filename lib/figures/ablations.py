@@ -223,7 +223,7 @@ def choice_marks(
 
 MIRROR = {"mirror": "pair 34, trained", "symmetric": "pair 43, as its mirror"}
 WATCHED = {**MIRROR, "composite": "pair 43, composed"}
-PANELS = 3  # side by side
+PANELS, LETTERS = 3, 24  # side by side, and what a panel's title has room for
 
 
 def mirror_marks(
@@ -274,11 +274,13 @@ def mirror_curves(curves: pd.DataFrame, title: str) -> go.Figure:
     epoch = rows["epoch"]
     rows = rows[(epoch <= 30) | (epoch % 5 == 0) | (epoch == epoch.max())]
     groups = list(rows.groupby("place", sort=False))
-    names = [str(place) for place, _ in groups]
+    # a longer one would run into the next panel's
+    names = [str(p) if len(p) <= LETTERS else p.replace(", ", ",<br>") for p, _ in groups]
+    lines = max((name.count("<br>") for name in names), default=0)
     high, wide = max(1, math.ceil(len(groups) / PANELS)), max(1, min(PANELS, len(groups)))
     figure = make_subplots(
         high, wide, shared_yaxes=True, subplot_titles=names, horizontal_spacing=0.03,
-        vertical_spacing=0.4 / high,
+        vertical_spacing=(0.4 + 0.05 * lines) / high,
     )  # fmt: skip
     figure.update_annotations(font_size=12)
     for at, (_, group) in enumerate(groups):
@@ -292,5 +294,8 @@ def mirror_curves(curves: pd.DataFrame, title: str) -> go.Figure:
         figure.update_xaxes(range=[0, math.log10(max(2, epoch.max()))])
     figure.update_yaxes(range=[-0.02, 1.05])
     figure.update_yaxes(title="accuracy", col=1)
-    figure.update_layout(title=title, height=150 + 230 * high, legend_y=-0.36 / high)
+    figure.update_layout(
+        title=title, height=150 + (230 + 14 * lines) * high, legend_y=-0.36 / high,
+        margin_t=75 + 14 * lines,
+    )  # fmt: skip
     return figure

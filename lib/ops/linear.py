@@ -51,7 +51,7 @@ def linear(
 def linear_facts(rows: Tensor, weight: Tensor) -> dict[str, Any]:
     """Facts of a call by which a backend says whether it can serve it."""
     return {
-        "rows": rows.shape[0], "dtype": rows.dtype, "weight_dtype": weight.dtype,
+        "dtype": rows.dtype, "weight_dtype": weight.dtype,
         # of tensors without numbers nobody knows
         "autocast": not rows.is_meta and torch.is_autocast_enabled(rows.device.type),
     }  # fmt: skip
