@@ -116,6 +116,7 @@ def work(
         seconds: for all; None for as long as it takes.
         command: what a line is put behind.
         environment: what its environment has beside ours.
+        say: takes what the lines print, a line of text at a time and never two at once.
 
     Raises:
         ValueError: fewer than one process, or a time in which no line would begin.
@@ -129,6 +130,12 @@ def work(
     deadline = None if seconds is None else time.monotonic() + seconds
     waiting, found, lock = deque(jobs), Worked(), threading.Lock()
     running: list[subprocess.Popen[str]] = []
+    saying = threading.Lock()
+
+    def tell(text: str) -> None:
+        # print writes a text and its end apart: two threads' lines would run into each other
+        with saying:
+            say(text)
 
     def one() -> None:
         while True:
@@ -139,9 +146,9 @@ def work(
                 job = waiting.popleft()
             own = {**os.environ, **(environment or {})}
             try:
-                status = _run(job, command, root, left, own, say, running)
+                status = _run(job, command, root, left, own, tell, running)
             except Exception as error:  # a line that cannot even begin has failed, and says why
-                say(f"{' '.join(job)}: failed: {error}")
+                tell(f"{' '.join(job)}: failed: {error}")
                 status = FAILED
             with lock:
                 getattr(found, WAYS.get(status, "failed")).append(job)
