@@ -25,6 +25,11 @@ def in_notebook() -> bool:
     return instance is not None and instance.__class__.__name__ == "ZMQInteractiveShell"
 
 
+def for_a_page() -> bool:
+    """Whether what is printed becomes part of a page: a notebook that runs headless."""
+    return in_notebook() and headless()
+
+
 def bar(total: int, what: str, start: int = 0, quiet: bool | None = None) -> Any:
     """A tqdm bar over `total` units that is silent when headless (or `quiet`)."""
     silent = headless() if quiet is None else quiet
@@ -35,7 +40,7 @@ def bar(total: int, what: str, start: int = 0, quiet: bool | None = None) -> Any
 def note(text: str) -> None:
     """Say something of this one execution to whoever watches or keeps a log; a notebook that runs
     headless keeps silent, for its page would show it to all readers."""
-    if not (in_notebook() and headless()):
+    if not for_a_page():
         print(f"note: {text}", file=sys.stderr)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,23 +128,20 @@ def verify(root: Path, name: str | None = None, models: int | None = None) -> li
     store = Store.at(root)
     experiments = [find(name)] if name else list(registry().values())
     checks: list[Check] = []
+    records: list[Record] = []
     for experiment in experiments:
-        checks += _check_records(experiment, store, models)
+        found = _read(store.published / experiment.name)
+        records += [record for record in found.values() if isinstance(record, Record)]
+        checks += _check_records(experiment, store.published / experiment.name, found, models)
         checks += _check_pinned(experiment, store)
     if not checks:
         what = f"of {name}" if name else "yet"
         raise StoreError(f"nothing is published {what}, so there is nothing to verify")
-    return [*checks, _check_origins(experiments, store, root)]
+    return [*checks, _check_origins(records, root)]
 
 
-def _check_origins(experiments: Sequence[Experiment], store: Store, root: Path) -> Check:
+def _check_origins(records: Sequence[Record], root: Path) -> Check:
     """Where the code of all records is: told, not judged, since a history may have been cut."""
-    records = [
-        record
-        for experiment in experiments
-        for path in sorted((store.published / experiment.name).glob("*.json"))
-        if (record := _readable(path)) is not None
-    ]
     try:
         told = origins.summary(origins.origins(records, root))
     except origins.NoHistory as error:
@@ -152,30 +149,34 @@ def _check_origins(experiments: Sequence[Experiment], store: Store, root: Path) 
     return Check(f"code of {len(records)} records", True, told)
 
 
-def _readable(path: Path) -> Record | None:
-    try:
-        return read_record(path)
-    except StoreError:
-        return None  # has a check of its own
-
-
-def _check_records(experiment: Experiment, store: Store, models: int | None) -> Iterator[Check]:
-    kept = (store.published / experiment.name).glob("*.safetensors")
-    chosen = {path.name for path in sorted(kept, key=_size)[:models]}
-    named: set[str] = set()
-    for path in sorted((store.published / experiment.name).glob("*.json")):
+def _read(folder: Path) -> dict[Path, Record | StoreError]:
+    """Each record of a folder, or why it cannot be read."""
+    found: dict[Path, Record | StoreError] = {}
+    for path in sorted(folder.glob("*.json")):
         try:
-            record = read_record(path)
+            found[path] = read_record(path)
         except StoreError as error:
+            found[path] = error
+    return found
+
+
+def _check_records(
+    experiment: Experiment, folder: Path, found: Mapping[Path, Record | StoreError],
+    models: int | None,
+) -> Iterator[Check]:  # fmt: skip
+    chosen = {path.name for path in sorted(folder.glob("*.safetensors"), key=_size)[:models]}
+    named: set[str] = set()
+    for path, record in found.items():
+        if isinstance(record, StoreError):
             named |= {own.name for own in files_of(path)}
-            yield Check(path.name, False, str(error))
+            yield Check(path.name, False, str(record))
             continue
         named |= {path.name, *filter(None, (record.curves, record.weights))}
         yield Check(path.name, True, f"seal and files fit, {record.status}")
         if record.weights not in chosen or experiment.reevaluate is None:
             continue
-        found = experiment.reevaluate(record)
-        gaps = {k: abs(v - record.metrics[k]) for k, v in found.items() if k in record.metrics}
+        again = experiment.reevaluate(record)
+        gaps = {k: abs(v - record.metrics[k]) for k, v in again.items() if k in record.metrics}
         worst = max(gaps, key=lambda key: gaps[key])
         yield Check(
             record.weights,
@@ -183,7 +184,7 @@ def _check_records(experiment: Experiment, store: Store, models: int | None) -> 
             f"{len(gaps)} accuracies measured again, largest difference {gaps[worst]:.4f} "
             f"({worst}), allowed {ACCURACY_TOLERANCE}",
         )
-    for path in sorted((store.published / experiment.name).glob("*")):
+    for path in sorted(folder.glob("*")):
         if path.name not in named:
             yield Check(path.name, False, "no record names this file; remove it")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lib import provenance, sessions
+from lib import progress, provenance, sessions
 from lib.config import NoField, differing_first, flatten, lookup, to_dict
 from lib.experiments import (
     PINNED,
@@ -256,7 +256,8 @@ def run(
         f"{name} {profile}: {len(cells)} cells, {summary.skipped} with records, "
         f"{len(waiting)} to run on {chosen}"
     )
-    started, clock = provenance.now(), time.perf_counter()
+    started = provenance.now()
+    begun = clock = time.perf_counter()
     for outcome in experiment.run(waiting, context):
         readable = experiment.readable(outcome.cell)
         if outcome.status == "stopped":
@@ -273,8 +274,12 @@ def run(
         if anew is not None:
             anew.note(identify(outcome.cell))
         (summary.done if record.status == "done" else summary.failed).append(readable)
-        say(f"  {readable}: {record.reason or 'done'} ({wall:.1f} s)")
+        # a page gets one line for all that ended well: its tables tell them apart
+        if record.status != "done" or not progress.for_a_page():
+            say(f"  {readable}: {record.reason or 'done'} ({wall:.1f} s)")
         started, clock = provenance.now(), time.perf_counter()
+    if summary.done and progress.for_a_page():
+        say(f"  {len(summary.done)} done ({time.perf_counter() - begun:.1f} s)")
     summary.left = len(waiting) - len(summary.done) - len(summary.failed)
     if anew is not None and not summary.left:
         anew.over()

@@ -33,6 +33,7 @@ import pandas as pd
 from lib.config import canonical_json, digest, to_dict
 
 SCHEMA = 1
+TOLD = ("device_name", "started", "wall_seconds")  # where, when and how long: of every record
 IDENTITY_LENGTH = 16
 # a file that was written a moment ago may change again within the clock's grain, unseen: no record
 # younger than this is taken from memory
@@ -374,6 +375,11 @@ def read_record(path: Path) -> Record:
         raise StoreError(f"record {path.name} lacks {error}; treated as missing") from error
     if record.identity != body.get("identity") or record.name != path.name:
         raise StoreError(f"record {path.name} does not belong to its name; treated as missing")
+    untold = [name for name in TOLD if name not in record.provenance]
+    if untold:
+        raise StoreError(
+            f"record {path.name} does not say its {' and '.join(untold)}; treated as missing"
+        )
     for name in (record.curves, record.weights):
         if name is None:
             continue

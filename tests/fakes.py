@@ -57,12 +57,16 @@ def use_fake(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"{module}.registry", lambda: {"demo.one": EXPERIMENT})
 
 
+# the least that a record tells of its run
+PROVENANCE = {"device_name": "test", "wall_seconds": 1.0, "started": "2026-01-01"}
+
+
 def put(store: Store, cell: FakeCell, status: str = "done", **metrics: float) -> Record:
     """Store a record of `cell` with these metrics."""
     return store.save(
         Record(
             experiment="demo.one", protocol=1, config=to_dict(cell),
             readable=EXPERIMENT.readable(cell), status=status, metrics=metrics,
-            provenance={"device_name": "test", "wall_seconds": 1.0, "started": "2026-01-01"},
+            provenance=PROVENANCE,
         )
     )  # fmt: skip

@@ -43,6 +43,25 @@ def test_runs_what_is_missing_once(tmp_path: Path) -> None:
     assert len(run(tmp_path, fresh=True).done) == 5
 
 
+@pytest.mark.parametrize("page", [True, False])
+def test_a_page_gets_one_line_for_all_that_ended_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: bool
+) -> None:
+    monkeypatch.setattr("lib.progress.for_a_page", lambda: page)
+    said: list[str] = []
+    runner.run("demo.one", "paper", root=tmp_path, device="cpu", say=said.append)
+    assert said[0] == "demo.one paper: 6 cells, 0 with records, 6 to run on cpu"
+    ended = [line.partition(" (")[0].strip() for line in said[1:]]
+    bad = "L2-s3: the loss was not finite at step 5 of 10"
+    if page:
+        assert ended == [bad, "5 done"]
+    else:
+        good = [f"L{n}-s{seed}: done" for n, seed in ((2, 1), (2, 2), (7, 1), (7, 2), (7, 3))]
+        assert ended == [*good[:2], bad, *good[2:]]
+    runner.run("demo.one", "paper", root=tmp_path, device="cpu", say=said.append)
+    assert said[-1].endswith("0 to run on cpu")  # and no line of none
+
+
 def test_a_fresh_run_goes_on_where_its_budget_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -508,7 +527,7 @@ def test_published_weights_are_not_lost_to_a_run_without(tmp_path: Path) -> None
     cli.main(["--root", str(tmp_path), "run", "demo.one", "--profile", "paper"])
     record = store.all()[0]
     store.publish(store.save(record, weights=b"tensors"), keep_weights=True)
-    store.save(dataclasses.replace(record, provenance={"started": "2999"}))
+    store.save(dataclasses.replace(record, provenance={**record.provenance, "started": "2999"}))
     with pytest.raises(StoreError, match="the run of 2999 has no weights"):
         list(publishing.publish(tmp_path, "demo.one", "paper"))
 

@@ -15,6 +15,7 @@ import pytest
 from lib import store as store_module
 from lib.config import to_dict
 from lib.store import Record, Store, StoreError, identity, read_record
+from tests.fakes import PROVENANCE
 
 CURVES = pd.DataFrame({"epoch": [1, 2], "train_loss": [0.5, 0.25]})
 
@@ -28,7 +29,7 @@ class Cell:
 def record_of(cell: Cell, status: str = "done", **metrics: float) -> Record:
     return Record(
         experiment="demo.one", protocol=1, config=to_dict(cell), readable=f"s{cell.seed}",
-        status=status, metrics=metrics, provenance={"commit": None},
+        status=status, metrics=metrics, provenance=PROVENANCE,
         reason=None if status == "done" else "NaN at step 3",
     )  # fmt: skip
 
@@ -49,6 +50,14 @@ def test_round_trip_with_curves_and_weights(store: Store) -> None:
     assert {p.suffix for p in (store.local / "demo.one").iterdir()} == {
         ".json", ".parquet", ".safetensors",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("fact", PROVENANCE)
+def test_a_record_that_does_not_say_where_or_when_is_none(store: Store, fact: str) -> None:
+    facts = {name: value for name, value in PROVENANCE.items() if name != fact}
+    saved = store.save(dataclasses.replace(record_of(Cell()), provenance=facts))
+    assert store.load("demo.one", saved.identity) is None
+    assert store.problems == [f"record {saved.name} does not say its {fact}; treated as missing"]
 
 
 def test_missing_and_records_keep_the_order_of_cells(store: Store) -> None:

@@ -7,6 +7,7 @@ from lib.bench.recorded import recorded_sentence
 from lib.config import to_dict
 from lib.experiments import find
 from lib.store import Record, Store
+from tests.fakes import PROVENANCE
 
 
 def test_recorded_runs_say_how_long_they_trained(tmp_path: Path) -> None:
@@ -20,7 +21,7 @@ def test_recorded_runs_say_how_long_they_trained(tmp_path: Path) -> None:
     def keep(cell: Any, facts: dict[str, Any]) -> str:
         store.save(
             Record(name, experiment.protocol, to_dict(cell), experiment.readable(cell), "done",
-                   {}, {"training_seconds": 30.0, "device_name": "test", **facts})
+                   {}, {"training_seconds": 30.0, **PROVENANCE, **facts})
         )  # fmt: skip
         return recorded_sentence(name, store=store)
 

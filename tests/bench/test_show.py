@@ -30,6 +30,7 @@ def put(
         "device_name": device,
         "lib_hash": lib_hash or library_hash(),
         "started": "2026-11-23T09:45:59+00:00",
+        "wall_seconds": 1.0,
         "ours": "fused",
         "rates": {"name": device},
         "absent": {"mamba_ssm": "not built"},
@@ -127,7 +128,7 @@ def put_runs(store: Store, minutes: float, sessions: dict[int, list[dict[str, fl
     seconds = 60 * minutes * len(depths) / len(cells)
     for cell in cells:
         facts = {"training_seconds": seconds, "device_name": "NVIDIA H100 80GB HBM3",
-                 "started": f"2026-11-2{cell.model.n_layers}",
+                 "started": f"2026-11-2{cell.model.n_layers}", "wall_seconds": seconds,
                  "sessions": sessions.get(cell.model.n_layers, [{"steps": 100}])}  # fmt: skip
         store.save(Record(experiment.name, experiment.protocol, to_dict(cell),
                           experiment.readable(cell), "done", {}, facts))  # fmt: skip

@@ -17,6 +17,7 @@ from lib.experiments.achilles import CompositeCell
 from lib.store import Record, Store
 from lib.training.config import TrainingConfig
 from lib.training.loop import Trainer
+from tests.fakes import PROVENANCE
 
 # two keys may stand in each place, one of them in training
 TASK: dict[str, Any] = {
@@ -61,7 +62,7 @@ def record(experiment: Experiment, outcome: Outcome, store: Store | None = None)
     made = Record(
         experiment.name, experiment.protocol, to_dict(outcome.cell),
         experiment.readable(outcome.cell), outcome.status,
-        {k: v for k, v in outcome.metrics.items() if v is not None}, {},
+        {k: v for k, v in outcome.metrics.items() if v is not None}, PROVENANCE,
     )  # fmt: skip
     return made if store is None else store.save(made, outcome.curves, outcome.weights)
 

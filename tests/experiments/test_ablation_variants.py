@@ -20,6 +20,7 @@ from lib.experiments.achilles import (
 from lib.store import Record, Store, identity
 from lib.tasks.composite import CompositeTask, third_party
 from lib.training.config import TrainingConfig
+from tests.fakes import PROVENANCE
 
 # every variant with all that it differs in from the model that it changes; None: another block
 BLOCK = "model.pattern.0."
@@ -203,7 +204,7 @@ def test_changes_that_make_no_model_are_named(build: Any, message: str) -> None:
 
 def faked(name: str, cell: CompositeCell, status: str = "done") -> Record:
     metrics = {"best_composite": 0.5, "final_composite": 0.25}
-    return Record(name, 1, to_dict(cell), find(name).readable(cell), status, metrics, {})
+    return Record(name, 1, to_dict(cell), find(name).readable(cell), status, metrics, PROVENANCE)
 
 
 @pytest.mark.parametrize("name", TABLES)

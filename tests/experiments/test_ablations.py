@@ -35,6 +35,7 @@ from lib.models.language_model import build_language_model
 from lib.store import Record, Store
 from lib.tasks.composite import CompositeTask
 from lib.training.config import TrainingConfig
+from tests.fakes import PROVENANCE
 
 LENGTHS = {ALL_ONE: 7, POSITIONS: 5, BEYOND: 8}
 
@@ -177,7 +178,7 @@ def record(name: str, cell: CompositeCell) -> Record:
     metrics = {
         f"{kind}_{label}": 0.5 for kind in ("best", "final") for label in ("composite", "symmetric")
     }
-    return Record(name, 1, to_dict(cell), find(name).readable(cell), "done", metrics, {})
+    return Record(name, 1, to_dict(cell), find(name).readable(cell), "done", metrics, PROVENANCE)
 
 
 @pytest.mark.parametrize("name", list(TABLES))

@@ -27,6 +27,7 @@ from lib.experiments.interventions import (
 from lib.store import Record, Store
 from lib.tasks.composite import CompositeTask, third_party
 from lib.training.config import TrainingConfig
+from tests.fakes import PROVENANCE
 
 PAIRS = [10 * a + b for a in range(1, 5) for b in range(1, 5)]
 
@@ -77,7 +78,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
 
 def as_record(cell: CompositeCell, outcome: Outcome) -> Record:
     metrics = {k: v for k, v in outcome.metrics.items() if v is not None}
-    return Record(NAME, 1, to_dict(cell), find(NAME).readable(cell), "done", metrics, {})
+    return Record(NAME, 1, to_dict(cell), find(NAME).readable(cell), "done", metrics, PROVENANCE)
 
 
 def test_every_model_is_looked_into_in_every_way(records: list[Record], root: Path) -> None:

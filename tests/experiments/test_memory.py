@@ -41,6 +41,7 @@ from lib.tasks.reconstruction import CATEGORIES, LENGTHS
 from lib.training import compiling
 from lib.training.abreast import by_itself
 from tests.conftest import ROOT
+from tests.fakes import PROVENANCE
 
 pytestmark = pytest.mark.usefixtures("runs")
 
@@ -456,7 +457,9 @@ def test_a_model_of_the_stories_is_taken_from_its_record(
     (outcome,) = _language.train_language([language], Context())
     store = Store(runs, ROOT / "book" / "results")
     found = {name: value for name, value in outcome.metrics.items() if value is not None}
-    record = Record(*_pretraining.STORIES, to_dict(language), "x", "done", found, outcome.facts)
+    record = Record(
+        *_pretraining.STORIES, to_dict(language), "x", "done", found, PROVENANCE | outcome.facts
+    )
     store.save(record, outcome.curves, outcome.weights)
     monkeypatch.setattr(_pretraining, "language_in_turns", None)
     loaded = loaded_model(language, Context())
