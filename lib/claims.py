@@ -260,7 +260,10 @@ def judge(claim: Claim, store: Store, evidence: Evidence | None = None) -> Verdi
 
 
 def _check_metrics(claim: Claim, records: Iterable[Record | None]) -> None:
-    """A name that no record has is misspelt: "not run" would hide that for good."""
+    """A name that no record has is misspelt: "not run" would hide that for good. Of a claim that no
+    run can decide, perhaps none measures it."""
+    if claim.unknown:
+        return
     done = [record for record in records if record is not None and record.status == "done"]
     for name in filter(None, (claim.metric, claim.minus)):
         if done and not any(name in record.metrics for record in done):

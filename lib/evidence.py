@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lib.config import flatten, lookup, to_dict
+from lib.config import NoField, flatten, lookup, to_dict
 from lib.experiments import cells_of, find
 from lib.store import Record, Store
 
@@ -22,14 +22,15 @@ class Evidence:
         self.store = store
         self._grids: dict[tuple[str, str], list[tuple[Any, dict[str, Any]]]] = {}
         self._records: dict[tuple[str, str], dict[Any, Record | None]] = {}
-        self._paths: dict[tuple[str, tuple[str, ...]], str] = {}
+        self._paths: dict[tuple[str, tuple[str, ...]], str | None] = {}
 
     def cells(self, claim: Claim) -> list[Any]:
-        """The cells that test `claim`.
+        """The cells that test `claim`; as for ``run --select``, a cell without a field that its
+        `select` names (of another block, say) is none of them.
 
         Raises:
-            ValueError: unknown experiment or name in `select`, no cell fits, or no cell has one of
-                the values that `select` lists.
+            ValueError: unknown experiment, a name in `select` that no cell has, no cell fits, or no
+                cell has one of the values that `select` lists.
         """
         key = claim.experiment, claim.profile
         if key not in self._grids:
@@ -37,8 +38,13 @@ class Evidence:
             self._grids[key] = [(cell, flatten(to_dict(cell, complete=True))) for cell in cells]
         chosen = self._grids[key]
         for name, wanted in claim.select.items():
-            values = [flat[self._path(flat, name)] for _, flat in chosen]
-            pairs = zip(chosen, values, strict=True)
+            paths = [self._path(flat, name) for _, flat in chosen]
+            if chosen and not any(paths):
+                lookup(chosen[0][1], name)  # which says what there is
+            pairs = [
+                (cell, cell[1][path]) for cell, path in zip(chosen, paths, strict=True) if path
+            ]
+            values = [value for _, value in pairs]
             chosen = [cell for cell, value in pairs if _fits(value, wanted)]
             if isinstance(wanted, list) and wanted not in values:
                 absent = [each for each in wanted if each not in values]
@@ -48,11 +54,14 @@ class Evidence:
             raise ValueError(f"select {claim.select} fits no cell of {claim.experiment}")
         return [cell for cell, _ in chosen]
 
-    def _path(self, flat: dict[str, Any], name: str) -> str:
-        """``lib.config.lookup``, once for all configs with the same fields."""
+    def _path(self, flat: dict[str, Any], name: str) -> str | None:
+        """``lib.config.lookup``, once for all configs with the same fields; None without one."""
         key = name, tuple(flat)
         if key not in self._paths:
-            self._paths[key] = lookup(flat, name)
+            try:
+                self._paths[key] = lookup(flat, name)
+            except NoField:
+                self._paths[key] = None
         return self._paths[key]
 
     def records(self, claim: Claim) -> dict[Any, Record | None]:

@@ -211,7 +211,7 @@ def _broken(text: str) -> str:
 
 def _seconds(group: Sequence[Record]) -> str:
     facts = [record.provenance for record in group]
-    return f"{sessions.certainty(facts)}{sum(map(sessions.wall_seconds, facts)):,.0f}"
+    return f"{sessions.certainty(facts)}{sessions.together(facts):,.0f}"
 
 
 def _days(group: Sequence[Record]) -> str:

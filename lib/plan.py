@@ -14,7 +14,6 @@ import io
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import tarfile
 import threading
@@ -29,6 +28,7 @@ from lib import provenance, runner
 from lib.experiments import find, registry
 from lib.ops.backends import BackendError
 from lib.run_options import FAILED, STOPPED, add_arguments
+from lib.under_way import UnderWay, hung_up_is_an_end
 
 LEAST = 30.0  # seconds that must be left for a line to begin
 ENDING = 5.0  # seconds before the end at which a run is told to stop
@@ -36,7 +36,7 @@ GRACE = 120.0  # seconds after that until it is ended: checkpoints take a while 
 INTERRUPTED = (-signal.SIGINT, 128 + signal.SIGINT)  # by itself, or in a shell
 WAYS = {0: "done", STOPPED: "stopped"}  # exit statuses of ``run``; all others have failed
 # what unfinished runs go on from, beside the records of their experiments and below them
-UNFINISHED = ("checkpoints", "language_models")
+UNFINISHED = ("checkpoints", "language_models", "noise-shared")
 
 Job = tuple[str, ...]
 
@@ -129,8 +129,7 @@ def work(
         )
     deadline = None if seconds is None else time.monotonic() + seconds
     waiting, found, lock = deque(jobs), Worked(), threading.Lock()
-    running: list[subprocess.Popen[str]] = []
-    saying = threading.Lock()
+    runs, saying = UnderWay(), threading.Lock()
 
     def tell(text: str) -> None:
         # print writes a text and its end apart: two threads' lines would run into each other
@@ -146,55 +145,45 @@ def work(
                 job = waiting.popleft()
             own = {**os.environ, **(environment or {})}
             try:
-                status = _run(job, command, root, left, own, tell, running)
+                status = _run(job, command, root, left, own, tell, runs)
             except Exception as error:  # a line that cannot even begin has failed, and says why
                 tell(f"{' '.join(job)}: failed: {error}")
                 status = FAILED
             with lock:
                 getattr(found, WAYS.get(status, "failed")).append(job)
-            if status in INTERRUPTED:  # a terminal's interrupt: it may reach this process later
+            if status in INTERRUPTED:  # who interrupts a run means the queue, which may hear later
                 return
 
     threads = [threading.Thread(target=one) for _ in range(min(processes, len(jobs)))]
-    for thread in threads:
-        thread.start()
-    try:
-        for thread in threads:
-            thread.join()
-    except BaseException:  # an interrupt ends the runs under way, and no other begins
-        with lock:
-            waiting.clear()
-        for process in running:
-            if process.poll() is None:
-                process.terminate()
-        raise
+    with hung_up_is_an_end():
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        except BaseException:  # an interrupt ends the runs under way, and no other begins
+            with lock:
+                waiting.clear()
+            runs.interrupt(GRACE)
+            raise
     found.left = list(waiting)
     return found
 
 
 def _run(
     job: Job, command: Sequence[str], root: Path, seconds: float | None,
-    environment: Mapping[str, str], say: Callable[[str], Any],
-    running: list[subprocess.Popen[str]],
+    environment: Mapping[str, str], say: Callable[[str], Any], runs: UnderWay,
 ) -> int:  # fmt: skip
     budget = [] if seconds is None else ["--budget", f"{max(1, int(seconds - ENDING))}s"]
     name, begun = " ".join(job), time.monotonic()
     # headless: several progress bars would overwrite each other
     environment = {**environment, "MAMBA_BOOK_HEADLESS": "1", "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        [*command, *job, *budget], cwd=root, env=environment, text=True, errors="replace",
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    running.append(process)
-    end = threading.Timer(seconds + GRACE, process.kill) if seconds is not None else None
-    if end is not None:
-        end.start()
-    assert process.stdout is not None
-    for line in process.stdout:
-        say(line.rstrip("\n"))
-    status = process.wait()
-    if end is not None:
-        end.cancel()
+    run = runs.begin(
+        [*command, *job, *budget], root, environment, None if seconds is None else seconds + GRACE
+    )
+    for line in run.lines():
+        say(line)
+    status = run.process.wait()
     how = WAYS.get(status, f"failed with status {status}")
     say(f"{name}: {how} after {time.monotonic() - begun:.0f} s")
     return status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -177,7 +178,13 @@ def _check_records(
             continue
         again = experiment.reevaluate(record)
         gaps = {k: abs(v - record.metrics[k]) for k, v in again.items() if k in record.metrics}
-        worst = max(gaps, key=lambda key: gaps[key])
+        if not gaps:
+            names = ", ".join(again) or "nothing"
+            detail = f"measured again: {names}, of which the record holds nothing"
+            yield Check(record.weights, False, detail)
+            continue
+        # what is no number is further off than any other
+        worst = max(gaps, key=lambda key: (math.isnan(gaps[key]), gaps[key]))
         yield Check(
             record.weights,
             gaps[worst] <= ACCURACY_TOLERANCE,
@@ -212,6 +219,9 @@ def _check_pinned(experiment: Experiment, store: Store) -> Iterator[Check]:
         with tempfile.TemporaryDirectory() as folder:
             scratch = Store(Path(folder), Path(folder) / "none")
             again = runner.save_outcome(experiment, scratch, outcome, "pinned", "cpu", "", 0.0)
+            if again.status != "done":
+                yield Check(what, False, again.reason or again.status)
+                continue
             ours = again.read_curves()["train_loss"].to_numpy()
         theirs = record.read_curves()["train_loss"].to_numpy()
         if len(ours) != len(theirs):

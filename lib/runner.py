@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -13,18 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from lib import progress, provenance, sessions
-from lib.config import NoField, differing_first, flatten, lookup, to_dict
-from lib.experiments import (
-    PINNED,
-    PROFILES,
-    Context,
-    Experiment,
-    Outcome,
-    cells_of,
-    find,
-    registry,
-)
+from lib.config import to_dict
+from lib.experiments import PROFILES, Context, Experiment, Outcome, find, registry
 from lib.fresh import Anew
+from lib.locks import Holding
+from lib.selection import chosen_cells as chosen_cells
+from lib.selection import select_cells as select_cells
 from lib.store import Record, Store, identity
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -39,7 +34,8 @@ class RunError(RuntimeError):
 
 @dataclass
 class Summary:
-    """What :func:`run` did: names of cells by how they ended."""
+    """What :func:`run` did: names of cells by how they ended; how many had a record, from before or
+    by another process meanwhile; and how many have none yet."""
 
     done: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -61,98 +57,6 @@ def parse_seconds(text: str | float | None) -> float | None:
     if seconds <= 0:
         raise ValueError(f"budget is {text!r}, allowed: a time like 90s, 8m or 1.5h")
     return seconds
-
-
-def parse_shard(text: str | None) -> tuple[int, int]:
-    """``"2/4"`` to (2, 4): the second of four parts.
-
-    Raises:
-        ValueError: not of that form or out of range.
-    """
-    if text is None:
-        return 1, 1
-    match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise ValueError(f"shard is {text!r}, allowed: I/N with 1 <= I <= N, such as 1/4")
-    return int(match[1]), int(match[2])
-
-
-def select_cells(cells: Sequence[Any], conditions: Sequence[str]) -> list[Any]:
-    """The cells for which every ``name=value`` holds; names as in ``lib.config.lookup``. Of several
-    values, ``task.length=64|128``, any will do. A cell without such a field (of another block, say)
-    does not fit.
-
-    Raises:
-        ValueError: a condition is malformed, its name unknown to all cells, or no cell fits.
-    """
-    chosen = [(cell, flatten(to_dict(cell, complete=True))) for cell in cells]
-    met: dict[str, str] = {}  # conditions so far: name to value
-    for condition in conditions:
-        name, equals, value = (part.strip() for part in condition.partition("="))
-        if not equals or not name:
-            raise ValueError(f"select is {condition!r}, allowed: NAME=VALUE, such as n_layers=7")
-        wanted = [one.strip() for one in value.split("|")]
-        owned = [_own(flat, name) for _, flat in chosen]
-        if all(own is _NONE for own in owned):
-            lookup(dict.fromkeys(differing_first([flat for _, flat in chosen])), name)
-        kept = [
-            pair
-            for pair, own in zip(chosen, owned, strict=True)
-            if own is not _NONE and any(_same(own, one) for one in wanted)
-        ]
-        if not kept:
-            values = ", ".join(sorted({str(own) for own in owned if own is not _NONE}))
-            before = " and ".join(f"{other}={each}" for other, each in met.items())
-            where = f" that meets {before}" if met else ""
-            text = f"select {condition!r} fits no cell{where}; values: {values}"
-            if name in met:
-                text += f". All conditions must hold; for either write '{name}={met[name]}|{value}'"
-            raise ValueError(text)
-        chosen, met[name] = kept, value
-    return [cell for cell, _ in chosen]
-
-
-_NONE = object()
-
-
-def _own(flat: dict[str, Any], name: str) -> Any:
-    """A config's value by a name as in ``lib.config.lookup``; _NONE if it has no such field."""
-    try:
-        return flat[lookup(flat, name)]
-    except NoField:
-        return _NONE
-
-
-def chosen_cells(
-    experiment: Experiment, profile: str, select: Iterable[str], shard: str | None
-) -> list[Any]:
-    """The cells of a profile that the conditions and the part name, at least one.
-
-    Raises:
-        ValueError: a profile, condition or part that is none, or fits no cell.
-    """
-    part, parts = parse_shard(shard)
-    cells = cells_of(experiment, profile)
-    if not cells:
-        others = ", ".join(each for each in (*PROFILES, PINNED) if cells_of(experiment, each))
-        raise ValueError(f"profile is {profile!r}, allowed for {experiment.name}: {others}")
-    cells = select_cells(cells, list(select))
-    if part > len(cells):
-        raise ValueError(
-            f"shard is {shard!r}, allowed: I up to {len(cells)}, since there are {len(cells)} cells"
-        )
-    return cells[part - 1 :: parts]
-
-
-def _same(actual: Any, text: str) -> bool:
-    if isinstance(actual, bool) or actual is None:
-        return str(actual).lower() == text.lower()
-    if isinstance(actual, (int, float)):
-        try:
-            return float(text) == float(actual)
-        except ValueError:
-            return False
-    return str(actual) == text
 
 
 def choose_device(asked: str) -> str:
@@ -236,6 +140,22 @@ def run(
             say(f"note: {len(cells) - len(waiting)} cells have been run anew already")
     for problem in store.problems:
         say(f"note: {problem}")
+
+    def recorded(some: Sequence[Any]) -> list[Record | None]:
+        found = store.records(name, experiment.protocol, some)
+        return [None if record is None else store.latest(record) for record in found]
+
+    before = dict(zip(map(identify, waiting), recorded(waiting), strict=True))
+    holding = Holding(
+        store.local,
+        identify,
+        lambda some: [
+            record is not None and record != before[identify(cell)]
+            for cell, record in zip(some, recorded(some), strict=True)
+        ],
+        experiment.readable,
+        say,
+    )
     context = Context(
         device=chosen,
         backend=backend,
@@ -246,10 +166,11 @@ def run(
         ensemble=ensemble,
         abreast=abreast,
         identify=identify,
+        holding=holding,
     )
     if anew is not None and anew.begins:
         for cell in waiting:  # what an earlier run left is not gone on from
-            context.forget(cell, phases=True)
+            context.forget(cell)
         anew.begin()
     summary = Summary(skipped=len(cells) - len(waiting))
     say(
@@ -258,29 +179,38 @@ def run(
     )
     started = provenance.now()
     begun = clock = time.perf_counter()
-    for outcome in experiment.run(waiting, context):
-        readable = experiment.readable(outcome.cell)
-        if outcome.status == "stopped":
-            summary.stopped.append(readable)
-            where = f" {outcome.reason}" if outcome.reason else ""
-            say(f"  {readable}: budget spent{where}; the same command goes on from its checkpoint")
-            continue  # cells that trained together stop together
-        wall = outcome.wall_seconds
-        if wall is None:
-            wall = time.perf_counter() - clock
-        began = outcome.started or started
-        record = save_outcome(experiment, store, outcome, profile, chosen, began, wall)
-        context.forget(outcome.cell)
-        if anew is not None:
-            anew.note(identify(outcome.cell))
-        (summary.done if record.status == "done" else summary.failed).append(readable)
-        # a page gets one line for all that ended well: its tables tell them apart
-        if record.status != "done" or not progress.for_a_page():
-            say(f"  {readable}: {record.reason or 'done'} ({wall:.1f} s)")
-        started, clock = provenance.now(), time.perf_counter()
+    with contextlib.closing(holding):
+        for outcome in experiment.run(waiting, context):
+            readable = experiment.readable(outcome.cell)
+            if outcome.status == "stopped":
+                holding.release(outcome.cell)
+                summary.stopped.append(readable)
+                where = f" {outcome.reason}" if outcome.reason else ""
+                say(f"  {readable}: budget spent{where}; the same command goes on from its "
+                    "checkpoint")  # fmt: skip
+                continue  # cells that trained together stop together
+            wall = outcome.wall_seconds
+            if wall is None:
+                wall = time.perf_counter() - clock
+            began = outcome.started or started
+            record = save_outcome(experiment, store, outcome, profile, chosen, began, wall)
+            context.forget(outcome.cell)
+            holding.release(outcome.cell)
+            if anew is not None:
+                anew.note(identify(outcome.cell))
+            (summary.done if record.status == "done" else summary.failed).append(readable)
+            # a page gets one line for all that ended well: its tables tell them apart
+            if record.status != "done" or not progress.for_a_page():
+                say(f"  {readable}: {record.reason or 'done'} ({wall:.1f} s)")
+            started, clock = provenance.now(), time.perf_counter()
     if summary.done and progress.for_a_page():
         say(f"  {len(summary.done)} done ({time.perf_counter() - begun:.1f} s)")
-    summary.left = len(waiting) - len(summary.done) - len(summary.failed)
+    ended = holding.over()
+    if anew is not None:
+        for cell in ended:
+            anew.note(identify(cell))
+    summary.skipped += len(ended)
+    summary.left = len(waiting) - len(summary.done) - len(summary.failed) - len(ended)
     if anew is not None and not summary.left:
         anew.over()
     return summary
@@ -383,7 +313,7 @@ def status(root: Path = provenance.ROOT, store: Store | None = None) -> list[dic
                     "total": len(cells),
                     "failed": sum(record.status == "failed" for record in found),
                     "devices": sorted({name for fact in facts for name in sessions.devices(fact)}),
-                    "wall_seconds": sum(map(sessions.wall_seconds, facts)),
+                    "wall_seconds": sessions.together(facts),
                     "certainty": sessions.certainty(facts),
                     "last": max((fact["started"] for fact in facts), default=None),
                     "notebook": experiment.notebook,

@@ -24,8 +24,8 @@ Row = Mapping[str, Any]  # of lib.claims.report
 
 
 def tables(rows: Sequence[Row], root: Path, up: str, shown_in: bool = True) -> str:
-    """Claims in their order, a table row each; more than FEW of one page in a row that were not
-    run are folded away.
+    """Claims in their order, a table row each; more than FEW of one page in a row that have no run
+    are folded away.
 
     Args:
         rows: of :func:`lib.claims.report`.
@@ -34,7 +34,7 @@ def tables(rows: Sequence[Row], root: Path, up: str, shown_in: bool = True) -> s
         shown_in: whether claims link to the notebook that shows them.
     """
     found, opened = [], list[Row]()
-    for page, group in groupby(rows, lambda r: r["verdict"] == "not run" and r["notebook"]):
+    for page, group in groupby(rows, lambda r: _without_run(r) and r["notebook"]):
         part = list(group)
         if not page or len(part) <= FEW:
             opened += part
@@ -42,9 +42,16 @@ def tables(rows: Sequence[Row], root: Path, up: str, shown_in: bool = True) -> s
         found += [_table(opened, root, up, shown_in)] if opened else []
         opened = []
         text = f"{heading(root / page)}: {len(part)} claims have not been run"
+        unknown = sum(row["verdict"] != "not run" for row in part)
+        text += f", {unknown} of them of an unknown protocol" if unknown else ""
         found.append(folded(text, _table(part, root, up, shown_in)))
     found += [_table(opened, root, up, shown_in)] if opened else []
     return "".join(found) or "<p class='muted'>No claims yet.</p>"
+
+
+def _without_run(row: Row) -> bool:
+    verdict = row["verdict"]
+    return bool(verdict == "not run" or (verdict == "protocol unknown" and not row["values"]))
 
 
 def _table(rows: Sequence[Row], root: Path, up: str, shown_in: bool) -> str:

@@ -76,6 +76,8 @@ def test_a_metric_that_no_record_has_is_named(store: Store, name: str) -> None:
     assert judged(store, [], **{name: "bset"}).verdict == "not run"
     with pytest.raises(ClaimError, match=r"metric is 'bset', allowed: .* as best"):
         judged(store, [0.9], **{name: "bset"})
+    undecided = judged(store, [0.9], **{name: "bset"}, unknown="no run has such texts")
+    assert undecided.verdict == "protocol unknown" and undecided.values == ()
     # also of the cells that a claim is held against
     put(store, FakeCell(2, 1), other=0.1)
     with pytest.raises(ClaimError, match=r"metric is 'best', allowed: .* as other"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -11,9 +13,12 @@ import torch
 
 from lib import page
 from lib.analysis.composite import answer_probabilities
-from lib.analysis.cuts import PATHS, cut_edges, edge_cut, source_cut
+from lib.analysis.cuts import PATHS, cut_edges, edge_cut
 from lib.analysis.flow import Lens, flow, kernel_cosines, logit_lens
+from lib.analysis.interventions import substitution
 from lib.experiments.achilles import mamba2_model
+from lib.experiments.interventions import Opened, open_model
+from lib.figures import achilles_cuts as cuts
 from lib.figures import achilles_flow as figures
 from lib.figures import with_slider
 from lib.models.language_model import LanguageModel, build_language_model
@@ -27,13 +32,21 @@ LENS = Lens(
 )
 
 
+def speaking(n_layers: int, gamma: float, seed: int) -> LanguageModel:
+    """An untrained model hardly says anything: make it speak up, and remember."""
+    model = build_language_model(mamba2_model(n_layers, gamma, d_state=8), seed=seed)
+    for layer in model.layers:
+        layer.mixer.out_proj.weight.data.mul_(20)
+        layer.mixer.in_proj.weight.data.mul_(2)
+        layer.mixer.dt_bias.data.fill_(0.5)
+        layer.mixer.A_log.data.fill_(-2.0)
+    model.head.weight.data.mul_(10)
+    return model.requires_grad_(False)
+
+
 @pytest.fixture(scope="module")
 def model() -> LanguageModel:
-    model = build_language_model(mamba2_model(2, 0.5, d_state=8), seed=0)
-    for layer in model.layers:  # an untrained model hardly says anything: make it speak up
-        layer.mixer.out_proj.weight.data.mul_(20)
-        layer.mixer.dt_bias.data.fill_(0.5)
-    return model.requires_grad_(False)
+    return speaking(2, 0.5, 0)
 
 
 def lines(figure: go.Figure) -> dict[tuple[int, int, int], go.Scatter]:
@@ -170,37 +183,212 @@ def test_cosines_are_printed_once_each(model: LanguageModel) -> None:
     assert len(real.data) == 4
 
 
-def test_changed_answers_are_named() -> None:
-    before, after = [0.1, 0.6, 0.2, 0.1], [0.1, 0.2, 0.65, 0.05]
-    figure = figures.answer_change(before, after, TOKENS, {"composite": 1, "other": 0}, "S cut", 2)
-    one, two = figure.data
-    assert one.x == two.x == ("0<br>other", "1<br>composite", "2")
-    assert one.y == (0.1, 0.6, 0.2) and two.y == (0.1, 0.2, 0.65)
-    assert "answer 1 becomes 2" in figure.layout.title.text
-    assert two.marker.pattern.shape == "/"  # told apart without colour
-    same = figures.answer_change(before, before, TOKENS, {}, "S cut")
-    assert "the answer stays" in same.layout.title.text
+def test_answers_stand_below_a_flow() -> None:
+    before, after = [0.0] * 20, [0.0] * 20
+    before[3], before[9], after[9], after[4], after[11] = 0.6, 0.4, 0.55, 0.25, 0.2
+    flow_of = figures.information_flow(S, TOKENS, LENS, "t", key=1)
+    traces = len(flow_of.data)
+    figure = cuts.answer_bars(flow_of, {"a": before, "b": after}, {"one": 12, "two": 3, "same": 12})
+    one, two = figure.data[traces:]
+    shown = [int(label.split("</b>")[0][3:]) for label in one.x]
+    # marks in any case, then the likeliest, always as many
+    assert shown == sorted(shown) and {3, 4, 9, 11, 12} <= set(shown)
+    assert len(shown) == cuts.SHOWN
+    assert one.x == two.x and "<b>12</b><br>one<br>same" in one.x and "<b>3</b><br>two" in one.x
+    assert [one.y, two.y] == [tuple(odds[t] for t in shown) for odds in (before, after)]
+    assert one.marker.pattern.shape != two.marker.pattern.shape  # told apart without colour
+    # below: the two drawings do not meet
+    assert figure.layout.yaxis2.domain[1] < figure.layout.yaxis.domain[0]
+    three = cuts.answer_bars(
+        figures.information_flow(S, TOKENS, LENS, "t"), dict.fromkeys("abc", before), {}
+    )
+    assert len({t.marker.pattern.shape for t in three.data if t.type == "bar"}) == 3
 
 
-def test_the_reader_can_cut(model: LanguageModel) -> None:
-    tokens = torch.tensor([30, 50, 4, 3, 40, 60])
-    plot, choices = figures.cutting(model, tokens, 1, {"composite": 40})
-    assert choices["layer"] == ["all", "1", "2"]
-    figure = plot("anchor 2", "all paths", "2")
-    cut = source_cut(torch.tensor([1]), 6, (2,))[0]
-    with cut_edges(model, cut, [1], PATHS):
-        odds = answer_probabilities(model, tokens)
-    before = answer_probabilities(model, tokens)
-    for bars, expected in zip(figure.data, (before, odds), strict=True):
-        shown = {int(label.split("<")[0]): y for label, y in zip(bars.x, bars.y, strict=True)}
-        assert 40 in shown and shown == {token: expected[token] for token in shown}
-    assert before != odds
-    nothing = plot("nothing", "all paths", "all")
-    assert nothing.data[0].y == nothing.data[1].y
+@pytest.fixture(scope="module")
+def opened(model: LanguageModel) -> dict[str, Opened]:
+    """Two models to look into, of different depth."""
+    start = open_model([], 1)
+    models = [dataclasses.replace(start, model=m) for m in (model, speaking(3, 1.0, 2))]
+    return {one.name: one for one in models}
+
+
+def odds_of(figure: go.Figure) -> dict[str, dict[int, float]]:
+    """Name of the bars to token to height."""
+    return {
+        bars.name: {
+            int(x.split("</b>")[0][3:]): y for x, y in zip(bars.x, bars.y, strict=True)
+        }
+        for bars in figure.data if bars.type == "bar"
+    }  # fmt: skip
+
+
+def agree(shown: dict[int, float], odds: list[float]) -> bool:
+    return shown == {token: round(odds[token], 6) for token in shown}
+
+
+def marked(figure: go.Figure, name: str) -> list[tuple[float, float]]:
+    (trace,) = [t for t in figure.data if t.name == name and t.type == "scatter"]
+    return list(zip(trace.x, trace.y, strict=True))
+
+
+def last_node(figure: go.Figure) -> int:
+    (nodes,) = figure.select_traces({"mode": figures.NODES})
+    return int(nodes.text[-1])
+
+
+@pytest.mark.parametrize(
+    ("choice", "edges", "layers", "paths"),
+    [
+        ({}, {(i, j) for j in (2, 3, 4) for i in range(j + 1, 8)}, None, ("state",)),
+        ({"cut": "only after the pair", "layer": "last", "path": "all paths"},
+         {(i, j) for j in (2, 3, 4) for i in range(5, 8)}, [1], PATHS),
+        ({"cut": "second anchor", "key_at": 1, "path": "state and convolution", "layer": "1"},
+         {(i, 2) for i in range(3, 8)}, [0], ("state", "conv")),
+        ({"cut": "nothing", "edge": "2 → 8", "pair": 12}, {(7, 1)}, None, ("state",)),
+        ({"cut": "key", "edge": "1 → 2", "layer": "all but the last", "model": "3 layers, γ 1"},
+         {(1, 0), *((i, 2) for i in range(3, 8))}, [0, 1], ("state",)),
+        ({"cut": "both anchors", "path": "convolution", "model": "3 layers, γ 1"},
+         {(i, j) for j in (3, 4) for i in range(j + 1, 8)}, None, ("conv",)),
+        ({"cut": "first anchor", "model": "3 layers, γ 1", "layer": "3"},
+         {(i, 3) for i in range(4, 8)}, [2], ("state",)),
+    ],
+)  # fmt: skip
+def test_the_reader_s_cut_is_the_cut(
+    opened: dict[str, Opened], choice: dict[str, Any], edges: set[tuple[int, int]],
+    layers: list[int] | None, paths: tuple[str, ...],
+) -> None:  # fmt: skip
+    plot, _ = cuts.cutting(opened)
+    one = opened[choice.get("model", "2 layers, γ 0.5")]
+    tokens = one.with_pair(choice.get("pair", 43), choice.get("key_at", 3) - 1).tokens[0]
+    before = answer_probabilities(one.model, tokens)
+    with cut_edges(one.model, edge_cut(8, edges), layers, paths):
+        after = answer_probabilities(one.model, tokens)
+        lens, S = logit_lens(one.model, tokens), flow(one.model, tokens)
+    figure = plot(**choice)
+    shown = odds_of(figure)
+    assert agree(shown["before"], before) and agree(shown["with the cut"], after)
+    assert max(abs(x - y) for x, y in zip(before, after, strict=True)) > 1e-3
+    top = [int(torch.tensor(odds).argmax()) for odds in (before, after)]
+    says = f"answer {top[0]} becomes {top[1]}" if top[0] != top[1] else f"answer {top[1]} stays"
+    assert says in figure.layout.title.text and "cut off" in figure.layout.title.text
+    assert last_node(figure) == top[1] == int(lens.tokens[-1, -1])
+    # lines and crosses are of the model while it is cut; the convolution reaches three back
+    depth = len(one.model.layers)
+    reached = {(i, j) for i, j in edges if paths != ("conv",) or i - j <= 3}
+    where = range(depth) if layers is None else layers
+    crosses = {figures._along(n, i, j) for n in where for i, j in reached}
+    assert set(marked(figure, "cut")) == crosses and len(marked(figure, "cut")) == len(crosses)
+    (points,) = [t for t in figure.data if t.type == "scatter" and t.marker.opacity == 0]
+    at = list(zip(points.x, points.y, strict=True)).index(figures._along(depth - 1, 7, 6))
+    assert points.text[at].endswith(f"S = {float(S[-1, 7, 6]):.3g}")
+
+
+def test_a_cut_of_nothing_or_nowhere_changes_nothing(opened: dict[str, Opened]) -> None:
+    plot, choices = cuts.cutting(opened)
+    assert choices["layer"] == ["all", "all but the last", "last", "1", "2", "3"]
+    for choice in ({"cut": "nothing"}, {"layer": "3"}):
+        figure = plot(**choice)
+        before, after = odds_of(figure).values()
+        assert before == after and marked(figure, "cut") == []
+        assert "stays" in figure.layout.title.text
+    assert "which this model has not: nothing done" in figure.layout.title.text
+    assert plot(cut="nothing").layout.title.text.startswith("Nothing cut off")
+
+
+@pytest.mark.parametrize("kind", ["cutting", "exchanging"])
+def test_every_choice_draws_and_the_page_moves_without_a_kernel(
+    opened: dict[str, Opened], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plot, choices = getattr(cuts, kind)(opened)
+    opening = plot(**{name: values[0] for name, values in choices.items()})
+    assert opening == plot()  # what stands on the page without a kernel is what plot() draws
+    for name, values in choices.items():
+        for value in values:
+            figure = plot(**{name: value})
+            assert len(figure.data) == len(opening.data) and figure.to_json(), (name, value)
+            assert {len(t.x) for t in figure.data if t.type == "bar"} == {cuts.SHOWN}
     still = page.explore(plot, **choices)  # headless in tests
-    assert [frame.name for frame in still.frames] == choices["cut"]
-    heights = {frame.data[1].y for frame in still.frames}
-    assert len(heights) == len(choices["cut"])
+    (first, *_) = choices
+    assert [frame.name for frame in still.frames] == list(map(str, choices[first]))
+    assert len({frame.data[-1].y for frame in still.frames}) == len(choices[first])
+    assert len(still.to_json()) < 600_000
+    models = page.explore(lambda model: plot(model=model), model=choices["model"])
+    assert [frame.name for frame in models.frames] == list(opened)
+    ticks = [frame.layout.yaxis.ticktext[-1] for frame in models.frames]
+    assert ticks == ["layer 2", "layer 3"]
+    monkeypatch.setenv("MAMBA_BOOK_HEADLESS", "0")
+    monkeypatch.setattr("lib.progress.in_notebook", lambda: True)
+    widget = page.explore(plot, **choices)
+    assert [child.description for child in widget.children[:-1]] == list(choices)
+
+
+@pytest.mark.parametrize(
+    ("choice", "layers", "too"),
+    [
+        ({}, None, False),
+        ({"pair": 34, "exchanged": "anchors too"}, None, True),
+        ({"pair": 12, "key_at": 5, "layer": "1", "exchanged": "anchors too"}, [0], True),
+        ({"pair": 22, "key_at": 1, "layer": "last", "model": "3 layers, γ 1"}, [2], False),
+    ],
+)
+def test_the_reader_s_exchange_is_the_substitution(
+    opened: dict[str, Opened], choice: dict[str, Any], layers: list[int] | None, too: bool
+) -> None:
+    plot, choices = cuts.exchanging(opened)
+    assert len(choices["pair"]) == 15 and 43 not in choices["pair"]
+    one = opened[choice.get("model", "2 layers, γ 0.5")]
+    key = choice.get("key_at", 3) - 1
+    own, twins = (one.with_pair(pair, key) for pair in (choice.get("pair", 11), 43))
+    before, theirs = (answer_probabilities(one.model, s.tokens[0]) for s in (own, twins))
+    with substitution(one.model, own, twins, layers, include_pair=too):
+        after = answer_probabilities(one.model, own.tokens[0])
+    figure = plot(**choice)
+    shown = odds_of(figure)
+    assert agree(shown["before"], before) and agree(shown["the twin"], theirs)
+    assert agree(shown["exchanged"], after)
+    assert max(abs(x - y) for x, y in zip(before, after, strict=True)) > 1e-3
+    top = [int(torch.tensor(odds).argmax()) for odds in (before, theirs, after)]
+    assert last_node(figure) == top[2]
+    assert ("that of the twin" in figure.layout.title.text) == (top[1] == top[2])
+    first = key + (1 if too else 3)
+    where = range(len(one.model.layers)) if layers is None else layers
+    diamonds = [(at + 1, n + 0.3) for n in where for at in range(first, 8)]
+    assert marked(figure, "of the twin") == diamonds
+    (names,) = {t.x for t in figure.data if t.type == "bar"}
+    wanted = {int(own.labels[0]): "as trained", int(twins.composite[0]): "composite"}
+    for answer, name in wanted.items():
+        assert any(x.startswith(f"<b>{answer}</b>") and name in x for x in names)
+
+
+def test_a_reading_is_of_the_sequence_and_says_what_is_answered(opened: dict[str, Opened]) -> None:
+    one = opened["3 layers, γ 1"]
+    for pair, key_at in ((43, 3), (12, 1)):
+        split = one.with_pair(pair, key_at - 1)
+        figure = cuts.reading(one, pair, key_at)
+        answer = int(logit_lens(one.model, split.tokens[0]).tokens[-1, -1])
+        assert figure.layout.title.text.startswith(f"Pair {pair}, answer {answer}: n")
+        assert one.title in figure.layout.title.text and last_node(figure) == answer
+        below = next(t for t in figure.data if t.mode == "text").text
+        assert below == tuple(f"<b>{token}</b>" for token in split.tokens[0].tolist())
+    answering = one.with_pair(43)
+    with pytest.MonkeyPatch.context() as patch:
+        lens = Lens(torch.full((4, 8), int(answering.composite[0])), torch.ones(4, 8))
+        patch.setattr("lib.analysis.flow.logit_lens", lambda *_: lens)
+        title = cuts.reading(one).layout.title.text
+    assert title.startswith(f"Pair 43, answer {int(answering.composite[0])}: composite<br>")
+
+
+def test_answers_are_named_by_the_solution_they_stand_for(opened: dict[str, Opened]) -> None:
+    one = opened["2 layers, γ 0.5"]
+    key = int(one.one.keys[0])
+    for pair, shifts in (
+        (43, {"composite": -10, "symmetric": -6}),
+        (34, {"as trained": -6, "composite": -10}),
+        (12, {"as trained": 6}),
+    ):
+        expected = {name: key + shift for name, shift in shifts.items()}
+        assert cuts.worth_naming(one.with_pair(pair)) == expected
 
 
 def test_every_figure_has_a_title_and_labelled_axes(model: LanguageModel) -> None:
@@ -208,7 +396,6 @@ def test_every_figure_has_a_title_and_labelled_axes(model: LanguageModel) -> Non
         figures.information_flow(S, TOKENS, LENS, "t"),
         figures.agreement_bars({"x": [{11: 1.0}]}, "t", "share"),
         figures.cosine_maps({"x": kernel_cosines(model)}, "t"),
-        figures.answer_change([0.4, 0.6], [0.5, 0.5], TOKENS, {}, "t"),
     ]
     for figure in drawn:
         axes = [*figure.select_xaxes(), *figure.select_yaxes()]

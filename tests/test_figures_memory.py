@@ -35,15 +35,33 @@ def test_a_published_0_is_no_missing_number() -> None:
     assert list(bars.text) == ["0", ""]
 
 
-def test_a_legend_of_one_column_stands_between_title_and_plot() -> None:
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_legend_of_one_column_stands_between_title_and_plot(swapped: bool) -> None:
     columns = {f"{prefix}rouge1": 0.5 for prefix in figures.WRITERS}
-    frame = pd.DataFrame({"length": [4, 8], "seed": 1, **columns})
+    seeds = pd.DataFrame({"length": [4, 8] * 3, "seed": [1, 1, 2, 2, 3, 3], **columns})
+    frame = seeds.assign(swapped_rouge1=0.2) if swapped else seeds
     chance = pd.DataFrame({"length": [4, 8], "rouge1": 0.1, "seed": 1})
     figure = figures.by_writer(frame, "rouge1", "t", chance)
     entries = sum(trace.showlegend is not False for trace in figure.data)
+    assert entries == len(figures.WRITERS) + 2 + swapped  # the band, and unrelated text
     legend, height = figure.layout.legend, figure.layout.height
     assert legend.yref == "container" and legend.yanchor == "top"
     assert height * (1 - legend.y) + 20 * (entries + 1) <= figure.layout.margin.t
+
+
+def test_swapped_answers_have_a_line_where_records_have_them() -> None:
+    """One in each frame of a slider, for records know some measures longer than others."""
+    frame = pd.DataFrame(
+        {"length": [4, 8, 8], "seed": [1, 1, 2], "omission": 0.5, "similarity": 0.9,
+         "swapped_omission": [None, 0.5, 0.75]}
+    )  # fmt: skip
+    lines = {m: figures.by_writer(frame, m, "t").data for m in ("omission", "similarity")}
+    omission, similarity = (lines[m][-1] for m in lines)
+    assert (omission.name, omission.x, omission.y) == (figures.SWAPPED, (8,), (0.625,))
+    assert similarity.name == figures.SWAPPED and not similarity.x
+    assert len(lines["omission"]) == len(lines["similarity"])
+    older = figures.by_writer(frame.drop(columns="swapped_omission"), "omission", "t").data
+    assert figures.SWAPPED not in {line.name for line in older}
 
 
 def test_numbers_in_words() -> None:

@@ -314,7 +314,7 @@ def test_answers_are_counted_by_their_distance_from_the_key() -> None:
     assert sum(sum(values.values()) for values in first.values()) == pytest.approx(1)
     assert all(y == 0 for t in figure.data[3:] for y in t.y)
     titles = [note.text for note in figure.layout.annotations]
-    assert titles == ["2 layers", "3 layers: no weights kept"]
+    assert titles == ["2 layers, 2 seeds", "3 layers: not looked at"]
     assert figure.layout.yaxis.title.text == "share of sequences"
     assert figure.layout.xaxis.ticktext[-1] == "≥20"
     assert figure.layout.xaxis.range[1] >= 25  # so that it does not meet the next panel's "≤-20"

@@ -92,6 +92,13 @@ def test_records_of_one_day_name_it_once() -> None:
     assert row[-1] == "2026-11-28| to |2026-11-30" and row[-2] == "3,600"
 
 
+def test_the_time_of_records_that_shared_it_is_theirs_once() -> None:
+    for facts, said in (({}, "at most 1,200"), ({"shared_time": True}, "2,400")):
+        group = [record(seed, abreast=3, **facts) for seed in (1, 2)]
+        (row,) = told(page.provenance_groups(group))[1]
+        assert row[-2] == said
+
+
 @pytest.mark.parametrize(
     ("name", "short"),
     [

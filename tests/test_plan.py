@@ -15,6 +15,8 @@ import pytest
 
 from lib import plan
 from lib.__main__ import main
+from lib.experiments import Context
+from lib.experiments._noise_shared import shared_folder
 from tests.conftest import ROOT
 
 # in place of a run: says its arguments, waits, ends with a status
@@ -259,7 +261,8 @@ def test_a_pack_has_records_and_no_caches(tmp_path: Path) -> None:
     names = [
         "achilles.beyond/one.json", "achilles.beyond/one.safetensors",
         "achilles.beyond/checkpoints/two.safetensors", "language_models/m.safetensors",
-        "text/tokens.bin", "pretrained/x/model.safetensors", "achilles.beyond/.three.json.1.tmp",
+        "noise-shared/base.safetensors", "text/tokens.bin", "pretrained/x/model.safetensors",
+        "achilles.beyond/.three.json.1.tmp", "locks/two.lock",
     ]  # fmt: skip
     for name in names:
         (runs / name).parent.mkdir(parents=True, exist_ok=True)
@@ -273,7 +276,10 @@ def test_a_pack_has_records_and_no_caches(tmp_path: Path) -> None:
             return set(archive.getnames())
 
     assert packed(False) == {f".runs/{name}" for name in names[:2]}
-    assert packed(True) == {f".runs/{name}" for name in names[:4]}
+    assert packed(True) == {f".runs/{name}" for name in names[:5]}
+    # what unfinished runs of the chapter on noise began with
+    shared = shared_folder(Context(checkpoints=runs / "noise.matched" / "checkpoints"))
+    assert shared == runs / "noise-shared"
     target.unlink()
     assert plan.pack(tmp_path / "none", target) == 0
     assert not list(tmp_path.glob("*runs.tar*"))  # neither an archive nor the draft of one

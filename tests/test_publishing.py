@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lib import publishing
+from lib.experiments import Context, Outcome, find
 from lib.origins import Origin
 from lib.store import Record, Store, StoreError, read_record
 
@@ -84,6 +87,40 @@ def test_an_altered_number_is_found(copy: Path) -> None:
     path.write_text(path.read_text().replace('"best_composite": 0.', '"best_composite": 0.9'))
     (check,) = [c for c in publishing.verify(copy) if c.what == path.name]
     assert not check.ok and "was altered" in check.detail
+
+
+@pytest.mark.parametrize(
+    ("again", "said"),
+    [
+        ({"final_symmetric": None, "final_composite": math.nan}, "nan (final_composite)"),
+        ({"final_composite": math.nan, "final_symmetric": None}, "nan (final_composite)"),
+        ({"renamed": 1.0}, "measured again: renamed, of which the record holds nothing"),
+        ({}, "measured again: nothing, of which the record holds nothing"),
+        ({"final_symmetric": None}, "1 accuracies measured again, largest difference 0.0000"),
+    ],
+)  # fmt: skip
+def test_what_is_no_number_or_has_no_fellow_fails(
+    root: Path, monkeypatch: pytest.MonkeyPatch, again: dict[str, float | None], said: str
+) -> None:
+    def reevaluate(record: Record) -> dict[str, float]:
+        return {k: record.metrics[k] if v is None else v for k, v in again.items()}
+
+    experiment = dataclasses.replace(find("achilles.composite"), reevaluate=reevaluate, pinned=list)
+    monkeypatch.setattr(publishing, "find", lambda name: experiment)
+    checks = publishing.verify(root, "achilles.composite", 1)
+    (check,) = [c for c in checks if c.what.endswith(".safetensors")]
+    assert said in check.detail and check.ok == (list(again) == ["final_symmetric"])
+
+
+def test_a_pinned_run_that_fails_is_no_success(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(cells: Any, context: Context) -> Iterator[Outcome]:
+        yield Outcome(cells[0], "failed", "the loss was not finite at step 1 of 30")
+
+    experiment = dataclasses.replace(find("achilles.composite"), run=fails)
+    monkeypatch.setattr(publishing, "find", lambda name: experiment)
+    checks = publishing.verify(copy, "achilles.composite", 0)
+    (check,) = [c for c in checks if c.what.startswith("pinned")]
+    assert not check.ok and check.detail == "the loss was not finite at step 1 of 30"
 
 
 def test_a_missing_pinned_record_is_no_success(copy: Path) -> None:

@@ -99,6 +99,16 @@ def test_notebooks_stay_thin(notebook: Path) -> None:
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name_of)
+def test_explorers_are_shown_with_a_live_kernel_too(notebook: Path) -> None:
+    """There they are widgets, which have no method ``show`` as a figure has."""
+    for cell in code_cells(notebook):
+        called = [node.func for node in ast.walk(parsed(cell)) if isinstance(node, ast.Call)]
+        for made in [f.value for f in called if isinstance(f, ast.Attribute) and f.attr == "show"]:
+            name = made.func if isinstance(made, ast.Call) else None
+            assert getattr(name, "attr", "") not in ("explore", "type_in")
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name_of)
 def test_parameters_are_one_cell_typed_and_commented(notebook: Path) -> None:
     tagged = [c for c in code_cells(notebook) if "parameters" in c["metadata"].get("tags", [])]
     assert len(tagged) == 1

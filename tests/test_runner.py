@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from lib import __main__ as cli
-from lib import provenance, publishing, runner
+from lib import locks, provenance, publishing, runner
 from lib.config import to_dict
 from lib.experiments import Context, Outcome, ablations
 from lib.ops import backends
 from lib.store import Store, StoreError, identity
+from tests import fakes
 from tests.fakes import EXPERIMENT, FakeCell, put, use_fake
 
 
@@ -270,6 +271,71 @@ def test_a_checkpoint_goes_when_its_cell_is_over_and_others_stay(
     assert not list(Store.at(tmp_path).local.rglob("*.safetensors"))
 
 
+def taking(todo: Sequence[FakeCell], context: Context) -> Iterator[Outcome]:
+    """Cell by cell, those that nobody else runs."""
+    for cell in todo:
+        for mine in context.take([cell]):
+            yield Outcome(mine, "done", metrics={"best": 1.0})
+            # its record is there: nobody has to wait for the rest
+            assert context.holding is not None and not context.holding.locks
+
+
+def test_cells_of_another_process_are_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(vars(EXPERIMENT), "run", taking)
+    first = EXPERIMENT.cells("paper")[0]
+    lock = locks.lock_of(tmp_path / ".runs", identity("demo.one", 1, to_dict(first)))
+    lock.acquire()
+    root = ["--root", str(tmp_path), "run", "demo.one", "--profile", "paper", "--device", "cpu"]
+    assert cli.main(root) == cli.STOPPED
+    said = lines(capsys)
+    assert "L2-s1: passed over, under way in another process" in said
+    assert "5 done, 0 failed, 1 left" in said
+    lock.release()
+    assert cli.main(root) == 0 and "1 done, 0 failed, 0 left" in lines(capsys)
+    # nothing is held any more
+    assert all(map(locks.taken, (locks.lock_of(tmp_path / ".runs", identity(
+        "demo.one", 1, to_dict(cell))) for cell in EXPERIMENT.cells("paper"))))  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{}, {"fresh": True}, {"retry_failed": True}])
+def test_cells_that_were_run_meanwhile_are_not_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    store = Store.at(tmp_path)
+    before, meanwhile = (EXPERIMENT.cells("paper")[k] for k in (0, 1))
+    if options:
+        put(store, before, "failed" if "retry_failed" in options else "done", best=0.3)
+
+    def beside(todo: Sequence[FakeCell], context: Context) -> Iterator[Outcome]:
+        put(store, meanwhile, best=0.4)
+        yield from taking(todo, context)
+
+    monkeypatch.setitem(vars(EXPERIMENT), "run", beside)
+    summary = run(tmp_path, **options)
+    assert "L2-s1" in summary.done and "L2-s2" not in summary.done
+    assert (len(summary.done), summary.skipped, summary.left) == (5, 1, 0)
+    assert not list((tmp_path / ".runs" / "demo.one").glob(".fresh-*.json"))
+
+
+def test_an_error_gives_back_what_was_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+
+    def broken(todo: Sequence[FakeCell], context: Context) -> Iterator[Outcome]:
+        kept.append(context.take(todo))
+        raise RuntimeError("out of memory")
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setitem(vars(EXPERIMENT), "run", broken)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            run(tmp_path)
+    assert len(kept[0]) == 6
+    monkeypatch.setitem(vars(EXPERIMENT), "run", taking)
+    assert len(run(tmp_path).done) == 6
+
+
 def test_the_ensemble_size_reaches_the_experiment_and_shares_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -407,6 +473,19 @@ def test_status_counts_done_total_and_failed(tmp_path: Path) -> None:
     paper = rows["paper"]
     assert (paper["done"], paper["total"], paper["failed"]) == (1, 6, 1)
     assert paper["devices"] == ["test"] and paper["last"] == "2026-01-01"
+    assert (paper["wall_seconds"], paper["certainty"]) == (2.0, "")
+
+
+def test_the_status_counts_a_time_that_runs_shared_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.at(tmp_path)
+    facts = {**fakes.PROVENANCE, "wall_seconds": 60.0, "abreast": 2}
+    for seed, minute in ((1, 0), (2, 0), (3, 5)):
+        monkeypatch.setattr(fakes, "PROVENANCE", {**facts, "started": f"2026-01-01T10:0{minute}"})
+        put(store, FakeCell(7, seed), best=0.9)
+    rows = {row["profile"]: row for row in runner.status(tmp_path)}
+    assert (rows["paper"]["wall_seconds"], rows["paper"]["certainty"]) == (120.0, "at most ")
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> str:

@@ -42,6 +42,16 @@ def test_many_claims_that_were_not_run_are_folded() -> None:
     assert "No claims yet" in verdicts.tables([], ROOT, "")
 
 
+def test_claims_that_no_run_can_decide_are_folded_with_them_unless_they_have_one() -> None:
+    unknown = row("protocol unknown", values=[], our_mean=None)
+    rows = [*[row("not run", None)] * verdicts.FEW, unknown, row("protocol unknown")]
+    page = BeautifulSoup(verdicts.tables(rows, ROOT, "../../"), "html.parser")
+    folded = page.select("details.idle tbody tr")
+    (opened,) = [each for each in page.select("tbody tr") if each not in folded]
+    assert len(folded) == verdicts.FEW + 1 and "582.8" in opened.get_text()
+    assert "claims have not been run, 1 of them of an unknown protocol" in page.get_text()
+
+
 def test_a_notebook_shows_the_directive_s_table(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [row("reproduced")]
     monkeypatch.setattr(

@@ -22,6 +22,9 @@ from lib.tasks.composite import (
 from lib.training.batches import narrow
 
 EVALUATION_ROWS = 2_000
+OFFSET = (
+    "answer_offset_"  # of metrics: OFFSET + "-10" is the share of answers that are the key - 10
+)
 
 
 def last_token_loss(
@@ -116,9 +119,15 @@ def accuracies(model: LanguageModel, test: Split, by_pair: bool = False) -> dict
     return {name: float(value) for name, value in found.items()}
 
 
-def answer_offsets(model: LanguageModel, test: Split, pair: int = 43) -> dict[int, float]:
+def answer_offsets(
+    model: LanguageModel, test: Split, pair: int = 43, modulus: int | None = None
+) -> dict[int, float]:
     """What is answered to a pair, as answer less key, to the share of its sequences: which wrong
     answers are given where neither label is.
+
+    Args:
+        modulus: of the labels, where they have one: then the nearest way round, from
+            ``-modulus // 2`` on.
 
     Raises:
         ValueError: no sequence of `test` has that pair.
@@ -126,7 +135,10 @@ def answer_offsets(model: LanguageModel, test: Split, pair: int = 43) -> dict[in
     asked = test.take(test.where(pair))
     if not len(asked):
         raise ValueError(f"pair is {pair}, allowed: {test.pairs.unique().tolist()}")
-    offsets, counts = (answers(model, asked.tokens) - asked.keys).unique(return_counts=True)
+    found = answers(model, asked.tokens) - asked.keys
+    if modulus is not None:
+        found = (found + modulus // 2) % modulus - modulus // 2
+    offsets, counts = found.unique(return_counts=True)
     total = len(asked)
     pairs = zip(offsets.tolist(), counts.tolist(), strict=True)
     return {offset: count / total for offset, count in pairs}

@@ -12,6 +12,10 @@ decay   dt_j, which sets how much i still finds of all tokens *before* j. With S
 
 With all three cut from j to every later token, in every layer, nothing that another token computes
 depends on j. A token j that answers itself, being the last, of course still does.
+
+In attention the state is the weight S_ij after the softmax, conv the taps on queries, keys and
+values where it has them, and decay what j takes from the other weights of i, which sum to 1. Other
+blocks that show an S, such as Mamba-3, can be cut there alone.
 """
 
 from __future__ import annotations
@@ -26,15 +30,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lib.analysis.activations import replace_activations
+from lib.models.attention import AttentionMixer
+from lib.models.feedforward import FeedForwardMixer
 from lib.models.language_model import LanguageModel
 from lib.models.layers import CausalConv
 from lib.models.mamba1 import Mamba1Mixer
 from lib.models.mamba2 import Mamba2Mixer
+from lib.models.moe import MoEMixer
 from lib.ops.checks import compute_dtype
 from lib.ops.scan_matrix import apply_scan_matrix, scan_matrix
 
 PATHS = ("state", "conv", "decay")
 KEY_AND_PAIR = (0, 1, 2)  # the key and both anchors, counted from the key
+TOKENWISE = (
+    FeedForwardMixer,
+    MoEMixer,
+)  # look at each token alone: nothing passes that could be cut
 
 Edit = Callable[[Tensor], Tensor | None]
 
@@ -91,12 +102,13 @@ def cut_edges(
 
     Args:
         cut: (l, l), or (b, l, l) with a cut for each sequence of the batch; True is cut.
-        layers: counted from 0; all if None.
+        layers: counted from 0; if None all that mix tokens, so no feed-forward one.
         paths: some of "state", "conv", "decay".
 
     Raises:
         ValueError: a layer, path or shape that does not fit, or a token cut off from itself.
-        TypeError: a block of another kind than Mamba-1 and Mamba-2 has no S or needs another path.
+        TypeError: a block of another kind than Mamba-1, Mamba-2 and attention has no S or needs
+            another path; a feed-forward layer was named.
         RuntimeError: from the model's call, a block that does not form S at this length (Mamba-2
             beyond one chunk), or whose activations are no longer those that the cut was made from.
     """
@@ -120,13 +132,16 @@ def cut_edges(
 
 
 def layer_numbers(model: LanguageModel, layers: Sequence[int] | None) -> list[int]:
-    """`layers`, or all of them.
+    """`layers`, counted from 0, or all that mix tokens.
 
     Raises:
         ValueError: a layer that the model lacks.
     """
     count = len(model.layers)
-    chosen = list(range(count)) if layers is None else list(layers)
+    if layers is None:
+        mixers = [cast(Any, layer).mixer for layer in model.layers]
+        return [n for n, mixer in enumerate(mixers) if not isinstance(mixer, TOKENWISE)]
+    chosen = list(layers)
     if not set(chosen) <= set(range(count)):
         raise ValueError(f"layers is {tuple(chosen)}, allowed: some of 0..{count - 1}")
     return chosen
@@ -135,18 +150,21 @@ def layer_numbers(model: LanguageModel, layers: Sequence[int] | None) -> list[in
 class _Cut:
     """The edits of one block's activations, as functions of what a call computes."""
 
-    def __init__(self, mixer: Mamba1Mixer | Mamba2Mixer, cut: Tensor, paths: Sequence[str]) -> None:
+    def __init__(self, mixer: Any, cut: Tensor, paths: Sequence[str]) -> None:
         self.mixer, self.cut, self.paths = mixer, cut, paths
         self.seen: dict[str, Tensor] = {}
 
     def edits(self) -> dict[str, Edit]:
         """Name of an activation to what is done with it."""
         edits: dict[str, Edit] = {}
-        if {"state", "decay"} & set(self.paths):
+        if {"state", "decay"} & set(self.paths) and isinstance(self.mixer, AttentionMixer):
+            edits = {"S": self._weights}
+        elif {"state", "decay"} & set(self.paths):
             edits = {name: partial(self._look, name) for name in ("post_conv", "dt", "B", "C")}
             mamba2 = isinstance(self.mixer, Mamba2Mixer)
             edits |= {"S": self._entries} if mamba2 else {"y": self._output}
-        if "conv" in self.paths and self.mixer.conv.kind != "none":
+        conv = self.mixer.conv  # None in attention without one
+        if "conv" in self.paths and conv is not None and conv.kind != "none":
             edits |= {"pre_conv": partial(self._look, "pre_conv"), "post_conv": self._convolved}
         return edits
 
@@ -176,6 +194,15 @@ class _Cut:
             _expect_same("S", S, self._matrix())
         return self._blocked(S, mask)
 
+    def _weights(self, S: Tensor) -> Tensor:
+        """Of attention: what is not cut sums to 1 if decay is cut, else it stays as it is."""
+        mask = self._mask(S, S.shape[-1])[:, None]
+        if "decay" in self.paths:
+            left = S.masked_fill(mask, 0).sum(-1, keepdim=True)
+            tiny = torch.finfo(S.dtype).tiny
+            S = torch.where(mask, S, S / left.clamp(min=tiny))
+        return S.masked_fill(mask, 0) if "state" in self.paths else S
+
     def _output(self, y: Tensor) -> Tensor:
         mask = self._mask(y, y.shape[1])
         u, dt = (self.seen[name].transpose(1, 2) for name in ("post_conv", "dt"))
@@ -193,8 +220,11 @@ class _Cut:
 
 
 def _edits(mixer: Any, cut: Tensor, paths: Sequence[str]) -> dict[str, Edit]:
-    if isinstance(mixer, Mamba1Mixer | Mamba2Mixer):
+    if isinstance(mixer, Mamba1Mixer | Mamba2Mixer | AttentionMixer):
         return _Cut(mixer, cut, paths).edits()
+    if isinstance(mixer, TOKENWISE):
+        kind = type(mixer).__name__
+        raise TypeError(f"a {kind} block has nothing to cut, allowed: layers that mix tokens")
     if set(paths) != {"state"} or not hasattr(mixer, "act_S"):
         given = f"paths {tuple(paths)} of a {type(mixer).__name__} block"
         raise TypeError(f"{given} cannot be cut, allowed: state alone, and only where it has S")

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lib.analysis.activations import record_activations
+from lib.analysis.cuts import TOKENWISE
 from lib.models.attention import AttentionMixer
-from lib.models.feedforward import FeedForwardMixer
 from lib.models.language_model import LanguageModel
 from lib.models.mamba1 import Mamba1Mixer
 from lib.models.mamba2 import Mamba2Mixer
@@ -80,9 +80,9 @@ def _matrix(mixer: Any, name: str, found: dict[str, Tensor], head: int) -> Tenso
     if isinstance(mixer, Mamba2Mixer):  # not the activation: long sequences never compute it
         dt, B, C = (found[f"{name}.{part}"] for part in ("dt", "B", "C"))
         S = ssd_matrix(dt, -torch.exp(mixer.A_log.to(dt.dtype)), B, C)
-    elif isinstance(mixer, FeedForwardMixer):
-        hidden = found[f"{name}.hidden"]
-        return torch.eye(hidden.shape[1], dtype=hidden.dtype, device=hidden.device)
+    elif isinstance(mixer, TOKENWISE):
+        stream = found["embed"]
+        return torch.eye(stream.shape[1], dtype=stream.dtype, device=stream.device)
     elif f"{name}.S" in found:
         S = found[f"{name}.S"]
     else:
@@ -137,7 +137,7 @@ def kernel_cosines(model: LanguageModel, part: str | None = None) -> list[Tensor
     return [
         _cosines(mixer, number, part)
         for number, layer in enumerate(model.layers)
-        if not isinstance(mixer := cast(Any, layer).mixer, FeedForwardMixer)
+        if not isinstance(mixer := cast(Any, layer).mixer, TOKENWISE)
     ]
 
 

@@ -181,7 +181,7 @@ def token_table(
     perplexity: Sequence[float] | None = None,
     frequency: Mapping[int, int] | None = None,
 ) -> pd.DataFrame:
-    """One row a token: chunk, position (from 0), token, category, found, in_place.
+    """One row a token: chunk, position (from 0), token, category, found.
 
     Args:
         written: tokens of each chunk's reconstruction, without the end token.
@@ -205,7 +205,6 @@ def token_table(
     )
     pairs = list(zip(references, written, strict=True))
     table["found"] = [flag for a, b in pairs for flag in found_by_occurrence(a, b)]
-    table["in_place"] = [i < len(b) and a[i] == b[i] for a, b in pairs for i in range(length)]
     if labels is not None:
         table["label"] = labels.flatten()
     if perplexity is not None:

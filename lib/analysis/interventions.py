@@ -8,14 +8,16 @@ the paper leaves open (layers, which tokens count) is a parameter here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from lib.analysis.activations import record_activations, replace_activations
-from lib.analysis.composite import answer_probabilities, answers
+from lib.analysis.composite import answers
 from lib.analysis.cuts import KEY_AND_PAIR, cut_edges, layer_numbers, source_cut
 from lib.models.language_model import LanguageModel
 from lib.tasks.composite import Split
@@ -49,21 +51,23 @@ def blocked_answers(
     return torch.cat([part(split.take(rows)) for rows in _parts(split)])
 
 
-def substituted_answers(
+@contextmanager
+def substitution(
     model: LanguageModel,
     split: Split,
     twins: Split,
     layers: Sequence[int] | None = None,
     *,
     include_pair: bool = False,
-) -> Tensor:
-    """Answers (count,) when downstream tokens hold what the twins' convolutions gave.
+) -> Iterator[None]:
+    """During the block, calls for the sequences of `split`, in their order and all of them, hold in
+    downstream tokens what the twins' convolutions gave.
 
-    The twins run once, untouched; then, in each of `layers` (all if None), the output of the
-    convolution at every token after the pair is replaced by the twin's. In Mamba-1 that is x, from
-    which dt, B and C follow; in Mamba-2 it is x, B and C, not dt. The gate z and the residual
-    stream stay the sequence's own in both. A pair at the very end has no token after it, and then
-    nothing is replaced.
+    The twins run once, untouched; then, in each of `layers` (all that mix tokens if None), the
+    output of the convolution at every token after the pair is replaced by the twin's. In Mamba-1
+    that is x, from which dt, B and C follow; in Mamba-2 it is x, B and C, not dt; in attention
+    queries, keys and values. The gate z and the residual stream stay the sequence's own. A pair at
+    the very end has no token after it, and then nothing is replaced.
 
     Args:
         twins: the same sequences with another pair (:func:`lib.tasks.interventions.twin`).
@@ -73,23 +77,63 @@ def substituted_answers(
         ValueError: twins that differ in more than the pair, a layer that does not exist or one
             without a convolution.
     """
-    names = [f"layers.{number}.mixer.post_conv" for number in layer_numbers(model, layers)]
-    length = split.tokens.shape[1]
-    offset = torch.arange(length, device=split.index.device) - split.index[:, None]
-    same = (split.tokens == twins.tokens) | (offset == 1) | (offset == 2)
-    if not (torch.equal(split.index, twins.index) and same.all()):
+    chosen = layer_numbers(model, layers)
+    for number in chosen:
+        mixer = cast(Any, model.layers[number]).mixer
+        if not hasattr(mixer, "act_post_conv"):
+            kind = type(mixer).__name__
+            raise ValueError(f"layer {number} is a {kind}, allowed: layers with a convolution")
+    downstream = replaced_tokens(split, include_pair)
+    if not (torch.equal(split.index, twins.index) and _alike(split, twins)):
         raise ValueError("twins differ from split in more than the pair")
+    if not chosen:
+        yield
+        return
+    with record_activations(model, "mixer.post_conv") as found:
+        answers(model, twins.tokens)
+
+    def put(name: str, own: Tensor) -> Tensor:
+        return torch.where(downstream[..., None], found[name], own)
+
+    names = [f"layers.{number}.mixer.post_conv" for number in chosen]
+    with replace_activations(model, {name: partial(put, name) for name in names}):
+        yield
+
+
+def replaced_tokens(split: Split, include_pair: bool = False) -> Tensor:
+    """Which tokens (count, l) get their twin's states under :func:`substitution`: those after the
+    pair, or after the key."""
+    return _offsets(split) > (0 if include_pair else max(KEY_AND_PAIR))
+
+
+def _offsets(split: Split) -> Tensor:
+    """Places (count, l) counted from the key."""
+    length = split.tokens.shape[1]
+    return torch.arange(length, device=split.index.device) - split.index[:, None]
+
+
+def _alike(split: Split, twins: Split) -> bool:
+    """Whether all tokens but the anchors are the same."""
+    offset = _offsets(split)
+    same = (split.tokens == twins.tokens) | (offset == 1) | (offset == 2)
+    return bool(same.all())
+
+
+def substituted_answers(
+    model: LanguageModel,
+    split: Split,
+    twins: Split,
+    layers: Sequence[int] | None = None,
+    *,
+    include_pair: bool = False,
+) -> Tensor:
+    """Answers (count,) when downstream tokens hold what the twins' convolutions gave; arguments and
+    errors as in :func:`substitution`."""
 
     def part(rows: slice) -> Tensor:
-        downstream = offset[rows] > (0 if include_pair else max(KEY_AND_PAIR))
-        with record_activations(model, "mixer.post_conv") as found:
-            answers(model, twins.tokens[rows])
-
-        def put(name: str, own: Tensor) -> Tensor:
-            return torch.where(downstream[..., None], found[name], own)
-
-        with replace_activations(model, {name: partial(put, name) for name in names}):
-            return answers(model, split.tokens[rows])
+        some = split.take(rows)
+        with substitution(model, some, twins.take(rows), layers, include_pair=include_pair):
+            return answers(model, some.tokens)
 
     return torch.cat([part(rows) for rows in _parts(split)])
 
@@ -99,20 +143,6 @@ def agreement_by_pair(split: Split, given: Tensor, others: Tensor) -> dict[int, 
     same = given == others
     pairs = split.pairs.unique().tolist()
     return {pair: float(same[split.where(pair)].double().mean()) for pair in pairs}
-
-
-def answer_change(
-    model: LanguageModel,
-    tokens: Tensor,
-    cut: Tensor,
-    layers: Sequence[int] | None = None,
-    paths: Sequence[str] = ("state",),
-) -> tuple[list[float], list[float]]:
-    """Probabilities of every answer to one sequence (l,), before a cut (l, l) and with it; other
-    arguments as in :func:`cut_edges`. Drawn by ``lib.figures.achilles_flow.answer_change``."""
-    before = answer_probabilities(model, tokens)
-    with cut_edges(model, cut, layers, paths):
-        return before, answer_probabilities(model, tokens)
 
 
 def _parts(split: Split) -> list[slice]:

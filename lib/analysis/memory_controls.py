@@ -32,6 +32,8 @@ from lib.models.autoencoder import Decoded, StateAutoencoder, map_states
 from lib.models.language_model import LanguageModel
 from lib.tasks.reconstruction import Chunks
 
+SWAP = 0  # seed of which answer stands for which
+
 
 def partners(chunks: Chunks, seed: int) -> list[int | None]:
     """For each chunk the number of another one of its category, from another document; None where
@@ -43,6 +45,12 @@ def partners(chunks: Chunks, seed: int) -> list[int | None]:
         others = own[category][chunks.documents[own[category]] != document]
         found.append(int(rng.choice(others)) if len(others) else None)
     return found
+
+
+def swaps(chunks: Chunks) -> dict[int, int]:
+    """Whose answer each chunk is held against: numbers of chunks, of those that have a partner."""
+    found = enumerate(partners(chunks, SWAP))
+    return {index: other for index, other in found if other is not None}
 
 
 def unrelated_text(chunks: Chunks, seed: int) -> list[list[int]]:
@@ -100,10 +108,17 @@ def language_model_alone(model: StateAutoencoder, tokens: Tensor) -> Decoded:
 @torch.no_grad()
 def perplexity(model: LanguageModel, tokens: Tensor, bos: int = 0) -> Tensor:
     """Perplexity of each chunk (b, L) under a language model that starts from `bos`: (b,)."""
-    logits = _teacher_forced(model, tokens, bos)
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    losses = F.cross_entropy(wide.transpose(1, 2), tokens, reduction="none")
-    return losses.mean(1).exp()
+    return _token_losses(model, tokens, bos).mean(1).exp()
+
+
+@torch.no_grad()
+def surprise(model: LanguageModel, texts: Decoded, bos: int = 0) -> Tensor:
+    """Loss of each text as a whole, in nats, under a language model that starts from `bos`: (b,).
+
+    Args:
+        texts: of any lengths, which are 1 or more.
+    """
+    return (_token_losses(model, texts.tokens, bos) * texts.present()).sum(1)
 
 
 def shuffle(tokens: Tensor, seed: int = 0) -> Tensor:
@@ -124,6 +139,13 @@ def in_batches(write: Callable[[Tensor], Decoded], tokens: Tensor, batch_size: i
     parts: Iterable[Decoded] = (write(part) for part in tokens.split(batch_size))
     written, lengths = zip(*parts, strict=True)
     return Decoded(torch.cat(written), torch.cat(lengths))
+
+
+def _token_losses(model: LanguageModel, tokens: Tensor, bos: int) -> Tensor:
+    """(b, L): loss of each token in nats, given those before it; in float32 or wider."""
+    logits = _teacher_forced(model, tokens, bos)
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return F.cross_entropy(wide.transpose(1, 2), tokens, reduction="none")
 
 
 def _teacher_forced(model: LanguageModel, tokens: Tensor, bos: int) -> Tensor:

@@ -1,169 +1,40 @@
 """All that is measured of one decoder: numbers for claims, and small tables for the pages.
 
 The pages on word classes, kinds of text, positions and prevalence look at the same decoders, so
-each is measured once, with its controls (:mod:`lib.analysis.memory_controls`). Tables are
-aggregated and put into one, whose column ``table`` tells them apart.
+each is measured once, with its controls (:mod:`lib.analysis.memory_controls`); what they wrote
+comes from :mod:`lib.analysis.memory_writing`. Tables are aggregated and put into one, whose column
+``table`` tells them apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from lib.analysis import memory_controls as controls
 from lib.analysis import omission
 from lib.analysis.forgetting import (
     exact_matches,
     found_again,
+    found_by_occurrence,
     rouge,
     token_accuracy,
     token_table,
     word_table,
 )
 from lib.analysis.memory_trends import LEAST, Metrics, positions, prevalence
-from lib.models.autoencoder import Decoded, StateAutoencoder, map_states, state_floats
+from lib.analysis.memory_writing import SWAPPED, Observed
 from lib.tasks.memory_text import Asked
 
-WRITERS = ("", "untrained_", "zero_", "shuffled_", "alone_")
-AT_ONCE = 2048  # chunks decoded together: a step costs the same for one as for hundreds
-READ_TOKENS = 32_768  # of which the logits are held at once
 DRAWS = 500  # of chunks, for the intervals of tables
 LEFT_OUT = ("X", "INTJ")  # of what word classes are tested against each other, as in the paper
 EXAMPLES = 2  # of each category, kept as text
-SWAP = 0  # seed of which answer stands for which
 
 TABLED = ("", "zero_", "alone_")  # writers whose omission is tabulated
 
 Decode = Callable[[list[int]], str]
-
-
-# -- writing --------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def write_all(
-    model: StateAutoencoder, tokens: Tensor, at_once: int = AT_ONCE
-) -> dict[str, Decoded]:
-    """What the decoder and each control write of chunks (b, L), by the prefixes of WRITERS.
-
-    What the trained decoder writes from three states is decoded in one go. From zeros it writes one
-    text, whatever the chunk.
-    """
-    found: dict[str, list[Decoded]] = {name: [] for name in WRITERS}
-    for part in tokens.split(at_once):
-        count = len(part)
-        states, disorder = model.encode(part), model.encode(controls.shuffle(part))
-        zeros = map_states(model.encode(part[:1]), torch.zeros_like)
-        joined = [
-            type(own)(*(torch.cat(each) for each in zip(own, other, none, strict=True)))
-            for own, other, none in zip(states, disorder, zeros, strict=True)
-        ]
-        written, lengths = model.decode(joined, 2 * count + 1)
-        found[""].append(Decoded(written[:count], lengths[:count]))
-        found["shuffled_"].append(Decoded(written[count:-1], lengths[count:-1]))
-        found["zero_"].append(
-            Decoded(written[-1:].expand(count, -1), lengths[-1:].expand(count))
-        )  # fmt: skip
-        found["untrained_"].append(model.decode(states, count, untrained=True))
-        found["alone_"].append(
-            controls.in_batches(
-                lambda few: controls.language_model_alone(model, few), part, _few(part)
-            )
-        )
-    return {name: _joined(parts) for name, parts in found.items()}
-
-
-@torch.no_grad()
-def write(model: StateAutoencoder, tokens: Tensor, at_once: int = AT_ONCE) -> Decoded:
-    """What the decoder alone writes of chunks (b, L)."""
-    return controls.in_batches(model.reconstruct, tokens, at_once)
-
-
-def _few(tokens: Tensor) -> int:
-    return max(1, READ_TOKENS // tokens.shape[1])
-
-
-def _joined(parts: Sequence[Decoded]) -> Decoded:
-    written, lengths = zip(*parts, strict=True)
-    return Decoded(torch.cat(written), torch.cat(lengths))
-
-
-@torch.no_grad()
-def perplexities(model: StateAutoencoder, tokens: Tensor) -> list[float]:
-    """Perplexity of each chunk under the frozen language model."""
-    found = [
-        controls.perplexity(model.encoder, part, model.config.bos)
-        for part in tokens.split(_few(tokens))
-    ]
-    return torch.cat(found).tolist()
-
-
-@dataclass(frozen=True)
-class Observed:
-    """All that a device is needed for; what is made of it needs a processor.
-
-    Attributes:
-        rows: what each writer wrote of the chunks asked for, as tokens; by the prefixes of WRITERS.
-        similarity: of each, by writer; of those that a model's embedding has compared.
-        perplexity: of each chunk, or None if no model has read them.
-        tagged_rows: what the decoder wrote of other chunks, with tags; None if there are none.
-        sizes: of the state and of the decoder.
-    """
-
-    rows: dict[str, list[list[int]]]
-    similarity: dict[str, list[float]]
-    perplexity: list[float] | None
-    tagged_rows: list[list[int]] | None
-    sizes: dict[str, float]
-
-
-def observe(model: StateAutoencoder, asked: Asked, tagged: Asked | None = None) -> Observed:
-    """Let the decoder and its controls write.
-
-    Args:
-        asked: chunks of text that the decoder has never seen. tagged: others, with tags.
-    """
-    embedding = model.encoder.embedding.weight
-    tokens = asked.chunks.tokens.to(embedding.device)
-    written = write_all(model, tokens)
-    others = None
-    if tagged is not None:
-        others = write(model, tagged.chunks.tokens.to(embedding.device)).rows()
-    return Observed(
-        {name: one.rows() for name, one in written.items()},
-        {name: similarity(embedding, tokens, one) for name, one in written.items()},
-        perplexities(model, tokens),
-        others,
-        {
-            "state_floats": float(state_floats(model.encode(tokens[:1]))),
-            "n_parameters": float(sum(p.numel() for p in model.decoder.parameters())),
-        },
-    )
-
-
-@torch.no_grad()
-def similarity(embedding: Tensor, tokens: Tensor, written: Decoded) -> list[float]:
-    """Cosine between the mean token vectors of two texts, a second opinion beside matching words:
-    a word in place of a like one costs less. The vectors are the frozen language model's own input
-    embedding, less the mean over all the texts asked for, so that texts with nothing but common
-    words in common score about 0. 0 where nothing was written.
-
-    Args:
-        embedding: (v, m). tokens: (b, L).
-    """
-    vectors = embedding.float()
-    vectors = vectors - vectors[tokens.flatten()].mean(0)
-    kept = torch.arange(written.tokens.shape[1], device=tokens.device) < written.lengths[:, None]
-    wanted = F.embedding_bag(tokens, vectors, mode="sum")
-    flags = kept.to(vectors.dtype)
-    found = F.embedding_bag(written.tokens, vectors, mode="sum", per_sample_weights=flags)
-    return F.cosine_similarity(wanted, found, dim=1).tolist()
 
 
 # -- tables ---------------------------------------------------------------------------------
@@ -212,21 +83,17 @@ def tabulate(
         items = token_table(
             asked.chunks, rows, perplexity=perplexity, frequency=counts, labels=asked.labels
         )
-        means = whole.mean().to_dict() | {"omission": 1 - float(items["found"].mean())}
+        means = whole.mean().to_dict() | _omissions(items)
         metrics |= {f"{name}{key}": float(value) for key, value in means.items()}
         for category, own in whole.groupby(asked.chunks.categories):
             metrics |= {f"{name}{key}_{category}": float(own[key].mean())
                         for key in ("rouge1", "token_accuracy", "similarity")
                         if key in own}  # fmt: skip
-        for by, prefix in (("category", ""), ("label", "label_")):
-            if by in items:
-                found = _means(items, by)
-                metrics |= {f"{name}omission_{prefix}{key}": v for key, v in found.items()}
         if name in TABLED:
             tables += _token_tables(items, asked.chunks.tokens.shape[1], name)
         if not name:
             metrics |= positions(items) | prevalence(items, perplexity)
-            metrics |= swapped(asked, rows, decode)
+            metrics |= swapped(asked, rows, decode, observed.similarity.get(SWAPPED))
     words, written = asked, {k: v for k, v in observed.rows.items() if k in ("", "alone_")}
     if tagged is not None and observed.tagged_rows is not None:
         words, written = tagged, {"": observed.tagged_rows}
@@ -241,32 +108,41 @@ def tabulate(
     return metrics, pd.concat(tables, ignore_index=True)
 
 
-def swapped(asked: Asked, rows: list[list[int]], decode: Decode) -> Metrics:
+def swapped(
+    asked: Asked, rows: list[list[int]], decode: Decode, similar: list[float] | None = None
+) -> Metrics:
     """The decoder's own answers as a control: each chunk is held against the answer to another
     chunk of its category, from another document. Chunks that have no such partner are left out.
 
     Args:
         rows: what the decoder wrote of each chunk.
+        similar: of each chunk and its partner's answer, if an embedding has compared them.
 
     Returns:
-        ``swapped_`` rouge1, rouge2, rougeL, token_accuracy, omission and chunks (how many were
-        compared), and omission by category; nothing where no chunk has a partner.
+        ``swapped_`` rouge1, rouge2, rougeL, token_accuracy, omission, similarity if given, and
+        chunks (how many were compared); omission also by category and, as ``omission_label_...``,
+        by label. Nothing where no chunk has a partner.
     """
-    pairs = enumerate(controls.partners(asked.chunks, SWAP))
-    other = {index: partner for index, partner in pairs if partner is not None}
+    other = controls.swaps(asked.chunks)
     if not other:
         return {}
-    chunks = asked.chunks.take(np.array(list(other)))
-    answers = [rows[partner] for partner in other.values()]
-    whole = scores(chunks.tokens.tolist(), answers, decode).drop(columns=["scorable", "exact"])
-    items = token_table(chunks, answers)
-    means = whole.mean().to_dict() | {"omission": 1 - float(items["found"].mean())}
-    means |= {f"omission_{key}": value for key, value in _means(items, "category").items()}
+    kept = np.array(list(other))
+    chunks, answers = asked.chunks.take(kept), [rows[partner] for partner in other.values()]
+    near = None if similar is None else [similar[index] for index in other]
+    whole = scores(chunks.tokens.tolist(), answers, decode, near)
+    labels = None if asked.labels is None else asked.labels[kept]
+    means = whole.drop(columns=["scorable", "exact"]).mean().to_dict()
+    means |= _omissions(token_table(chunks, answers, labels=labels))
     return {f"swapped_{key}": float(v) for key, v in (means | {"chunks": len(other)}).items()}
 
 
-def _means(items: pd.DataFrame, by: str) -> dict[str, float]:
-    return {str(key): 1 - float(v) for key, v in items.groupby(by)["found"].mean().items()}
+def _omissions(items: pd.DataFrame) -> dict[str, float]:
+    """omission, and omission_ by category and, where tokens have labels, by label."""
+    out = {"omission": 1 - float(items["found"].mean())}
+    for by, prefix in (("category", ""), ("label", "label_")):
+        found = items.groupby(by)["found"].mean() if by in items else pd.Series(dtype=float)
+        out |= {f"omission_{prefix}{key}": 1 - float(v) for key, v in found.items()}
+    return out
 
 
 def _named(table: pd.DataFrame, name: str, by: str, writer: str = "") -> pd.DataFrame:
@@ -350,8 +226,6 @@ def _against(name: str, values: dict[str, float], own: str) -> Metrics:
 
 def _examples(asked: Asked, rows: list[list[int]], decode: Decode) -> pd.DataFrame:
     """A few chunks as text, what was written of them, and as 0 and 1 which tokens came back."""
-    from lib.analysis.forgetting import found_by_occurrence
-
     out = []
     for category in sorted(set(asked.chunks.categories)):
         for index in np.flatnonzero(asked.chunks.categories == category)[:EXAMPLES].tolist():

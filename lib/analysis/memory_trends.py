@@ -6,10 +6,13 @@ Input are the token tables of :func:`lib.analysis.forgetting.token_table`. Omiss
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
 from lib.analysis import omission
+from lib.analysis.statistics import spearman
 
 LEAST = 20  # occurrences of a token, or of a word class, that count
 
@@ -42,36 +45,45 @@ def positions(items: pd.DataFrame) -> Metrics:
 
 
 def prevalence(items: pd.DataFrame, perplexity: list[float] | None) -> Metrics:
-    """Spearman's rho of omission with how often a token stands in the pretraining text, over kinds
-    of tokens, and with the perplexity of a chunk, over chunks; both over all categories together
-    and within categories (mean)."""
-    out: Metrics = {"rho_frequency": _rho(items)}
+    """Spearman's rho of omission with how often a token stands in the pretraining text, over
+    different tokens, and with the perplexity of a chunk, over chunks; both over all categories
+    together and within categories (mean).
+
+    Tokens count that stand at least LEAST times in the chunks. ``rho_frequency_types`` says how
+    many different ones those are, ``rho_frequency_within_types`` how many of a category (mean of
+    the categories that have a rho): with few, rho says little.
+    """
+    rho, count = _rho(items)
     inside = [_rho(own) for _, own in items.groupby("category")]
-    known = [value for value in inside if value is not None]
-    out["rho_frequency_within"] = float(np.mean(known)) if known else None
-    by_chunk = items.groupby("chunk").agg(category=("category", "first"), found=("found", "mean"))
+    known = [(value, types) for value, types in inside if value is not None]
+    out: Metrics = {
+        "rho_frequency": rho,
+        "rho_frequency_types": float(count),
+        "rho_frequency_within": _mean([value for value, _ in known]),
+        "rho_frequency_within_types": _mean([types for _, types in known]),
+    }
     if perplexity is None:
         return out | {"rho_perplexity": None, "rho_perplexity_within": None}
+    by_chunk = items.groupby("chunk").agg(category=("category", "first"), found=("found", "mean"))
     by_chunk["perplexity"] = perplexity
-    inside = [_rho_perplexity(own) for _, own in by_chunk.groupby("category")]
-    known = [value for value in inside if value is not None]
+    within = [_rho_perplexity(own) for _, own in by_chunk.groupby("category")]
     out["rho_perplexity"] = _rho_perplexity(by_chunk)
-    out["rho_perplexity_within"] = float(np.mean(known)) if known else None
+    out["rho_perplexity_within"] = _mean([value for value in within if value is not None])
     return out
 
 
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
 def _rho_perplexity(by_chunk: pd.DataFrame) -> float | None:
-    found, perplexity = by_chunk["found"], by_chunk["perplexity"]
-    if len(by_chunk) < 3 or found.nunique() < 2 or perplexity.nunique() < 2:
-        return None
-    return omission.rank_correlation(perplexity.tolist(), (1 - found).tolist())[0]
+    return spearman(by_chunk["perplexity"], 1 - by_chunk["found"])
 
 
-def _rho(items: pd.DataFrame) -> float | None:
+def _rho(items: pd.DataFrame) -> tuple[float | None, int]:
+    """Of frequency and omission, and over how many different tokens."""
     kinds = items.groupby("token").agg(
         frequency=("frequency", "first"), found=("found", "mean"), count=("found", "size")
     )
     kinds = kinds[kinds["count"] >= LEAST]
-    if len(kinds) < 3 or kinds["found"].nunique() < 2 or kinds["frequency"].nunique() < 2:
-        return None
-    return omission.rank_correlation(kinds["frequency"].tolist(), (1 - kinds["found"]).tolist())[0]
+    return spearman(kinds["frequency"], 1 - kinds["found"]), len(kinds)

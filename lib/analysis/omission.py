@@ -166,20 +166,6 @@ def corrected(p: Sequence[float], correction: str) -> list[float]:
     return out
 
 
-def rank_correlation(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
-    """Spearman's rho and its p, such as of frequency and omission.
-
-    Raises:
-        ValueError: fewer than three pairs, or different lengths.
-    """
-    from scipy import stats
-
-    if len(x) < 3 or len(y) != len(x):
-        raise ValueError(f"x and y have {len(x)} and {len(y)} values, allowed: 3 or more, equal")
-    done = stats.spearmanr(x, y)
-    return float(done.statistic), float(done.pvalue)
-
-
 def _expect_columns(table: pd.DataFrame, names: Sequence[str]) -> None:
     missing = [name for name in names if name not in table]
     if missing:

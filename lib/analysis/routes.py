@@ -5,8 +5,10 @@ what the convolution wrote keeps the answer when S is cut from key and anchors t
 the pair, and answers as the twin does when those tokens carry the twin's convolved states. A model
 that fetches the pair through its state does neither.
 
-The first alone says little: an untrained model keeps its answer as well, since nothing of the pair
-reaches it. So it stands beside the same model before training.
+Both tests are of models that have learnt the pairs, so that a sequence and its twin are answered
+differently. A model before training passes either: it keeps its answer since nothing of the pair
+reaches it, and answers as the twin since it did so before. So the same models before training stand
+beside the trained ones.
 
 A *frame* here has one row a run, with the metrics of ``lib.experiments.interventions.inspect``.
 """
@@ -23,7 +25,10 @@ MOST, LEAST = 0.95, 0.05
 NAMES, USUAL = {"mamba2": "Mamba-2", "mamba1": "Mamba-1"}, 2
 CONVOLUTION, STATE, BOTH = "the convolution", "the state", "both"
 KEPT, GIVEN = "blocking_inner_mean_after_pair", "substitution_inner_mean"
-CONTROL = "blocking_inner_mean_untrained"
+CONTROLS = {
+    "blocking_inner_mean_untrained": "kept_untrained",
+    "substitution_inner_mean_untrained": "given_untrained",
+}
 
 
 def model_name(block: str, n_layers: float) -> str:
@@ -37,11 +42,12 @@ def routes(frame: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns block, n_layers, gamma, model (all three, for readers), seed; kept (share of
         sequences whose answer stays when S is cut behind the pair, the pair never last); given
-        (share answered as the twin after substitution); untrained (kept, before training);
+        (share answered as the twin after substitution); kept_untrained and given_untrained (the
+        same model before training; kept there with the anchors among the later tokens);
         best_composite, final_composite; and route: CONVOLUTION where kept and given are at least
         MOST, STATE where both are at most LEAST, else BOTH.
     """
-    names = {KEPT: "kept", GIVEN: "given", CONTROL: "untrained"}
+    names = {KEPT: "kept", GIVEN: "given", **CONTROLS}
     columns = ["block", "n_layers", "gamma", "seed", *names, "best_composite", "final_composite"]
     table = frame.reindex(columns=columns).rename(columns=names)
     table = table.dropna(subset=["kept", "given"]).reset_index(drop=True)
@@ -77,10 +83,12 @@ def routes_sentence(table: pd.DataFrame) -> str:
             )
     text = f"Of {len(table)} trained models, the answer comes, in the sense above, in "
     text += ", in ".join(parts) + ". "
-    control = table["untrained"]
+    kept, given = (table[name] for name in CONTROLS.values())
+    both = (table[list(CONTROLS.values())] >= MOST).all(axis=1).sum()
     text += (
-        f"Before training the same cut left {control.min():.0%} to {control.max():.0%} of the "
-        "answers as they were. "
+        f"Before training the same cut left {kept.min():.0%} to {kept.max():.0%} of the answers as "
+        f"they were, and after the exchange {given.min():.0%} to {given.max():.0%} were the "
+        f"twin's: {both} of {len(table)} pass both tests before they have learnt anything. "
     )
     found = {
         when: rank_correlation(table["kept"].to_list(), table[f"{name}_composite"].to_list())

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy import special
 
 
@@ -140,22 +141,28 @@ def rank_correlation(
     Raises:
         ValueError: different lengths, or fewer than one sample.
     """
-    a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
-    if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"first and second have {a.shape} and {b.shape}, must be equal")
     if samples < 1:
         raise ValueError(f"samples is {samples}, allowed: at least 1")
-    rank = _spearman(a, b)
+    a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    rank = spearman(a, b)
     if rank is None:
         return None, None
     picks = np.random.default_rng(seed).integers(0, len(a), (samples, len(a)))
-    found = [r for pick in picks if (r := _spearman(a[pick], b[pick])) is not None]
+    found = [r for pick in picks if (r := spearman(a[pick], b[pick])) is not None]
     low, high = np.percentile(found, [2.5, 97.5])
     return rank, (float(low), float(high))
 
 
-def _spearman(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Pearson's correlation of the ranks; None where it means nothing."""
+def spearman(first: ArrayLike, second: ArrayLike) -> float | None:
+    """Spearman's rank correlation, Pearson's of the ranks; None where it means nothing: fewer than
+    three pairs, or all of one value.
+
+    Raises:
+        ValueError: different lengths.
+    """
+    a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"first and second have {a.shape} and {b.shape}, must be equal")
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
     return float(np.corrcoef(pd.Series(a).rank(), pd.Series(b).rank())[0, 1])

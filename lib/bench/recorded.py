@@ -24,20 +24,21 @@ class Recorded:
 
     @property
     def minutes(self) -> float:
-        """Training of all that have a record, together."""
+        """Training of all that have a record, together: a run's share of what others trained in
+        beside it, in older records the whole of that (:mod:`lib.sessions`)."""
         return sum(sessions.training_seconds(facts) / 60 for facts in self.facts)
 
     @property
     def timed(self) -> float:
         """How many of these minutes were timed: the rest are sessions of resumed runs that kept no
         time, counted at the last one's pace."""
-        kept = [session for facts in self.facts for session in facts.get("sessions", [])[:-1]]
+        kept = [session for facts in self.facts for session in sessions.earlier(facts)]
         last = sum(float(facts["training_seconds"]) for facts in self.facts)
         return (last + sum(session.get("seconds", 0.0) for session in kept)) / 60
 
     @property
     def certainty(self) -> str:
-        """What to say before :attr:`minutes`: nothing, "about " or "at least "."""
+        """What to say before :attr:`minutes`: nothing, "about ", "at least " or "at most "."""
         return sessions.certainty(self.facts)
 
     @property

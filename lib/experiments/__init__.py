@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 
+from lib.locks import Holding
 from lib.store import Record
 
 PROFILES = ("quick", "matched", "paper")
@@ -38,6 +39,7 @@ class Context:
         abreast: runs up to which groups that cannot train as one do so beside each other; None for
             what suits the device.
         identify: gives a cell's identity.
+        holding: the cells that this process runs, where others may run the same ones.
     """
 
     device: str = "cpu"
@@ -49,6 +51,11 @@ class Context:
     ensemble: int | None = None
     abreast: int | None = None
     identify: Callable[[Any], str] = field(default=lambda cell: "")
+    holding: Holding | None = None
+
+    def take(self, cells: Sequence[Any]) -> list[Any]:
+        """Those of `cells`, whose turn has come, that no other process runs or has run since."""
+        return list(cells) if self.holding is None else self.holding.take(cells)
 
     def checkpoint(self, readable: str, cell: Any) -> Path | None:
         """Where the cell's checkpoint lies while it trains, or None if none are kept."""
@@ -56,13 +63,12 @@ class Context:
             return None
         return self.checkpoints / f"{readable}-{self.identify(cell)}.safetensors"
 
-    def forget(self, cell: Any, phases: bool = False) -> None:
-        """Remove the checkpoint of a cell that is over, by whatever name it went while it trained:
-        experiments that share their training name cells more closely than it does. With `phases`
-        also what each of its phases ended with."""
+    def forget(self, cell: Any) -> None:
+        """Remove the checkpoints of a cell that is over, by whatever name they went while it
+        trained: experiments that share their training name cells more closely than it does. Those
+        of its phases go too, and what each of these ended with."""
         if self.checkpoints is not None:
-            more = "*" if phases else ""
-            for path in self.checkpoints.glob(f"*-{self.identify(cell)}{more}.safetensors"):
+            for path in self.checkpoints.glob(f"*-{self.identify(cell)}*.safetensors"):
                 path.unlink(missing_ok=True)
 
 
@@ -79,7 +85,8 @@ class Outcome:
         weights: final weights as safetensors bytes, or None.
         facts: for the record's provenance: backends, compile, peak memory, seconds of training.
         started: when it began, where cells ran together; None: when the outcome before it came.
-        wall_seconds: its share of the time, where cells ran together; None: all since then.
+        wall_seconds: its share of the time, where cells ran together or beside others; None: all
+            since then.
     """
 
     cell: Any

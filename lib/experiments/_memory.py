@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -49,7 +48,8 @@ PILE_FILE = "data/pile-10k.jsonl"  # Pile-10k as lines of JSON, where no hub is 
 
 def train_decoders(cells: Sequence[MemoryCell], context: Context) -> Iterator[Outcome]:
     """Train and measure the cells, on a GPU a few beside each other (``context.abreast``); a
-    language model is opened once for the cells that follow each other.
+    language model is opened once for the cells that follow each other. An outcome comes when the
+    next decoder has been trained, or cannot be.
 
     Raises:
         TextUnavailable, TagsUnavailable, MissingTagger, HubError: before any work, what is not on
@@ -61,13 +61,20 @@ def train_decoders(cells: Sequence[MemoryCell], context: Context) -> Iterator[Ou
         check_tags(tags)
     # counting takes seconds on a processor, in which a device can train the next decoder
     with ThreadPoolExecutor(1) as counting:
+        decoders = _decoders(cells, context, counting)
         before: Future[Outcome] | None = None
-        for future in _decoders(cells, context, counting):
+        while True:
+            try:
+                future = next(decoders, None)
+            except BaseException:  # of another cell, or an interrupt: this one has ended well
+                if before is not None:
+                    yield before.result()
+                raise
             if before is not None:
                 yield before.result()
+            if future is None:
+                return
             before = future
-        if before is not None:
-            yield before.result()
 
 
 def _decoders(
@@ -77,12 +84,13 @@ def _decoders(
     opened = _Opened(context)
     trainings = (
         (None if isinstance(cell.language, Published) else 1, _run_cell(cell, opened, context))
-        for cell in cells
+        for one in cells
+        for cell in context.take([one])
     )
     for (outcome, finish), others in beside(trainings, context, ABREAST, lambda both: both[:1]):
         if others > 1:
             # the peak is that of all, not this one's own
-            outcome.facts |= {"abreast": others, "peak_memory_bytes": None}
+            outcome.facts |= {"abreast": others, "shared_time": True, "peak_memory_bytes": None}
         yield counting.submit(finish)
 
 
@@ -110,6 +118,7 @@ class _Opening:
     """A language model that is being opened; the decoders that need it wait for it."""
 
     model: Loaded | Outcome | None = None
+    idle = True  # see lib.training.abreast.Awaited
 
     def query(self) -> bool:
         """Whether it is there."""
@@ -150,9 +159,12 @@ def _run_cell(
     import numpy as np
     import torch
 
-    from lib.analysis.memory_measures import observe, tabulate
-    from lib.models.autoencoder import AutoencoderConfig, StateAutoencoder
+    from lib.analysis.memory_measures import tabulate
+    from lib.analysis.memory_writing import observe
+    from lib.models.autoencoder import AutoencoderConfig, StateAutoencoder, decoder_loss
     from lib.ops import backends
+    from lib.tasks.memory_text import tags_facts
+    from lib.training.abreast import clock
     from lib.training.compiling import compile_layers, eagerly
     from lib.training.gradients import autocast
     from lib.training.loop import Trainer
@@ -164,7 +176,7 @@ def _run_cell(
         return _without(cell, language)
     if isinstance(start, Outcome):
         return _without(cell, start)
-    started, clock = provenance.now(), time.perf_counter()
+    started, begun = provenance.now(), clock()
     device = torch.device(context.device)
     memory = DeviceMemory(device)
     read = open_text(cell.language.task)
@@ -206,6 +218,8 @@ def _run_cell(
         "tokenizer": data.tokenizer.fingerprint,
         **language.facts,
     }
+    if tagged is not None:
+        facts["tagged_text"] = tags_facts(cell.tags)
     del trainer
     outcome = Outcome(
         cell, result.status, result.reason, {}, result.curves.assign(table="training"), None, facts,
@@ -217,7 +231,7 @@ def _run_cell(
             observed = observe(model.eval(), asked, tagged)
         outcome.weights = _weights(cell, model, data)
     facts["peak_memory_bytes"] = memory.bytes()
-    outcome.wall_seconds = time.perf_counter() - clock
+    outcome.wall_seconds = clock() - begun
 
     def finish() -> Outcome:
         if observed is not None:
@@ -262,17 +276,8 @@ def _batches(cell: MemoryCell, data: LanguageData, device: torch.device) -> Any:
     )  # fmt: skip
 
 
-def decoder_loss(model: StateAutoencoder, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean loss of all targets, and how many of the chunks' tokens have the largest logit, given
-    the true ones before them; for the trainer."""
-    import torch.nn.functional as F
-
-    logits, targets = model.logits(tokens), model.targets(tokens)
-    loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
-    return loss, (logits.detach().argmax(-1) == targets)[:, :-1].sum()
-
-
 def _watch(model: Any, tokens: Tensor) -> dict[str, Tensor]:
+    from lib.models.autoencoder import decoder_loss
     from lib.training.compiling import eagerly
 
     with eagerly():

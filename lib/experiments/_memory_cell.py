@@ -36,7 +36,8 @@ class MemoryCell:
         keep_weights: whether encoder and decoder, in half precision, go with the record.
         start: what the decoder starts from: a "copy" of `language`, as in the paper, or of the same
             model after stories at "base rates", see :attr:`beginning`.
-        seed: of the decoder's order of training and of the test chunks.
+        seed: of the decoder's order of training, and of slots. Test chunks are drawn with that of
+            `task`, so that all seeds are asked for the same.
     """
 
     language: LanguageCell | Published
@@ -99,7 +100,7 @@ def _base_rates(language: LanguageCell | Published) -> StoryConfig | None:
 
 
 def readable(cell: MemoryCell) -> str:
-    """For example ``mamba-130m-hf-L64-s1`` or ``mamba1-L20-m192-kinds-L64-s1``."""
+    """For example ``mamba-130m-hf-L64-s1`` or ``mamba1-20x192-kinds-L64-s1``."""
     return f"{language_name(cell)}-L{cell.task.length}-s{cell.seed}"
 
 

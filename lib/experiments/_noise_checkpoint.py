@@ -13,6 +13,13 @@ from lib import progress, provenance
 from lib.config import digest, to_dict
 from lib.experiments import Context, Outcome
 from lib.experiments._noise_material import Material, in_context_test, open_material
+from lib.experiments._noise_shared import (
+    base_run,
+    phase_origin,
+    phase_sessions,
+    text_loss,
+    train_once,
+)
 from lib.experiments._noise_text_cell import (
     OwnBase,
     Published,
@@ -50,9 +57,10 @@ def run_cell(cell: TextCell, context: Context, readable: Callable[[TextCell], st
     memory = DeviceMemory(device)
     material = open_material(cell.data, cell.noise, cell.samples, cell.seed, cell.as_published)
     material = cut(material, cell.rows)
-    model, tokenizer, used, result = load(cell, context)
+    model, tokenizer, used, result = load(cell, context, started)
     if result is not None and result.status != "done":
         return Outcome(cell, result.status, result.reason)
+    sessions = [] if result is None else phase_sessions("base", result)
     reader = reader_of(material)
     tables: dict[str, pd.DataFrame] = {}
     metrics: dict[str, Any] = {}
@@ -66,7 +74,10 @@ def run_cell(cell: TextCell, context: Context, readable: Callable[[TextCell], st
         said = respond(model, tokenizer, material.asked, cell.answer_tokens, at_once)
         tables["base"] = score(said, material, reader)
     for phase in ("clean", "noisy", "again"):
-        result, seconds[phase] = train(cell, phase, model, tokenizer, material, context, readable)
+        result, seconds[phase] = train(
+            cell, phase, model, tokenizer, material, context, readable, started
+        )
+        sessions += phase_sessions(phase, result)
         if result.status != "done":
             return Outcome(cell, result.status, result.reason)
         metrics[f"train_loss_{phase}"] = float(result.curves["train_loss"].iloc[-1])
@@ -82,7 +93,7 @@ def run_cell(cell: TextCell, context: Context, readable: Callable[[TextCell], st
     metrics["n_parameters"] = float(sum(p.numel() for p in model.parameters()))
     facts = {
         "backends": used, "compile": False, "dtype": cell.clean.precision, "examples": examples,
-        "inputs": material.inputs, "training_seconds": seconds,
+        "inputs": material.inputs, "training_seconds": seconds, "sessions": sessions,
         "peak_memory_bytes": memory.bytes(),
     }  # fmt: skip
     parts = [t.assign(phase=p).drop(columns="question") for p, t in tables.items()]
@@ -141,7 +152,7 @@ def cut(material: Material, rows: int | None) -> Material:
 
 
 def load(
-    cell: TextCell, context: Context
+    cell: TextCell, context: Context, started: str = ""
 ) -> tuple[nn.Module, Codes, dict[str, list[str]], TrainingResult | None]:
     """The model that phase 1 begins with, its tokenizer, which backends serve it, and how its
     pretraining ended where it has one here."""
@@ -151,7 +162,7 @@ def load(
     from lib.training.phases import to_precision
 
     if isinstance(cell.source, OwnBase):
-        model, tokenizer, used, result = _own(cell, cell.source, context)
+        model, tokenizer, used, result = _own(cell, cell.source, context, started)
         return to_precision(model, cell.weights), tokenizer, used, result
     if isinstance(cell.source, Published):
         folder: Any = cell.source.name
@@ -165,18 +176,18 @@ def load(
 
 
 def _own(
-    cell: TextCell, source: OwnBase, context: Context
+    cell: TextCell, source: OwnBase, context: Context, started: str
 ) -> tuple[nn.Module, Codes, dict[str, list[str]], TrainingResult]:
     from lib.experiments._language import open_data
-    from lib.experiments._noise_family import base_run, text_loss
     from lib.training.phases import train_phase
 
     run, used = base_run(source.base, source.model, source.pretraining, cell.seed, context,
                          source_name(source))  # fmt: skip
-    (result,) = train_phase(
+    result = train_once(run.file, context, lambda: train_phase(
         [run], text_loss, source.pretraining, deadline=context.deadline,
         checkpoint_every=context.checkpoint_every, name="pretraining",
-    )  # fmt: skip
+        origin=phase_origin(context.device, started),
+    )[0])  # fmt: skip
     return run.model, open_data(source.base).tokenizer, used, result
 
 
@@ -229,7 +240,7 @@ def architecture(source: RandomCheckpoint) -> Any:
 
 def train(
     cell: TextCell, phase: str, model: nn.Module, tokenizer: Codes, material: Material,
-    context: Context, readable: Callable[[TextCell], str],
+    context: Context, readable: Callable[[TextCell], str], started: str,
 ) -> tuple[TrainingResult, float]:  # fmt: skip
     """Take `model` through a phase, in place; how it ended, and seconds."""
     from lib.analysis.answers import answer_loss
@@ -245,14 +256,18 @@ def train(
         on_device(rows, context.device), min(config.batch_size, len(rows)), seed, config.drop_last
     )
     run = PhaseRun(model, batches, phase, phase_file(cell, phase, context, readable))
-    machine = provenance.machine(context.device)
     before = time.perf_counter()
-    (result,) = train_phase(
-        [run], answer_loss, config, deadline=context.deadline,
-        checkpoint_every=context.checkpoint_every, compile=bool(context.compile),
-        name=f"{readable(cell)}: {phase}",
-        origin={**provenance.code(), "device_name": machine["device_name"]},
-    )  # fmt: skip
+
+    def trained() -> TrainingResult:
+        (result,) = train_phase(
+            [run], answer_loss, config, deadline=context.deadline,
+            checkpoint_every=context.checkpoint_every, compile=bool(context.compile),
+            name=f"{readable(cell)}: {phase}", origin=phase_origin(context.device, started),
+        )  # fmt: skip
+        return result
+
+    # of phase 1 several noises may be in want at once
+    result = train_once(run.file, context, trained) if phase == "clean" else trained()
     return result, round(time.perf_counter() - before, 3)
 
 

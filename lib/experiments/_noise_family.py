@@ -1,24 +1,26 @@
-"""Cells that begin with one model after phase 1, on their way through the phases.
-
-What is trained once for many cells (pretraining, phase 1) is kept by its own identity beside the
-local runs, so that another noise, or a run that was killed, begins with the very same weights.
-"""
+"""Cells that begin with one model after phase 1, on their way through the phases."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from lib import provenance
 from lib.experiments import Context, Outcome
+from lib.experiments._noise_shared import (
+    base_run,
+    phase_origin,
+    phase_sessions,
+    shared_folder,
+    text_loss,
+    train_once,
+)
 from lib.experiments._noise_world import (
     PhaseCell,
-    base_identity,
     compact,
     family,
     in_context,
@@ -26,60 +28,17 @@ from lib.experiments._noise_world import (
     phase_answers,
     summarise,
 )
-from lib.models.config import LanguageModelConfig
 from lib.peak_memory import DeviceMemory
-from lib.tasks.language import LanguageTask
 from lib.tasks.noise import NOISES, NONE, NoiseConfig
 from lib.training.config import TrainingConfig
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from lib.tasks.question_answers import Rows
     from lib.training.batches import TensorBatches
     from lib.training.phases import PhaseFile, PhaseRun
     from lib.training.runs import TrainingResult
-
-
-def text_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss of the next token for rows kept in a small integer type."""
-    from lib.analysis.language import next_token_loss
-
-    return next_token_loss(model, inputs.long(), targets.long())
-
-
-def shared_folder(context: Context) -> Path | None:
-    """Where weights lie that several experiments begin with: beside the folders of all of them."""
-    folder = context.checkpoints
-    if folder is None or folder.name != "checkpoints":
-        return folder
-    return folder.parent.parent / "noise-shared"
-
-
-def base_run(
-    base: LanguageTask, config: LanguageModelConfig, pretraining: TrainingConfig, seed: int,
-    context: Context, kind: str,
-) -> tuple[PhaseRun, dict[str, list[str]]]:  # fmt: skip
-    """A new model and the text that it is to be pretrained on, kept by its identity; and which
-    backends serve it. `kind` is the beginning of the file's name."""
-    import torch
-
-    from lib.experiments._language import open_data
-    from lib.models.language_model import build_language_model
-    from lib.ops import backends
-    from lib.training.batches import TensorBatches, narrow
-    from lib.training.gradients import autocast
-    from lib.training.phases import PhaseFile, PhaseRun
-
-    device = torch.device(context.device)
-    model = build_language_model(config, seed=seed, device=device, backend=context.backend)
-    tokens = narrow(open_data(base).train.tensor()).to(device)
-    rows = TensorBatches((tokens[:, :-1], tokens[:, 1:]), pretraining.batch_size, seed)
-    with torch.no_grad(), backends.recording() as used, autocast(pretraining, device):
-        model(tokens[:2, :-1].long(), last_token_only=True)
-    identity = base_identity(base, config, pretraining, seed)
-    file = PhaseFile(identity, "base", shared_folder(context), f"shared-{kind}-{identity}")
-    return PhaseRun(model, rows, 0, file), {op: list(served) for op, served in used.items()}
 
 
 class Family:
@@ -103,11 +62,16 @@ class Family:
         self.used: dict[str, list[str]] = {}
         # code and machine of what was trained for many cells, perhaps long ago
         self.begun_with: dict[str, dict[str, Any] | None] = {}
+        # where and when each phase of each cell was trained
+        self.sessions: dict[int, list[dict[str, Any]]] = {}
 
     def run(self) -> Iterator[Outcome]:
-        """The outcomes of all cells."""
+        """The outcomes of all cells, but for those of another process."""
         from lib.training.phases import to_precision, twin
 
+        self.cells = self.context.take(self.cells)
+        if not self.cells:
+            return
         first, numbers = self.cells[0], range(len(self.cells))
         model, ended = self._shared(first)
         failed = next((result for result in ended.values() if result.status != "done"), None)
@@ -115,6 +79,8 @@ class Family:
             for cell in self.cells:
                 yield Outcome(cell, failed.status, failed.reason)
             return
+        shared_sessions = [one for p, result in ended.items() for one in phase_sessions(p, result)]
+        self.sessions = {n: list(shared_sessions) for n in numbers}
         shared = {phase: self._answers(model[phase], first) for phase in ("base", "clean")}
         models = {n: to_precision(twin(model["clean"]), self.cells[n].weights) for n in numbers}
         tables = {
@@ -132,6 +98,7 @@ class Family:
         for phase in ("noisy", "again"):
             results = self._phase(phase, {n: models[n] for n in going})
             for n, result in results.items():
+                self.sessions[n] += phase_sessions(phase, result)
                 if result.status != "done":
                     going.remove(n)
                     yield Outcome(self.cells[n], result.status, result.reason)
@@ -164,7 +131,13 @@ class Family:
         )
         base = run.model
         models: dict[str, nn.Module] = {"base": base}
-        results = {"base": self._train([run], text_loss, cell.pretraining, "base")[0]}
+
+        def once(run: PhaseRun, loss: Any, config: TrainingConfig) -> TrainingResult:
+            return train_once(
+                run.file, self.context, lambda: self._train([run], loss, config, run.file.phase)[0]
+            )
+
+        results = {"base": once(run, text_loss, cell.pretraining)}
         if results["base"].status != "done":
             return models, results
         self.begun_with["base"] = run.file.origin()
@@ -172,7 +145,7 @@ class Family:
         stem = f"shared-{kind}-{cell.clean_identity}"
         file = PhaseFile(cell.clean_identity, "clean", folder, stem)
         run = PhaseRun(clean, self.rows(cell, "clean"), 0, file)
-        results["clean"] = self._train([run], answer_loss, cell.clean, "clean")[0]
+        results["clean"] = once(run, answer_loss, cell.clean)
         self.begun_with["clean"] = file.origin()
         return models, results
 
@@ -213,8 +186,7 @@ class Family:
         results = train_phase(
             runs, loss, config, most=self.context.ensemble, deadline=self.context.deadline,
             checkpoint_every=self.context.checkpoint_every, compile=bool(self.context.compile),
-            name=label,
-            origin={**provenance.code(), "device_name": provenance.machine(device)["device_name"]},
+            name=label, origin=phase_origin(device, self.started),
         )  # fmt: skip
         spent = time.perf_counter() - before
         self.seconds[phase] = round(self.seconds.get(phase, 0.0) + spent, 2)
@@ -321,6 +293,7 @@ class Family:
             "training_seconds": dict(self.seconds),
             "together": len(self.cells),
             "begun_with": dict(self.begun_with),
+            "sessions": self.sessions[number],
             "examples": {
                 "asked": self.questions.asked[:3],
                 "right": [item.answer for item in self.questions.world.test[:3]],

@@ -141,7 +141,7 @@ def phase_file(
 ) -> PhaseFile:
     """Where a phase of a cell is kept; phase 1 under an identity that several noises share. Random
     weights are not kept: they only serve to measure."""
-    from lib.experiments._noise_family import shared_folder
+    from lib.experiments._noise_shared import shared_folder
     from lib.training.phases import PhaseFile
 
     folder = None if isinstance(cell.source, RandomCheckpoint) else context.checkpoints

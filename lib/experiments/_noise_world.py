@@ -207,9 +207,10 @@ def summarise(
     Names: ``<measure>_<phase>``; ``own_<phase>``, the exact-format rate of the noise's own form
     (before any noise: the rate of false positives); with ``_low`` and ``_high`` (bootstrap over
     facts, whose questions go together) for content, noise and own; ``content_again_p`` and
-    ``noise_again_p``, paired tests over questions of phase 3 against phase 1; FLOWS, shares of
-    questions with their intervals; and, with `chosen` (whether each question's fact is noisy in
-    phase 2), what :func:`by_side` gives.
+    ``noise_again_p``, paired tests over facts of phase 3 against phase 1 (in records that name no
+    ``sessions`` over questions, with more false alarms); FLOWS, shares of questions with their
+    intervals; and, with `chosen` (whether each question's fact is noisy in phase 2), what
+    :func:`by_side` gives.
     """
     from lib.analysis.statistics import bootstrap_rate, paired_test
     from lib.analysis.world_scores import MEASURES
@@ -230,7 +231,9 @@ def summarise(
                 found[f"{name}_{phase}_low"], found[f"{name}_{phase}_high"] = interval
     if {"clean", "again"} <= set(tables):
         for name in ("content", "noise"):
-            then, before = (tables[phase][name].tolist() for phase in ("again", "clean"))
+            then, before = (
+                tables[phase].groupby("fact")[name].mean().tolist() for phase in ("again", "clean")
+            )
             found[f"{name}_again_p"] = paired_test(then, before, samples=1000)[1]
         before = found["content_clean"]
         found["recovery"] = found["content_again"] / before if before else None

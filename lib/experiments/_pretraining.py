@@ -10,15 +10,16 @@ there is such a folder, else from the hub.
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from lib import progress, provenance
-from lib.config import digest, require, to_dict
+from lib import locks, progress, provenance
+from lib.config import added_later, digest, require, to_dict
 from lib.experiments import Context, Outcome
 from lib.experiments._language import LanguageCell, language_in_turns, language_readable
 from lib.models.config import LanguageModelConfig
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from lib.models.language_model import LanguageModel
     from lib.training.abreast import Turns
 
-FOLDER, PRETRAINED, LOCKS = "language_models", "pretrained", "locks"
+FOLDER, PRETRAINED = "language_models", "pretrained"
 PAUSE = 0.2  # seconds between two looks at what another process trains
 KEPT = ("final_valid_loss", "final_valid_bits_per_byte")
 STORIES = ("stories.from_scratch", 1)  # whose records hold weights of the same cells
@@ -43,15 +44,20 @@ class Published:
         pretrained: an id of the hub, ``owner/name``, or a folder.
         model: what its config must come to.
         task: the text that is read, and the tokenizer.
+        revision: commit of the hub's repository, 40 hex digits; None for the newest. A folder of
+            this machine is taken as it is, and its weights told by their hash.
     """
 
     kind: ClassVar[str] = "published"
     pretrained: str
     model: LanguageModelConfig
     task: LanguageTask
+    revision: str | None = added_later(None)
 
     def __post_init__(self) -> None:
         require(self, "pretrained", bool(self.pretrained), "an id of the hub or a folder")
+        pinned = self.revision is None or re.fullmatch("[0-9a-f]{40}", self.revision) is not None
+        require(self, "revision", pinned, "a commit, 40 hex digits, or None")
 
     @property
     def short(self) -> str:
@@ -114,6 +120,7 @@ class _Elsewhere:
     lock: FileLock
     path: Path
     deadline: float | None
+    idle: ClassVar[bool] = True  # see lib.training.abreast.Awaited
 
     def query(self) -> bool:
         """Whether the wait is over."""
@@ -121,12 +128,7 @@ class _Elsewhere:
 
     def taken(self) -> bool:
         """Whether the lock is ours, now if not before."""
-        if not self.lock.is_locked:
-            try:
-                self.lock.acquire(blocking=False)
-            except Timeout:
-                return False
-        return True
+        return locks.taken(self.lock)
 
     @property
     def late(self) -> bool:
@@ -135,9 +137,7 @@ class _Elsewhere:
 
 def _train_once(cell: LanguageCell, context: Context, path: Path) -> Turns[Outcome | None]:
     """:func:`_train`, unless another process does: then wait for its model."""
-    lock = runs_folder() / LOCKS / f"{path.stem}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    elsewhere = _Elsewhere(FileLock(lock), path, context.deadline)
+    elsewhere = _Elsewhere(locks.lock_of(runs_folder(), path.stem), path, context.deadline)
     try:
         if not elsewhere.taken():
             progress.note(f"another process trains {path.stem}; waiting for it")
@@ -155,12 +155,12 @@ def _train_once(cell: LanguageCell, context: Context, path: Path) -> Turns[Outco
 
 
 def _published(language: Published, context: Context) -> Loaded:
-    from lib.models.hub import HubError, fetch, load_pretrained
+    from lib.models.hub import HubError, fetch, load_pretrained, revision_of, weights_hashes
 
     folder = runs_folder() / PRETRAINED / language.short
     source: str | Path = folder if folder.is_dir() else language.pretrained
     try:
-        found = fetch(source)
+        found = fetch(source, revision=language.revision)
     except HubError as error:
         raise HubError(f"{error}; or put it into {folder}, where it is looked for first") from error
     model = load_pretrained(found, device=context.device, backend=context.backend)
@@ -168,7 +168,10 @@ def _published(language: Published, context: Context) -> Loaded:
         raise HubError(
             f"{source} has {_shape(model.config)}, the cell wants {_shape(language.model)}"
         )
-    return Loaded(model, {}, {"pretrained": language.pretrained, "revision": found.name})
+    facts: dict[str, Any] = {"pretrained": language.pretrained, "revision": revision_of(found)}
+    if facts["revision"] is None:
+        facts["weights_sha256"] = weights_hashes(found)
+    return Loaded(model, {}, facts)
 
 
 def _shape(config: LanguageModelConfig) -> str:
@@ -196,9 +199,10 @@ def _train(cell: LanguageCell, context: Context, path: Path) -> Turns[Outcome | 
         context, compile=bool(context.compile), checkpoints=folder, identify=identity
     )
     outcome = yield from language_in_turns(cell, own)
+    if outcome.status != "stopped":  # one that failed would fail again from its checkpoint
+        own.forget(cell)
     if outcome.status != "done":
         return outcome
-    own.forget(cell)
     assert outcome.weights is not None
     # the outcome's bytes hold the weights alone; what was measured goes with them
     tensors = _tensors(outcome.weights)

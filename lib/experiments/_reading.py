@@ -12,7 +12,7 @@ from lib.experiments._memory_cell import MemoryCell
 from lib.store import Record
 
 if TYPE_CHECKING:
-    from lib.models.autoencoder import StateAutoencoder
+    from lib.models.autoencoder import Decoded, StateAutoencoder
     from lib.tasks.corpus import Corpus, CorpusConfig
 
 
@@ -69,6 +69,47 @@ def readers(records: Sequence[Record]) -> dict[int, Reader]:
     return {length: Reader(*load_decoder(record)) for length, record in pairs}
 
 
+class KeptModel:
+    """The language model that a record kept with its decoder, asked about any text. Its tokens may
+    be others than those that a text was cut into.
+
+    Attributes:
+        facts: which it is, for the provenance of whoever asks.
+    """
+
+    def __init__(self, record: Record) -> None:
+        model, tokenizer = load_decoder(record)
+        self.model, self.bos = model.encoder, model.config.bos
+        self.encode = tokenizer.encode
+        self.facts = {"record": record.name, "tokenizer": tokenizer.fingerprint}
+
+    def perplexities(self, texts: Sequence[str], length: int) -> list[float]:
+        """Perplexity of each text, per token of the `length` that it was cut into: the loss of the
+        whole text is shared out among so many."""
+        import torch
+
+        from lib.analysis.memory_controls import surprise
+        from lib.analysis.memory_writing import READ_TOKENS
+
+        tokens = self._tokens(texts)
+        few = max(1, READ_TOKENS // tokens.tokens.shape[1])
+        parts = zip(tokens.tokens.split(few), tokens.lengths.split(few), strict=True)
+        losses = [surprise(self.model, type(tokens)(*part), self.bos) for part in parts]
+        return (torch.cat(losses) / length).exp().tolist()
+
+    def similarity(self, texts: Sequence[str], others: Sequence[str]) -> list[float]:
+        """See :func:`lib.analysis.memory_writing.similarity`."""
+        from lib.analysis.memory_writing import similarity
+
+        weight = self.model.embedding.weight
+        return similarity(weight, self._tokens(texts), self._tokens(others))
+
+    def _tokens(self, texts: Sequence[str]) -> Decoded:
+        from lib.models.autoencoder import Decoded
+
+        return Decoded.of([self.encode(text) for text in texts])
+
+
 @lru_cache(maxsize=1)  # which documents are held out takes a look at all of them
 def _corpus(config: CorpusConfig) -> Corpus:
     from lib.tasks.corpus import Corpus
@@ -84,7 +125,8 @@ def reevaluate(record: Record) -> dict[str, float]:
     Raises:
         ValueError: text whose tokens are not those that the weights were trained on.
     """
-    from lib.analysis.memory_measures import scores, write
+    from lib.analysis.memory_measures import scores
+    from lib.analysis.memory_writing import write
     from lib.tasks.language import OpenedText
     from lib.tasks.memory_text import ask
 

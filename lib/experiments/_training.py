@@ -7,7 +7,6 @@ differs between tasks (data, loss, what is measured) is a :class:`Study`.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -118,7 +117,7 @@ def train_cells(cells: Sequence[Any], context: Context, study: Study) -> Iterato
     """Train the cells, those that differ in seed and initialisation alone at once (at most
     ``context.ensemble``) and groups of few beside each other (``context.abreast``), in a study of
     models that train alone one after the other in their order; no group begins after one in which
-    the budget ran out.
+    the budget ran out. Cells that another process trains are passed over.
 
     Raises:
         CheckpointError: a checkpoint is of another cell.
@@ -144,14 +143,19 @@ def train_cells(cells: Sequence[Any], context: Context, study: Study) -> Iterato
         return shared_parts(cell), step
 
     alone = study.stacked is None
-    groups = ([cell] for cell in cells) if alone else ensemble.together(cells, key, room)
-    trainings = (
-        (None if alone else len(group), train_group(group, context, study)) for group in groups
-    )
-    for outcomes, others in beside(trainings, context, ABREAST, lambda outcomes: outcomes):
+
+    def trainings() -> Iterator[tuple[int | None, Turns[list[Outcome]]]]:
+        for group in [[cell] for cell in cells] if alone else ensemble.together(cells, key, room):
+            mine = context.take(group)
+            # another process may have taken some further since the cells were put together
+            for part in ensemble.together(mine, key, lambda cell: len(mine)):  # noqa: B023
+                yield None if alone else len(part), train_group(part, context, study)
+
+    for outcomes, others in beside(trainings(), context, ABREAST, lambda outcomes: outcomes):
         for outcome in outcomes:
             if others > 1 and outcome.status != "stopped":
                 outcome.facts["ensemble"]["abreast"] = others
+                outcome.facts["shared_time"] = True
                 # others shared device and allocator: neither is this group's own
                 outcome.facts["fastest_epoch_seconds"] = None
                 outcome.facts["peak_memory_bytes"] = None
@@ -192,6 +196,7 @@ def train_group(cells: Sequence[Any], context: Context, study: Study) -> Turns[l
 
     from lib.models.language_model import build_language_model
     from lib.ops import backends
+    from lib.training.abreast import clock
     from lib.training.batches import StackedBatches
     from lib.training.compiling import compile_layers, eagerly, pays_to_compile
     from lib.training.ensemble import Ensemble
@@ -199,7 +204,7 @@ def train_group(cells: Sequence[Any], context: Context, study: Study) -> Turns[l
     from lib.training.loop import Trainer
     from lib.training.runs import Run
 
-    started, clock = provenance.now(), time.perf_counter()
+    started, begun = provenance.now(), clock()
     device, training = torch.device(context.device), cells[0].training
     memory = DeviceMemory(device)
     names = [study.readable(cell) for cell in cells]
@@ -283,7 +288,7 @@ def train_group(cells: Sequence[Any], context: Context, study: Study) -> Turns[l
             Outcome(
                 cell, result.status, result.reason, metrics, result.curves, weights,
                 {**facts_of_run, "sessions": trainer.sessions(run)}, started,
-                (time.perf_counter() - clock) / len(cells),
+                (clock() - begun) / len(cells),
             )
         )  # fmt: skip
     return outcomes

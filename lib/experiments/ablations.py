@@ -27,11 +27,12 @@ from lib.experiments.achilles import (
     composite_readable,
     curves_with,
     mamba2_model,
+    mamba3_block,
     reevaluate_composite,
     run_composite,
     third_party_model,
 )
-from lib.models.config import LanguageModelConfig, Mamba1Config, Mamba3Config
+from lib.models.config import LanguageModelConfig, Mamba1Config
 from lib.store import Record, Store
 from lib.tasks.composite import CompositeTask, third_party
 from lib.training.config import TrainingConfig
@@ -116,12 +117,11 @@ def position_variants(start: Variant) -> dict[str, Variant]:
 def beyond_variants(start: Variant) -> dict[str, Variant]:
     """Kernels that cannot tell order within a full window, no kernel, and a model without one."""
     width = start.model.d_model
-    mamba3 = Mamba3Config(d_model=width, d_state=128, headdim=2 * width)  # one head, as the others
     return {
         "standard": start,
         "palindromic": start.block_with(conv_kind="palindromic"),
         "no convolution": start.block_with(conv_kind="none"),
-        "Mamba-3": start.model_with(pattern=(mamba3,)),
+        "Mamba-3": start.model_with(pattern=(mamba3_block(width),)),
     }
 
 
@@ -167,6 +167,8 @@ def questions() -> dict[str, Variant]:
         "standard kernel": base(5, 1.0),
         "all-one kernel": all_one_variants(base(5, 1.0))["all-one"],
         "positional encoding": position_variants(base(2, 0.5))["learned"],
+        # where the paper's map and ours are furthest apart: 0.95 of its answers are symmetric
+        "symmetric exception": base(2, 1.5),
     }
 
 
@@ -272,12 +274,21 @@ def variant_curves(name: str, records: Sequence[Record]) -> pd.DataFrame:
 
 
 BASE = "as in the book"
-# the bases of the questions are cells of other experiments: (experiment, variant there)
+# the bases of the questions are cells of other experiments
 _BASES = {
-    "standard kernel": (ALL_ONE, "standard"),
-    "all-one kernel": (ALL_ONE, "all-one"),
-    "positional encoding": (POSITIONS, "learned"),
+    "standard kernel": ALL_ONE,
+    "all-one kernel": ALL_ONE,
+    "positional encoding": POSITIONS,
+    "symmetric exception": "achilles.phase_diagram",
 }
+
+
+def _base_cells(profile: str) -> dict[CompositeCell, str]:
+    """The bases' cells to their questions."""
+    variants, seeds = questions(), list(SEEDS)
+    if profile == "quick":
+        variants, seeds = _scaled(variants), seeds[:1]
+    return {variant.cell(seed): name for name, variant in variants.items() for seed in seeds}
 
 
 def base_records(profile: str, store: Store | None = None) -> list[Record]:
@@ -285,24 +296,27 @@ def base_records(profile: str, store: Store | None = None) -> list[Record]:
     belong to."""
     store = store or Store.at(provenance.ROOT)
     found: list[Record] = []
-    for name, variant in _BASES.values():
-        cells = [c for c, label in _labelled(name, profile) if label == variant]
+    for question, name in _BASES.items():
+        cells = [cell for cell, asked in _base_cells(profile).items() if asked == question]
         records = store.records(name, find(name).protocol, cells)
         found += [r for r in records if r is not None and r.status == "done"]
     return found
 
 
 def sensitivity_frame(records: Sequence[Record]) -> pd.DataFrame:
-    """:func:`variant_frame` of ``achilles.sensitivity`` and of :func:`base_records`, with columns
+    """:func:`composite_frame` of ``achilles.sensitivity`` and of :func:`base_records`, with columns
     ``question`` and ``choice``."""
     parts = []
-    of_base = {found: question for question, found in _BASES.items()}
+    asked = _base_cells("paper") | _base_cells("quick")
     for name in dict.fromkeys(record.experiment for record in records):
-        frame = variant_frame(name, [r for r in records if r.experiment == name])
+        of_name = [r for r in records if r.experiment == name]
         if name == SENSITIVITY:
+            frame = variant_frame(name, of_name)
             frame[["question", "choice"]] = frame["variant"].str.split(": ", n=1, expand=True)
         else:
-            frame["question"] = [of_base[name, variant] for variant in frame["variant"]]
+            frame = composite_frame(of_name)
+            cells = [from_dict(CompositeCell, record.config) for record in of_name]
+            frame["question"] = [asked[cell] for cell in cells]
             frame["choice"] = BASE
         parts.append(frame)
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

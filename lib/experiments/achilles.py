@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -17,6 +18,7 @@ from lib.models.config import (
     LanguageModelConfig,
     Mamba1Config,
     Mamba2Config,
+    Mamba3Config,
 )
 from lib.store import Record
 from lib.tasks import full_symmetry
@@ -58,6 +60,11 @@ def mamba2_model(
         tie_embeddings=tied,
         initialisation=InitialisationConfig(gamma=gamma),
     )
+
+
+def mamba3_block(d_model: int, d_state: int = 128) -> Mamba3Config:
+    """A block of Mamba-3, which has no short convolution, with one head as the paper's models."""
+    return Mamba3Config(d_model=d_model, d_state=d_state, headdim=2 * d_model)
 
 
 def third_party_model(n_layers: int, gamma: float) -> LanguageModelConfig:
@@ -207,6 +214,41 @@ def curves_with(records: Sequence[Record], table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def _built(task: CompositeTask | SymmetryTask, seed: int) -> tuple[Split, Split]:
+    """Training and test split."""
+    return full_symmetry.build(task, seed) if isinstance(task, SymmetryTask) else build(task, seed)
+
+
+@lru_cache(maxsize=4)  # runs that train together differ in few seeds
+def _held_out(task: CompositeTask, seed: int) -> Split:
+    """The test sequences of a run with pair 43."""
+    few = dataclasses.replace(task, train_per_pair=1, train_total=None)  # test draws are their own
+    _, test = _built(few, seed)
+    return test.take(test.where(43))
+
+
+def held_out_answers(model: LanguageModel, cell: CompositeCell) -> dict[str, float]:
+    """What a model answers to pair 43: ``answer_offset_-10`` is the share of the test sequences
+    whose answer is the key - 10. An offset that no answer has is no metric."""
+    from lib.analysis.composite import OFFSET, answer_offsets
+
+    test = _held_out(cell.task, cell.seed).to(model.embedding.weight.device)
+    found = answer_offsets(model, test, modulus=cell.task.modulus)
+    return {f"{OFFSET}{offset:d}": share for offset, share in found.items()}
+
+
+def answered_offsets(metrics: dict[str, float]) -> dict[int, float]:
+    """:func:`held_out_answers` of a record's metrics: offset to share, empty where the run did not
+    look (the first ones)."""
+    from lib.analysis.composite import OFFSET
+
+    return {
+        int(name.removeprefix(OFFSET)): share
+        for name, share in metrics.items()
+        if name.startswith(OFFSET)
+    }
+
+
 def composite_study(keep_weights: Callable[[Any], bool] = lambda cell: True) -> Study:
     """How composite cells are trained and measured.
 
@@ -216,10 +258,7 @@ def composite_study(keep_weights: Callable[[Any], bool] = lambda cell: True) -> 
     from lib.analysis.composite import last_token_loss, rates, rates_by_pair, stacked
 
     def data(task: CompositeTask, seed: int) -> tuple[tuple[torch.Tensor, ...], Split]:
-        if isinstance(task, SymmetryTask):
-            train, test = full_symmetry.build(task, seed)
-        else:
-            train, test = build(task, seed)
+        train, test = _built(task, seed)
         return (train.tokens, train.labels), test
 
     return Study(
@@ -230,6 +269,7 @@ def composite_study(keep_weights: Callable[[Any], bool] = lambda cell: True) -> 
         summarise=summarise,
         readable=composite_readable,
         final=rates_by_pair,
+        inspect=held_out_answers,
         keep_weights=keep_weights,
     )
 
@@ -298,7 +338,8 @@ def reevaluate_composite(record: Record) -> dict[str, float]:
     model, cell = load_model(record)
     _, test = build(cell.task, cell.seed)
     found = accuracies(model, test, by_pair=True)
-    return {k if k.startswith("pair_") else f"final_{k}": v for k, v in found.items()}
+    rates = {k if k.startswith("pair_") else f"final_{k}": v for k, v in found.items()}
+    return {**rates, **held_out_answers(model, cell)}
 
 
 def depth(model: LanguageModelConfig) -> int:
@@ -307,7 +348,10 @@ def depth(model: LanguageModelConfig) -> int:
 
 
 def composite_frame(records: Sequence[Record]) -> pd.DataFrame:
-    """One row a finished record: block, data, n_layers, gamma, seed and every metric."""
+    """One row a finished record: block, data, n_layers, gamma, seed and every metric but those of
+    :func:`held_out_answers`."""
+    from lib.analysis.composite import OFFSET
+
     rows: list[dict[str, Any]] = []
     for record in records:
         cell = from_dict(CompositeCell, record.config)
@@ -320,7 +364,7 @@ def composite_frame(records: Sequence[Record]) -> pd.DataFrame:
                 "head": "tied" if cell.model.tie_embeddings else "own",
                 "seed": cell.seed,
                 "status": record.status,
-                **record.metrics,
+                **{k: v for k, v in record.metrics.items() if not k.startswith(OFFSET)},
             }
         )
     return pd.DataFrame(rows)

@@ -24,8 +24,10 @@ from lib.experiments.achilles import (
     composite_readable,
     composite_study,
     curves_with,
+    depth,
     load_model,
     mamba2_model,
+    mamba3_block,
     summarise,
 )
 from lib.experiments.transformer import transformer
@@ -41,7 +43,7 @@ SEEDS = (1, 2, 3)
 # other values of the shift that the paper leaves out, at the least depth
 OTHER_SHIFTS = (-4, 9)
 WATCHED = ("composite", "symmetric", "seen", "mirror")
-MAMBA, ATTENTION = "Mamba-2", "Transformer"
+MAMBA, MAMBA3, ATTENTION = "Mamba-2", "Mamba-3", "Transformer"
 # Mamba-2 with another kernel: trained and symmetric, of ones and not trained, none
 KERNELS = {
     "palindromic": f"{MAMBA}, palindromic kernel",
@@ -53,13 +55,15 @@ KERNELS = {
 CONTROLS = (
     *((kind, LAYERS[0]) for kind in KERNELS.values()),
     (KERNELS["none"], 5),
+    (MAMBA3, LAYERS[0]),
     (ATTENTION, LAYERS[0]),
 )
 
 
 def model_of(kind: str, n_layers: int, d_model: int = 128) -> LanguageModelConfig:
-    """The model of that kind: MAMBA, which is the paper's, one of KERNELS, or ATTENTION, which has
-    learned positions. The output weights of all are the embedding.
+    """The model of that kind: MAMBA, which is the paper's, one of KERNELS, MAMBA3, which has no
+    convolution, or ATTENTION, which has learned positions. The output weights of all are the
+    embedding.
 
     Raises:
         KeyError: no such kind.
@@ -68,6 +72,8 @@ def model_of(kind: str, n_layers: int, d_model: int = 128) -> LanguageModelConfi
         model = transformer(n_layers, GAMMA, d_model=d_model)
         return dataclasses.replace(model, tie_embeddings=True)
     model = mamba2_model(n_layers, GAMMA, tied=True, d_model=d_model)
+    if kind == MAMBA3:
+        return dataclasses.replace(model, pattern=(mamba3_block(d_model),))
     kernels = {MAMBA: "standard", **{name: kernel for kernel, name in KERNELS.items()}}
     block = dataclasses.replace(cast(Any, model.pattern[0]), conv_kind=kernels[kind])
     return dataclasses.replace(model, pattern=(block,))
@@ -76,7 +82,8 @@ def model_of(kind: str, n_layers: int, d_model: int = 128) -> LanguageModelConfi
 def kind_of(model: LanguageModelConfig) -> str:
     """MAMBA, or which kind of CONTROLS a model is."""
     block: Any = model.pattern[0]
-    return ATTENTION if block.kind == "attention" else KERNELS.get(block.conv_kind, MAMBA)
+    others = {"attention": ATTENTION, "mamba3": MAMBA3}
+    return others.get(block.kind) or KERNELS.get(block.conv_kind, MAMBA)
 
 
 def cells(profile: str) -> list[CompositeCell]:
@@ -109,16 +116,20 @@ def cells(profile: str) -> list[CompositeCell]:
 
 def run(cells: Sequence[CompositeCell], context: Context) -> Iterator[Outcome]:
     """Train the cells; after each epoch pair 34 is measured as well, and at the end what pair 43 is
-    taken for."""
+    taken for. Weights are kept of one seed at the least depth."""
     from lib.analysis.composite import answered_as, rates_by_pair, symmetry_rates
 
     study = dataclasses.replace(
-        composite_study(keep_weights=lambda cell: False),
+        composite_study(keep_weights=_keeps_weights),
         evaluate=symmetry_rates,
         final=lambda model, test: {**rates_by_pair(model, test), **answered_as(model, test)},
         summarise=partial(summarise, watched=WATCHED),
     )
     return train_cells(cells, context, study)
+
+
+def _keeps_weights(cell: CompositeCell) -> bool:
+    return cell.seed == SEEDS[0] and depth(cell.model) == LAYERS[0]
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:

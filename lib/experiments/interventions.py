@@ -19,8 +19,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from lib.analysis.routes import NAMES, USUAL, model_name
-from lib.config import from_dict
 from lib.experiments import Context, Experiment, Outcome
+from lib.experiments._opened import (
+    ENDS,
+    ENDS_TEXT,
+    alike_untouched,
+    kept_of_held_out,
+    read_later_table,
+)
 from lib.experiments._training import train_cells
 from lib.experiments.achilles import (
     THIRD_PARTY_TRAINING,
@@ -28,6 +34,8 @@ from lib.experiments.achilles import (
     composite_frame,
     composite_readable,
     composite_study,
+    depth,
+    held_out_answers,
     in_words,
     load_model,
     mamba2_model,
@@ -44,6 +52,8 @@ if TYPE_CHECKING:
     from lib.models.language_model import LanguageModel
     from lib.tasks.composite import Split
 
+__all__ = ["alike_untouched", "kept_of_held_out", "read_later_table"]  # of lib.experiments._opened
+
 NAME = "achilles.interventions"
 LAYERS = USUAL  # 2, as drawn in Fig. 5, and as in Fig. 12
 GAMMAS = (0.5, 1.0, 1.5, 2.0)  # Fig. 12 has 1.0
@@ -52,9 +62,6 @@ OPENED = (7, 1.0)  # layers and gamma of the model that the third party opened
 SEEDS = (1, 2, 3)
 THIRD_PARTY_SEEDS = (42, 1, 2)
 
-# ends: where the pair may stand. "end": the second anchor may be the last token; "inner": not
-ENDS = {"end": True, "inner": False}
-ENDS_TEXT = {"end": "pair may end", "inner": "pair never last"}
 CHOICES_TEXT = {
     None: "as worded",
     "after_pair": "only after the pair",
@@ -63,8 +70,14 @@ CHOICES_TEXT = {
     "with_pair": "anchors too",
     "layer0": "layer 1 alone",
     "layer1": "layer 2 alone",
+    "nothing": "control: nothing exchanged",
     "untrained": "control: untrained",
+    "after_pair_untrained": "control: untrained, only after the pair",
+    "with_pair_untrained": "control: untrained, anchors too",
+    "nothing_untrained": "control: untrained, nothing exchanged",
 }
+# what is asked of the same model before training as well
+CONTROLS = ("", "after_pair", "with_pair", "nothing")
 
 
 def cells(profile: str) -> list[CompositeCell]:
@@ -107,14 +120,20 @@ def run(cells: Sequence[CompositeCell], context: Context) -> Iterator[Outcome]:
     return train_cells(cells, context, study)
 
 
-def inspect(model: LanguageModel, cell: CompositeCell) -> dict[str, float]:
+def inspect(model: LanguageModel, cell: CompositeCell, every: int = 1) -> dict[str, float]:
     """Agreement under blocking and substitution by pair, as defined here and under what the paper
     leaves open, and cosines between the kernels' taps before and after training.
 
     Names: ``blocking_<end>_<pair>`` and ``substitution_<end>_<pair>``; ``<kind>_<end>_mean`` (43
-    left out of substitution, where it is its own twin); ``<kind>_<end>_mean_<choice>`` for the
-    other choices, the choice "untrained" being the same model before training, which says how much
-    agreement means; ``cosine_<start|final>_layer<k>`` (largest off the diagonal, absolute).
+    left out of substitution, where it is its own twin); ``<kind>_<end>_mean_<choice>`` and, of
+    blocking, ``blocking_<end>_43_<choice>`` for the other choices. Two of them say how much
+    agreement means: "nothing", how often the answer is the twin's though nothing was exchanged,
+    and "untrained", the same model before training, alone or behind one of CONTROLS.
+    ``cosine_<start|final>_layer<k>`` (largest off the diagonal, absolute). Then those of
+    :func:`lib.experiments.achilles.held_out_answers`.
+
+    Args:
+        every: look at every n-th sequence.
     """
     from lib.analysis.flow import kernel_cosines
     from lib.models.language_model import build_language_model
@@ -122,18 +141,24 @@ def inspect(model: LanguageModel, cell: CompositeCell) -> dict[str, float]:
 
     device = model.embedding.weight.device
     untrained = build_language_model(cell.model, seed=cell.seed, device=device).eval()
-    found: dict[str, float] = {}
+    found = held_out_answers(model, cell)
     for end, may_end in ENDS.items():
-        split = intervention_split(cell.task, cell.seed, pair_may_end=may_end).to(device)
-        control = _agreements(untrained, cell.task, split, choices=False)
+        split = intervention_split(cell.task, cell.seed, pair_may_end=may_end)
+        split = split.take(slice(None, None, every)).to(device)
+        control = _agreements(untrained, cell.task, split, CONTROLS)
         tables = _agreements(model, cell.task, split)
-        tables |= {(kind, "untrained"): by_pair for (kind, _), by_pair in control.items()}
+        tables |= {
+            (kind, f"{choice}_untrained".removeprefix("_")): by_pair
+            for (kind, choice), by_pair in control.items()
+        }
         for (kind, choice), by_pair in tables.items():
             name = f"{kind}_{end}"
             counted = [v for p, v in by_pair.items() if kind == "blocking" or p != 43]
             mean = sum(counted) / len(counted)
             if choice:
                 found[f"{name}_mean_{choice}"] = mean
+                if kind == "blocking":
+                    found[f"{name}_43_{choice}"] = by_pair[43]
             else:
                 found[f"{name}_mean"] = mean
                 found.update({f"{name}_{pair}": value for pair, value in by_pair.items()})
@@ -144,11 +169,11 @@ def inspect(model: LanguageModel, cell: CompositeCell) -> dict[str, float]:
 
 
 def _agreements(
-    model: LanguageModel, task: CompositeTask, split: Split, choices: bool = True
+    model: LanguageModel, task: CompositeTask, split: Split, wanted: Sequence[str] | None = None
 ) -> dict[tuple[str, str], dict[int, float]]:
     """(kind, choice) to agreement by pair; the choice "" is the paper's words read as widely as
-    they go, each of the other `choices` differs from it in one thing. Layers one by one only where
-    there are LAYERS at most: among more, one alone has little to say."""
+    they go, each of the others (all if `wanted` is None) differs from it in one thing. Layers one
+    by one only where there are LAYERS at most: among more, one alone has little to say."""
     from lib.analysis.composite import answers
     from lib.analysis.cuts import PATHS
     from lib.analysis.interventions import (
@@ -167,31 +192,23 @@ def _agreements(
     ways: dict[tuple[str, str], Callable[[], torch.Tensor]] = {
         ("blocking", ""): lambda: blocked_answers(model, split),
         ("substitution", ""): lambda: substituted_answers(model, split, twins),
+        ("blocking", "after_pair"): lambda: blocked_answers(model, split, within_pair=False),
+        ("blocking", "conv_too"): lambda: blocked_answers(model, split, paths=("state", "conv")),
+        ("blocking", "everything"): lambda: blocked_answers(model, split, paths=PATHS),
+        ("substitution", "with_pair"): lambda: substituted_answers(
+            model, split, twins, include_pair=True
+        ),
+        ("substitution", "nothing"): lambda: expected["blocking"],
     }
-    if choices:
-        ways |= {
-            ("blocking", "after_pair"): lambda: blocked_answers(model, split, within_pair=False),
-            ("blocking", "conv_too"): lambda: blocked_answers(
-                model, split, paths=("state", "conv")
-            ),
-            ("blocking", "everything"): lambda: blocked_answers(model, split, paths=PATHS),
-            ("substitution", "with_pair"): lambda: substituted_answers(
-                model, split, twins, include_pair=True
-            ),
-            **{
-                ("blocking", f"layer{k}"): partial(blocked_answers, model, split, layers=[k])
-                for k in layers
-            },
-            **{
-                ("substitution", f"layer{k}"): partial(
-                    substituted_answers, model, split, twins, layers=[k]
-                )
-                for k in layers
-            },
-        }
+    for k in layers:
+        ways["blocking", f"layer{k}"] = partial(blocked_answers, model, split, layers=[k])
+        ways["substitution", f"layer{k}"] = partial(
+            substituted_answers, model, split, twins, layers=[k]
+        )
     return {
         (kind, choice): agreement_by_pair(split, expected[kind], way())
         for (kind, choice), way in ways.items()
+        if wanted is None or choice in wanted
     }
 
 
@@ -208,24 +225,42 @@ class Opened:
         model: on the processor, in eval mode.
         title: which it is.
         task: what it was trained on.
-        one: a single sequence with pair 43, the key in third place.
+        each: sequences with pair 43, one for each place of the key, each with another key.
     """
 
     model: LanguageModel
     title: str
     task: CompositeTask
-    one: Split
+    each: Split
 
-    def with_pair(self, pair: int) -> Split:
-        """The sequence with another pair, written as 43."""
+    @property
+    def name(self) -> str:
+        """Which it is among models that differ in depth and gamma: "4 layers, γ 1", of another
+        block than the paper's "Mamba-1, 2 layers, γ 1"."""
+        config = self.model.config
+        block, gamma = config.pattern[0].kind, config.initialisation.gamma
+        start = "official start" if gamma is None else f"γ {gamma:g}"
+        other = "" if block == "mamba2" else f"{NAMES.get(block, block)}, "
+        return f"{other}{depth(config)} layers, {start}"
+
+    @property
+    def one(self) -> Split:
+        """The sequence with the key in third place."""
+        return self.with_pair(43)
+
+    def with_pair(self, pair: int, place: int = 2) -> Split:
+        """The sequence whose key stands at `place`, counted from 0, with a pair, written as 43."""
         from lib.tasks.interventions import twin
 
-        return twin(self.task, self.one, pair)
+        return twin(self.task, self.each.take(slice(place, place + 1)), pair)
 
 
 def open_model(records: Sequence[Record], seed: int, wanted: str = "") -> Opened:
     """The first of `records` that kept its weights and whose readable name holds `wanted`; if there
-    is none, an untrained model of the paper's kind, and its title says so."""
+    is none, an untrained model of the paper's kind, and its title says so. Which sequences it is
+    shown on hangs on the task and `seed` alone."""
+    import torch
+
     from lib.models.language_model import build_language_model
     from lib.tasks.interventions import intervention_split
 
@@ -240,36 +275,11 @@ def open_model(records: Sequence[Record], seed: int, wanted: str = "") -> Opened
         model = build_language_model(cell.model, seed=seed).eval()
         title = "untrained model"
     split = intervention_split(cell.task, seed, pair_may_end=False)
-    rows = (split.where(43) & (split.index == 2)).nonzero().flatten()
-    row = int(rows[len(rows) // 2])
-    return Opened(model, title, cell.task, split.take(slice(row, row + 1)))
-
-
-def read_later_table(records: Sequence[Record], gamma: float = 1.0) -> pd.DataFrame:
-    """Of the models that kept their weights and started with `gamma`, one row each: how much wider
-    lines from key and anchors to later tokens are than the others (``lib.analysis.flow``), a column
-    a layer, medians over every fifth of the 400 sequences with pair 43 behind which there is more.
-    """
-    import torch
-
-    from lib.analysis.flow import flow, read_later
-    from lib.tasks.interventions import intervention_split
-
-    rows: list[dict[str, float]] = []
-    for record in (record for record in records if record.weights):
-        cell = from_dict(CompositeCell, record.config)
-        if cell.model.initialisation.gamma != gamma:
-            continue
-        model, _ = load_model(record)
-        split = intervention_split(cell.task, cell.seed, pair_may_end=False)
-        widths = []
-        for row in split.where(43).nonzero().flatten()[::5].tolist():
-            pair = [int(split.index[row]) + k for k in range(3)]
-            widths.append(read_later(flow(model, split.tokens[row]), pair))
-        middle = torch.stack(widths).median(0).values.tolist()
-        start = {"layers": len(middle), "composite at the end": record.metrics["final_composite"]}
-        rows.append(start | {f"layer {n}": width for n, width in enumerate(middle, 1)})
-    return pd.DataFrame(rows).sort_values("layers") if rows else pd.DataFrame()
+    each, places = [], int(split.index.max()) + 1
+    for place in range(places):  # keys from small to large, the middle one in the middle place
+        rows = (split.where(43) & (split.index == place)).nonzero().flatten().tolist()
+        each.append(rows[len(rows) * (2 * place + 1) // (2 * places)])
+    return Opened(model, title, cell.task, split.take(torch.tensor(each)))
 
 
 def reevaluate(record: Record) -> dict[str, float]:

@@ -18,6 +18,7 @@ from lib.experiments.achilles import (
     curves_with,
     depth,
     mamba2_model,
+    mamba3_block,
     model_parts,
     summarise,
 )
@@ -44,15 +45,19 @@ KINDS = {
     "transformer": "Transformer",
 }
 # The bypasses come with positions, here as in the paper: each of the two by itself, and no
-# convolution to be passed by, without positions and with. Of these there are no published numbers.
+# convolution to be passed by, without positions and with; a kernel that cannot tell order, and
+# Mamba-3, which has no short convolution. Of these there are no published numbers.
 CONTROLS = {
     "positions": "Mamba-2, positions alone",
     "bypass": "Mamba-2, residual bypass alone",
     "bare": "Mamba-2, no convolution",
     "bare positions": "Mamba-2, no convolution, positions",
+    "palindromic": "Mamba-2, palindromic kernel",
+    "mamba3": "Mamba-3",
+    "mamba3 positions": "Mamba-3, positions",
 }
 CONTROL_GAMMAS = (0.6, 0.8, 1.0)
-# of each Mamba: kernel, bypass, whether it has learned positions
+# of each Mamba-2: kernel, bypass, whether it has learned positions
 BUILT = {
     "mamba": ("standard", "none", False),
     "residual": ("standard", "residual", True),
@@ -61,6 +66,7 @@ BUILT = {
     "bypass": ("standard", "residual", False),
     "bare": ("none", "none", False),
     "bare positions": ("none", "none", True),
+    "palindromic": ("palindromic", "none", False),
 }
 OWN = ", own output weights"
 
@@ -93,9 +99,12 @@ def model_of(
     if kind == "transformer":
         return transformer(n_layers, gamma, d_model=d_model, max_length=length)
     plain = mamba2_model(n_layers, gamma, d_state=d_state, tied=tied, d_model=d_model)
-    mixer: Any = plain.pattern[0]
-    kernel, bypass, placed = BUILT.get(kind, ("standard", kind, True))
-    block = dataclasses.replace(mixer, conv_kind=kernel, conv_bypass=bypass)
+    block: Any = plain.pattern[0]
+    if kind.startswith("mamba3"):  # one head, as the others
+        block, placed = mamba3_block(d_model, d_state), kind.endswith("positions")
+    else:
+        kernel, bypass, placed = BUILT.get(kind, ("standard", kind, True))
+        block = dataclasses.replace(block, conv_kind=kernel, conv_bypass=bypass)
     if not placed:
         return dataclasses.replace(plain, pattern=(block,))
     return dataclasses.replace(
@@ -163,6 +172,8 @@ def kind_of(model: LanguageModelConfig) -> str:
     block: Any = model.pattern[0]
     if block.kind == "attention":
         return "transformer"
+    if block.kind == "mamba3":
+        return "mamba3" if model.positional_encoding == "none" else "mamba3 positions"
     built = block.conv_kind, block.conv_bypass, model.positional_encoding != "none"
     return next(kind for kind, parts in BUILT.items() if parts == built)
 

@@ -278,8 +278,9 @@ def planned() -> pd.DataFrame:
 
 
 def correlations(table: pd.DataFrame) -> pd.DataFrame:
-    """Rank correlations of omission, a row a record of :func:`frame`, for readers; that with
-    perplexity within one kind of text, newer than the first records, where any has it."""
+    """Rank correlations of omission, a row a record of :func:`frame`, for readers. Where any record
+    has them, as the first have not: that with perplexity within one kind of text, and how many
+    different tokens that with frequency goes over."""
     names = {
         "corpus": "text", "parameters": "parameters", "length": "tokens", "seed": "seed",
         "rho_frequency": "with frequency", "rho_frequency_within": "within one kind of text",
@@ -287,6 +288,8 @@ def correlations(table: pd.DataFrame) -> pd.DataFrame:
     }  # fmt: skip
     if "rho_perplexity_within" in table:
         names["rho_perplexity_within"] = "with perplexity, within one kind"
+    if "rho_frequency_types" in table:
+        names["rho_frequency_types"] = "different tokens, with frequency"
     shown = table.reindex(columns=list(names)).rename(columns=names)
     return shown.assign(text=shown["text"].replace(TEXT_NAMES))
 

@@ -7,7 +7,8 @@ parameters with the state that these allow, and so does a Mamba-1 with a quarter
 entries, so that the size of a state and the architecture can be told apart.
 
 The slots are part of the encoder and learn with the decoder, while every other encoder hands over a
-state that nothing has been trained to make: a Transformer is favoured by it.
+state that nothing has been trained to make: a Transformer is favoured by it. To the decoder the
+slots stand directly before its first token, as text before it did in pretraining.
 """
 
 from __future__ import annotations
@@ -156,7 +157,8 @@ EXPERIMENTS = (
     Experiment(
         name=NAME,
         title="Equal state, other architectures",
-        protocol=1,
+        # in 1, the slots' rotary positions lay behind those of what the decoder writes
+        protocol=2,
         notebook="notebooks/memory/architectures.ipynb",
         cells=cells,
         readable=name_of,

@@ -48,6 +48,11 @@ ASKED = 5  # times as many chunks as of one kind elsewhere: here there is one ki
 # others, the same from sentence to sentence
 OWN = {"numbers": "number_words", "names": "name_words"}
 WORDS = {"numbers": "number words", "names": "names"}  # the same, for readers
+# controls beside a decoder, as metrics begin and as readers know them: what is guessed of the text
+# before, what is written of nothing, what the decoder's habits are
+CONTROLS = {
+    "alone_": "language model alone", "zero_": "state of zeros", "swapped_": "another's answer",
+}  # fmt: skip
 # omission of the tokens of all categories but the one that was changed, mean over categories
 REST = "omission_label_rest_of_{}"
 SEEDS = (1, 2, 3)
@@ -191,21 +196,26 @@ def by_frequency(table: pd.DataFrame, category: str, alike: bool = False) -> pd.
         alike: of the decoders that start alike, at the lengths that these have.
 
     Returns:
-        Columns frequency, length, seed, own (omission of the category's words), rest, alone (what
-        of them the language model alone does not guess), unchanged (omission of the words whose
-        frequency stayed).
+        Columns frequency, length, seed, own (omission of the category's words), rest, unchanged
+        (omission of the words whose frequency stayed), and of the category's words what controls
+        lose: alone (the language model alone), zero (from a state of zeros), swapped (in the answer
+        to another chunk; nothing in records older than it).
     """
     if not len(table):
         return pd.DataFrame()
     own, base = table[table["changed"] == category], table[table["changed"] == "none"]
     own = own[own["alike"] == alike]
     rows = pd.concat([own, base[base["length"].isin(own["length"])] if alike else base])
-    rows["own"] = rows[f"omission_label_{OWN[category]}"]
-    rows["rest"] = rows[REST.format(category)]
-    rows["alone"] = rows[f"alone_omission_label_{OWN[category]}"]
-    rows["unchanged"] = rows[f"omission_label_{OWN[unchanged(category)]}"]
-    columns = ["frequency", "length", "seed", "own", "rest", "alone", "unchanged"]
-    return rows[columns].sort_values("frequency")
+    label = f"omission_label_{OWN[category]}"
+    taken = {
+        "own": label, "rest": REST.format(category),
+        "unchanged": f"omission_label_{OWN[unchanged(category)]}",
+        **{writer.removesuffix("_"): f"{writer}{label}" for writer in CONTROLS},
+    }  # fmt: skip
+    found = rows[["frequency", "length", "seed"]].copy()
+    for column, metric in taken.items():
+        found[column] = rows[metric] if metric in rows else float("nan")
+    return found.sort_values("frequency")
 
 
 def gaps(table: pd.DataFrame) -> pd.DataFrame:
@@ -214,27 +224,46 @@ def gaps(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns changed, tokens, decoders start, seed; own words, other categories, and the first
-        less the second: difference; language model alone (its difference), unchanged words (of
-        the other tested category).
+        less the second: difference; of the CONTROLS the same difference, without those that no
+        record has; unchanged words (of the other tested category).
     """
-    columns = ["changed", "tokens", "decoders start", "seed", "own words", "other categories",
-               "difference", "language model alone", "unchanged words"]  # fmt: skip
-    rows: list[tuple[Any, ...]] = []
-    tested = table[table["changed"] != "none"] if len(table) else table
     keys = ["changed", "length", "alike", "seed"]
+    rows: list[dict[str, Any]] = []
+    tested = table[table["changed"] != "none"] if len(table) else table
     for (category, length, alike, seed), cells in tested.groupby(keys) if len(tested) else ():
         at = cells.set_index("frequency").reindex([min(FREQUENCIES), max(FREQUENCIES)])
-        alone = [rest_of(row, category, "alone_") for row in at.to_dict("records")]
+        ends = at.to_dict("records")
         lost = pd.DataFrame(
-            {"own": at["own"], "rest": at["rest"], "beyond": at["own"] - at["rest"],
-             "alone": at[f"alone_omission_label_{OWN[category]}"] - alone,
-             "unchanged": at[f"omission_label_{OWN[unchanged(category)]}"]}
+            {"own words": at["own"], "other categories": at["rest"],
+             "difference": at["own"] - at["rest"],
+             **{name: [_beyond(end, category, writer) for end in ends]
+                for writer, name in CONTROLS.items()},
+             "unchanged words": at[f"omission_label_{OWN[unchanged(category)]}"]}
         )  # fmt: skip
         more = lost.iloc[0] - lost.iloc[1]
-        rows.append((category, length, "alike" if alike else "as copies", seed, *more))
+        start = "alike" if alike else "as copies"
+        rows.append(
+            {"changed": category, "tokens": length, "decoders start": start, "seed": seed, **more}
+        )
+    columns = ["changed", "tokens", "decoders start", "seed", "own words", "other categories",
+               "difference", *CONTROLS.values(), "unchanged words"]  # fmt: skip
+    measured = [
+        name
+        for writer, name in CONTROLS.items()
+        if any(f"{writer}omission_label_{label}" in table for label in OWN.values())
+    ]
     found = pd.DataFrame(rows, columns=columns)
+    found = found.drop(columns=[name for name in CONTROLS.values() if name not in measured])
     # the reading that is judged comes first
     return found.sort_values(columns[:4], ascending=[False, False, True, True])
+
+
+def _beyond(metrics: Mapping[str, Any], category: str, writer: str) -> float:
+    """What a control loses of a category's words beyond the other categories; not a number where
+    it was not measured."""
+    own = metrics.get(f"{writer}omission_label_{OWN[category]}", float("nan"))
+    rest = rest_of(metrics, category, writer)
+    return float("nan") if rest is None else own - rest
 
 
 EXPERIMENTS = (

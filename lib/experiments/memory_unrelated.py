@@ -4,6 +4,12 @@ A decoder that writes good text of the right kind shares words with the chunk, a
 are the more. Here the same chunks are asked for, and in place of an answer stands another chunk of
 the same category, from another document: no model, no memory. What a decoder's numbers are worth is
 what they have beyond these. None of this is in arXiv 2512.15653.
+
+Two measures need a model all the same, to read the chunks and not to write: the correlation with a
+chunk's perplexity, and the similarity of mean token vectors. They are taken from the language model
+of a record of the chapter that kept its weights, if there is one that has read the same text (the
+small one that is published with the book); else they are left out. It is not the model whose
+decoders these numbers stand beside, and its tokens are others.
 """
 
 from __future__ import annotations
@@ -17,8 +23,9 @@ import pandas as pd
 
 from lib import provenance
 from lib.config import from_dict, require
-from lib.experiments import Context, Experiment, Outcome
+from lib.experiments import Context, Experiment, Outcome, find, memory
 from lib.experiments._language import open_data
+from lib.experiments._reading import KeptModel
 from lib.experiments._training import check_seed
 from lib.experiments.memory import (
     CORPORA,
@@ -29,7 +36,7 @@ from lib.experiments.memory import (
     quick_language,
 )
 from lib.models.presets import preset
-from lib.store import Record
+from lib.store import Record, Store
 from lib.tasks.language import LanguageTask
 from lib.tasks.reconstruction import LENGTHS, ReconstructionConfig
 from lib.tasks.tokenizers import BPEConfig
@@ -83,32 +90,63 @@ def readable(cell: UnrelatedCell) -> str:
     return f"unrelated-{cell.text.corpus.source.kind}-L{cell.task.length}-s{cell.seed}"
 
 
+def kept_model(text: LanguageTask) -> KeptModel | None:
+    """A language model that has read the text and lies in a record; held-out documents are new to
+    it, too."""
+    found = [
+        cell
+        for profile in ("matched", "quick")
+        for cell in memory.cells(profile)
+        if cell.keep_weights and cell.language.task.corpus == text.corpus
+    ]
+    protocol = find(memory.NAME).protocol
+    for record in Store.at(provenance.ROOT).records(memory.NAME, protocol, found):
+        if record is not None and record.weights_path() is not None:
+            return KeptModel(record)
+    return None
+
+
 def run(cells: Sequence[UnrelatedCell], context: Context) -> Iterator[Outcome]:
     """Measure the cells, on the processor whatever the device."""
-    import numpy as np
-
-    from lib.analysis.memory_controls import unrelated_text
-    from lib.analysis.memory_measures import Observed, tabulate
-    from lib.tasks.memory_text import ask
-
+    opened: dict[LanguageTask, KeptModel | None] = {}
     for cell in cells:
         if context.deadline is not None and time.monotonic() >= context.deadline:
             yield Outcome(cell, "stopped", "budget spent")
             continue
-        data = open_data(cell.text)
-        frequency = np.bincount(
-            np.asarray(data.train.stream.tokens), minlength=data.tokenizer.vocab_size
-        )
-        asked = ask(data, cell.task, cell.asked)
-        rows = unrelated_text(asked.chunks, cell.seed)
-        observed = Observed({"": rows}, {}, None, None, {})
-        metrics, tables = tabulate(observed, asked, data.tokenizer.decode, frequency)
-        facts = {
-            "backends": {},
-            "text": data.corpus.describe(),
-            "tokenizer": data.tokenizer.fingerprint,
-        }
-        yield Outcome(cell, "done", None, metrics, tables, facts=facts, started=provenance.now())
+        if cell.text not in opened:
+            opened[cell.text] = kept_model(cell.text)
+        yield _measure(cell, opened[cell.text])
+
+
+def _measure(cell: UnrelatedCell, reader: KeptModel | None) -> Outcome:
+    import numpy as np
+
+    from lib.analysis.memory_controls import unrelated_text
+    from lib.analysis.memory_measures import tabulate
+    from lib.analysis.memory_writing import Observed
+    from lib.tasks.memory_text import ask
+
+    data = open_data(cell.text)
+    decode = data.tokenizer.decode
+    frequency = np.bincount(
+        np.asarray(data.train.stream.tokens), minlength=data.tokenizer.vocab_size
+    )
+    asked = ask(data, cell.task, cell.asked)
+    rows = unrelated_text(asked.chunks, cell.seed)
+    facts: dict[str, Any] = {
+        "backends": {},
+        "text": data.corpus.describe(),
+        "tokenizer": data.tokenizer.fingerprint,
+    }
+    perplexity, near = None, {}
+    if reader is not None:
+        texts = [decode(row) for row in asked.chunks.tokens.tolist()]
+        perplexity = reader.perplexities(texts, cell.task.length)
+        near[""] = reader.similarity(texts, [decode(row) for row in rows])
+        facts["reader"] = reader.facts
+    observed = Observed({"": rows}, near, perplexity, None, {})
+    metrics, tables = tabulate(observed, asked, decode, frequency)
+    return Outcome(cell, "done", None, metrics, tables, None, facts)
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Figures of the interventions: flow between tokens, agreement by pair, kernels, changed answers.
+"""Figures of the interventions: flow between tokens, agreement by pair, kernels.
 
 After arXiv 2509.17514, Figs. 5, 6 and 12. Figures of one kind always have the same number of
 traces, so that ``lib.figures.with_slider`` can move through them.
@@ -6,7 +6,7 @@ traces, so that ``lib.figures.with_slider`` can move through them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lib.analysis.flow import Lens
-    from lib.models.language_model import LanguageModel
 
 STEPS = 6  # widths that lines can have: plotly gives a trace one width
 LIGHT = [[0.0, "#ffffff"], [1.0, "#9ecae1"]]  # black text is readable on all of it
 INK, CUT = "#111111", COLOURS[2]
+NODES = "markers+text"  # the only trace of this mode in a flow
 # what plotly-theme.js draws in the dark instead: from its ground on, and white text
 DARK = {"marker.colorscale": [[0.0, "#1d232b"], [1.0, "#1f6aa5"]], "textfont.color": "#f2f4f7"}
 # below is where a slider goes
@@ -81,7 +81,7 @@ def information_flow(
     depths = ["embedding", *(f"layer {n + 1}" for n in range(layers))]
     figure.update_layout(
         title=f"{title}<br><sup>widest lines, by layer: |S| = {widest}</sup>",
-        height=210 + 100 * layers, margin_t=95, legend=ON_TOP,
+        height=210 + 100 * min(layers, 4) + 60 * max(0, layers - 4), margin_t=95, legend=ON_TOP,
         xaxis={"title": "position", "dtick": 1, "range": [0.4, length + 0.6], "showgrid": False},
         yaxis={"title": "residual stream after", "tickvals": list(range(layers + 1)),
                "ticktext": depths, "range": [-0.85, layers + 0.4], "showgrid": False,
@@ -138,7 +138,7 @@ def _nodes(figure: go.Figure, lens: Lens, tokens: Sequence[int], roles: Sequence
     read, odds = lens.tokens.flatten().tolist(), lens.probabilities.flatten().tolist()
     places = [(at + 1, depth) for depth in range(depths) for at in range(length)]
     figure.add_scatter(
-        x=[x for x, _ in places], y=[y for _, y in places], mode="markers+text", showlegend=False,
+        x=[x for x, _ in places], y=[y for _, y in places], mode=NODES, showlegend=False,
         text=[str(token) for token in read], textfont={"color": INK, "size": 11},
         hovertext=[f"{token}, probability {p:.3f}" for token, p in zip(read, odds, strict=True)],
         hoverinfo="text", meta={"dark": DARK},
@@ -277,66 +277,6 @@ def _numbers(matrix: np.ndarray) -> list[go.Heatmap]:
         )
         for cells, ink in ((dark, "white"), (~dark, INK))
     ]  # fmt: skip
-
-
-def answer_change(
-    before: Sequence[float], after: Sequence[float], tokens: Sequence[int],
-    marks: Mapping[str, int], title: str, top: int = 6,
-) -> go.Figure:  # fmt: skip
-    """Probabilities of the most likely answers before and after an intervention, with the answers
-    in `marks` ("composite": 49) named."""
-    order = [np.argsort(odds)[::-1][:top].tolist() for odds in (before, after)]
-    shown = sorted({*order[0], *order[1], *marks.values()})
-    names = {value: name for name, value in reversed(list(marks.items()))}
-    labels = [f"{t}<br>{names[t]}" if t in names else str(t) for t in shown]
-    figure = go.Figure()
-    for name, odds, colour, pattern in (
-        ("before", before, "#999999", ""), ("after", after, COLOURS[0], "/"),
-    ):  # fmt: skip
-        figure.add_bar(
-            x=labels, y=[odds[token] for token in shown], name=name, marker_color=colour,
-            marker_pattern_shape=pattern, hovertemplate=f"%{{x}}: %{{y:.3f}}<extra>{name}</extra>",
-        )  # fmt: skip
-    changed = order[0][0] != order[1][0]
-    verdict = f"answer {order[0][0]} becomes {order[1][0]}" if changed else "the answer stays"
-    sequence = " ".join(str(token) for token in tokens)
-    figure.update_layout(
-        title=f"{title}: {verdict}<br><sup>sequence {sequence}</sup>", height=400, barmode="group",
-        margin_t=95, legend=ON_TOP,
-        yaxis={"title": "probability of the answer", "range": [0, 1.05]},
-        xaxis={"title": "answer token", "type": "category", "tickangle": 0},
-    )  # fmt: skip
-    return figure
-
-
-def cutting(
-    model: LanguageModel, tokens: Tensor, key: int, marks: Mapping[str, int]
-) -> tuple[Callable[..., go.Figure], dict[str, list[Any]]]:
-    """Something to explore: a plot and its choices, for ``page.explore(plot, **choices)``.
-
-    The reader chooses what later tokens no longer hear of, along which paths and in which layer.
-
-    Args:
-        tokens: (l,). key: where the key stands, counted from 0. marks: as in :func:`answer_change`.
-    """
-    from lib.analysis import interventions
-    from lib.analysis.cuts import PATHS, source_cut
-
-    sources: dict[str, tuple[int, ...]] = {
-        "nothing": (), "key": (0,), "anchor 1": (1,), "anchor 2": (2,),
-        "anchors": (1, 2), "all three": (0, 1, 2),
-    }  # fmt: skip
-    paths = {"state (S)": ("state",), "convolution": ("conv",), "all paths": PATHS}
-    layers = {"all": None, **{str(n + 1): [n] for n in range(len(model.layers))}}
-    index = tokens.new_tensor([key])
-
-    def plot(cut: str, path: str, layer: str) -> go.Figure:
-        mask = source_cut(index, len(tokens), sources[cut])[0]
-        odds = interventions.answer_change(model, tokens, mask, layers[layer], paths[path])
-        title = f"{cut} cut off" if sources[cut] else "Nothing cut off"
-        return answer_change(*odds, tokens.tolist(), marks, title[0].upper() + title[1:])
-
-    return plot, {"cut": list(sources), "path": list(paths), "layer": list(layers)}
 
 
 def routes_marks(table: pd.DataFrame, title: str) -> go.Figure:

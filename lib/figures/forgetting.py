@@ -171,7 +171,7 @@ def over(
             )  # fmt: skip
     if extra is not None and len(extra):
         figure.add_scatter(
-            x=extra["x"], y=extra["omission"], mode="lines+markers", name="published, 130M",
+            x=extra["x"], y=extra["omission"], mode="lines+markers", name="published",
             line={"color": COLOURS[6], "dash": "dash"},
         )  # fmt: skip
     figure.update_xaxes(title=label, zeroline=False)
@@ -201,7 +201,7 @@ def panels_over(
     heads = [f"{name}, {many[name]} seed{'s' * (many[name] != 1)}" for name in tables]
     figure = make_subplots(
         high, columns, shared_xaxes="all", shared_yaxes=True, subplot_titles=heads,
-        horizontal_spacing=0.025, vertical_spacing=0.2 / high,
+        horizontal_spacing=0.025, vertical_spacing=0.28 / high,
     )  # fmt: skip
     looks = {"": ("decoder", COLOURS[0], "solid"),
              "alone_": ("language model alone", KEPT, "dot")}  # fmt: skip
@@ -230,7 +230,7 @@ def panels_over(
         text=label, x=0.5, y=0, yshift=-28, xref="paper", yref="paper", yanchor="top",
         showarrow=False, font_size=13,
     )  # fmt: skip
-    height = 150 + 190 * high
+    height = 140 + 205 * high
     return figure.update_layout(
         title=title, height=height, margin={"t": 105, "b": 60},
         legend={"yref": "container", "y": 1 - 38 / height, "yanchor": "top", "x": 0},

@@ -27,6 +27,7 @@ WRITERS = {
 
 SYMBOLS = ("circle", "square", "diamond", "cross", "x", "triangle-up", "star")
 UNRELATED = "no model: another text of its kind"
+SWAPPED = "trained decoder, its answer to another chunk"
 
 # name of a metric and its unit
 MEASURES = {
@@ -134,7 +135,8 @@ def early_to_late(table: pd.DataFrame, title: str) -> go.Figure:
 def by_writer(
     frame: pd.DataFrame, metric: str, title: str, unrelated: pd.DataFrame | None = None
 ) -> go.Figure:
-    """Our scores by length, the decoder's and the controls'.
+    """Our scores by length, the decoder's and the controls'; beside them, where records have it,
+    what its answers have in common with other chunks.
 
     Args:
         frame: the experiment's table. metric: "rouge1", "token_accuracy", "omission" ...
@@ -146,19 +148,30 @@ def by_writer(
     for index, (prefix, name) in enumerate(WRITERS.items()):
         if prefix + metric in frame:
             band(figure, frame, "length", prefix + metric, name, index, limits=(0, 1))
-    if unrelated is not None:  # a line in any case: frames of a slider have as many each
+    # one line each in any case: frames of a slider have as many
+    if any(str(name).startswith("swapped_") for name in frame):
+        _control(figure, frame, f"swapped_{metric}", SWAPPED, len(WRITERS) + 1)
+    if unrelated is not None:
         rows = unrelated[unrelated["length"].isin(frame["length"])]
-        means = rows.groupby("length")[metric].mean() if metric in rows else pd.Series(dtype=float)
-        figure.add_scatter(
-            x=list(means.index), y=list(means), mode="lines+markers", name=UNRELATED,
-            line=_line(len(WRITERS)),
-        )  # fmt: skip
+        _control(figure, rows, metric, UNRELATED, len(WRITERS))
     by_length(figure, measure_axis(metric), title)
-    height = 610  # with room above for a legend that needs a row for each entry, as on a phone
+    # room above for a legend that needs a row for each entry, as on a phone
+    entries = sum(trace.showlegend is not False for trace in figure.data)
+    above = max(200, 40 + 20 * (entries + 1))
+    height = 410 + above
     return figure.update_layout(
-        height=height, margin_t=200,
+        height=height, margin_t=above,
         legend={"orientation": "h", "yref": "container", "y": 1 - 38 / height, "yanchor": "top",
                 "x": 0},
+    )  # fmt: skip
+
+
+def _control(figure: go.Figure, rows: pd.DataFrame, metric: str, name: str, index: int) -> None:
+    """A thin line of means over seeds; an empty one where nothing was measured."""
+    found = rows.dropna(subset=[metric]) if metric in rows else rows[:0].assign(**{metric: 0.0})
+    means = found.groupby("length")[metric].mean()
+    figure.add_scatter(
+        x=list(means.index), y=list(means), mode="lines+markers", name=name, line=_line(index),
     )  # fmt: skip
 
 

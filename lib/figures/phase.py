@@ -307,14 +307,19 @@ def answers_at(
 
     Args:
         table: columns n_layers, gamma, seed, offset and share.
-        layers: depths to draw; one without weights at this gamma has an empty panel that says so.
+        layers: depths to draw; one of which nothing is known at this gamma has an empty panel that
+            says so. Several seeds are averaged.
         marks: solution to its offset.
         reach: offsets beyond are one bar at each end.
     """
     wide = min(3, len(layers))
     high = -(-len(layers) // wide)
     here = {n: table[(table["n_layers"] == n) & (table["gamma"] == gamma)] for n in layers}
-    titles = [f"{n} layers" + ("" if len(here[n]) else ": no weights kept") for n in layers]
+    counts = {n: rows["seed"].nunique() for n, rows in here.items()}
+    titles = [
+        f"{n} layers" + (f", {count} seeds" if count > 1 else "" if count else ": not looked at")
+        for n, count in counts.items()
+    ]
     figure = make_subplots(
         high, wide, subplot_titles=titles, shared_xaxes=True, shared_yaxes=True,
         horizontal_spacing=0.03, vertical_spacing=0.12,

@@ -209,10 +209,21 @@ def rotate(x: Tensor, start: int, theta: float) -> Tensor:
     Returns:
         The same shape and dtype; angles and products are formed in float32 or wider.
     """
-    wide, half = compute_dtype(x), x.shape[-1] // 2
-    rate = theta ** (-torch.arange(half, device=x.device, dtype=wide) / half)
-    place = torch.arange(start, start + x.shape[2], device=x.device, dtype=wide)
+    wide = compute_dtype(x)
+    return _turn(x, torch.arange(start, start + x.shape[2], device=x.device, dtype=wide), theta)
+
+
+def moved(x: Tensor, by: int, theta: float) -> Tensor:
+    """What :func:`rotate` gives, as it would be `by` positions later (earlier, if below 0): turns
+    add up. Shape and dtype stay."""
+    return _turn(x, torch.full((1,), by, device=x.device, dtype=compute_dtype(x)), theta)
+
+
+def _turn(x: Tensor, place: Tensor, theta: float) -> Tensor:
+    """x (b, h, l, e) turned as at `place` (l,), or (1,) for all of them."""
+    half = x.shape[-1] // 2
+    rate = theta ** (-torch.arange(half, device=x.device, dtype=place.dtype) / half)
     angle = place[:, None] * rate
     cos, sin = angle.cos(), angle.sin()
-    a, b = x.to(wide).chunk(2, dim=-1)
+    a, b = x.to(place.dtype).chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)

@@ -15,11 +15,17 @@ a bottleneck in its place: `slots` vectors, trained with the decoder, are read b
 after xL, and of each attention layer only the keys and values of these slots are handed over (the
 "gist tokens" of arXiv 2304.08467, for the same purpose). :func:`slots_for` says how many fit into a
 given number of floats, such as a Mamba's :func:`state_floats`.
+
+The slots stand after the text, and the decoder counts positions by what it was handed. Where these
+are rotary, the slots' keys are turned back by the length of the text, so that the decoder's first
+token follows the last slot at a distance of 1. As they are made, they would lie in its future, at
+distances that no pretraining has shown.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,8 +34,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.config import require
-from lib.models.attention import AttentionState
-from lib.models.blocks import AttentionConfig, counts
+from lib.models.attention import AttentionState, moved
+from lib.models.blocks import AttentionConfig, BlockConfig, counts
 from lib.models.config import LanguageModelConfig
 from lib.models.initialisation import EMBEDDING_STD
 from lib.models.language_model import BlockState, LanguageModel
@@ -77,6 +83,20 @@ class Decoded(NamedTuple):
         """Each row's tokens without the end token, as plain lists."""
         pairs = zip(self.tokens.tolist(), self.lengths.tolist(), strict=True)
         return [row[:length] for row, length in pairs]
+
+    def present(self) -> Tensor:
+        """(b, limit): which tokens stand before the end token."""
+        places = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        return places < self.lengths[:, None]
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]], end: int = 0) -> Decoded:
+        """The inverse of :meth:`rows`: texts of any lengths, on the processor, with `end` after
+        them."""
+        longest = max(map(len, rows), default=0)
+        filled = [[*row, *[end] * (longest - len(row))] for row in rows]
+        tokens = torch.tensor(filled, dtype=torch.int64).reshape(len(rows), longest)
+        return cls(tokens, torch.tensor([len(row) for row in rows]))
 
 
 class StateAutoencoder(nn.Module):
@@ -136,7 +156,8 @@ class StateAutoencoder(nn.Module):
         length = tokens.shape[1]
         x = self.slots.expand(len(tokens), -1, -1)
         _, states = self.encoder.run_embedded(x, states, True, length)
-        return [_last_entries(state, len(self.slots)) for state in states]
+        pairs = zip(states, self.encoder.config.blocks, strict=True)
+        return [_slots_alone(state, block, length) for state, block in pairs]
 
     def logits(self, tokens: Tensor, states: States | None = None) -> Tensor:
         """Teacher forcing: chunks (b, L) to logits (b, L + 1, v) of x1 .. xL and the end token.
@@ -159,7 +180,7 @@ class StateAutoencoder(nn.Module):
 
     def loss(self, tokens: Tensor, states: States | None = None) -> Tensor:
         """Mean cross-entropy in nats of all L + 1 targets, () in float32 or wider."""
-        return batch_loss(self, tokens, states)[0]
+        return decoder_loss(self, tokens, states)[0]
 
     @torch.no_grad()
     def reconstruct(self, tokens: Tensor, states: States | None = None) -> Decoded:
@@ -181,14 +202,15 @@ class StateAutoencoder(nn.Module):
             )
 
 
-def batch_loss(
+def decoder_loss(
     model: StateAutoencoder, tokens: Tensor, states: States | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Mean loss and number of chunks whose every target has the largest logit, for the trainer."""
+    """Mean loss of all targets, and how many of the chunks' tokens have the largest logit, given
+    the true ones before them; for the trainer."""
     logits, targets = model.logits(tokens, states), model.targets(tokens)
     wide = logits if logits.dtype == torch.float64 else logits.float()
     loss = F.cross_entropy(wide.flatten(0, 1), targets.flatten())
-    return loss, (logits.detach().argmax(-1) == targets).all(1).sum()
+    return loss, (logits.detach().argmax(-1) == targets)[:, :-1].sum()
 
 
 @torch.no_grad()
@@ -227,9 +249,17 @@ def has_attention(config: LanguageModelConfig) -> bool:
     return any(isinstance(block, AttentionConfig) for block in config.blocks)
 
 
-def state_floats(states: States) -> int:
-    """Numbers in the states of one sequence, all layers together."""
-    return sum(part[:1].numel() for state in states for part in state)
+def state_floats(states: States, more: int = 0) -> int:
+    """Numbers in the states of one sequence, all layers together, and after so many tokens more:
+    attention keeps each."""
+    held = sum(part[:1].numel() for state in states for part in state)
+    each = sum(
+        part.shape[1] * part.shape[3]
+        for state in states
+        if isinstance(state, AttentionState)
+        for part in (state.k, state.v)
+    )
+    return held + more * each
 
 
 def slots_for(config: LanguageModelConfig, floats: int) -> int:
@@ -257,11 +287,16 @@ def map_states(states: States, change: Any) -> States:
     return [type(state)(*(change(part) for part in state)) for state in states]
 
 
-def _last_entries(state: BlockState, count: int) -> BlockState:
-    """Of attention the keys and values of the last `count` tokens; any other state as it is."""
+def _slots_alone(state: BlockState, block: BlockConfig, length: int) -> BlockState:
+    """Of attention the keys and values of what came after the first `length` tokens, as if nothing
+    had stood before; any other state as it is."""
     if not isinstance(state, AttentionState):
         return state
-    return AttentionState(state.k[:, :, -count:], state.v[:, :, -count:], state.conv)
+    assert isinstance(block, AttentionConfig)
+    k, v = state.k[:, :, length:], state.v[:, :, length:]
+    if block.rope_theta is not None:
+        k = moved(k, -length, block.rope_theta)
+    return AttentionState(k, v, state.conv)
 
 
 def _described(state: Any) -> str:

@@ -7,7 +7,9 @@ files only; pickles can run code.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,10 @@ __all__ = [
     "load_config",
     "load_pretrained",
     "load_tokenizer",
+    "revision_of",
     "save_pretrained",
     "stop_tokens",
+    "weights_hashes",
 ]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -295,25 +299,54 @@ def _json(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint, in one file or in several with an index."""
-    names = [WEIGHTS]
-    if not (folder / WEIGHTS).is_file():
-        if not (folder / INDEX).is_file():
-            pickled = any(folder.glob("*.bin"))
-            extra = " It has pickled weights, which are not read here." if pickled else ""
-            raise HubError(
-                f"{folder} has neither {WEIGHTS} nor {INDEX}.{extra} Download the *.safetensors "
-                "files of the same repository into it"
-            )
-        places = _json(folder / INDEX).get("weight_map", {})
-        names = sorted({str(name) for name in places.values()})
-    weights: dict[str, Tensor] = {}
+def revision_of(folder: Path) -> str | None:
+    """The commit that a hub repository's copy on this machine is of; None for any other folder, of
+    which nobody knows."""
+    known = folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name)
+    return folder.name if known else None
+
+
+def weights_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a checkpoint's weights, by its name: what the hub says of it, too.
+
+    Raises:
+        HubError: no weights.
+    """
+    found = {}
+    for path in _weight_files(folder):
+        with path.open("rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The one file of a checkpoint's weights, or those that an index names.
+
+    Raises:
+        HubError: no weights, or not all that the index names.
+    """
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if not (folder / INDEX).is_file():
+        pickled = any(folder.glob("*.bin"))
+        extra = " It has pickled weights, which are not read here." if pickled else ""
+        raise HubError(
+            f"{folder} has neither {WEIGHTS} nor {INDEX}.{extra} Download the *.safetensors "
+            "files of the same repository into it"
+        )
+    names = sorted({str(name) for name in _json(folder / INDEX).get("weight_map", {}).values()})
     for name in names:
         if not (folder / name).is_file() or Path(name).name != name:
             raise HubError(f"{folder} lacks {name}, which {INDEX} names; download it into it")
+    return [folder / name for name in names]
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint, in one file or in several with an index."""
+    weights: dict[str, Tensor] = {}
+    for path in _weight_files(folder):
         try:
-            weights.update(load_file(folder / name))
+            weights.update(load_file(path))
         except (OSError, SafetensorError) as error:
-            raise HubError(f"{folder / name} cannot be read, download it again: {error}") from error
+            raise HubError(f"{path} cannot be read, download it again: {error}") from error
     return weights

@@ -7,8 +7,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lib.tasks.tags import Word
-
 Span = tuple[int, int]
 
 
@@ -61,17 +59,3 @@ def words_in_chunk(alignment: Sequence[range], start: int, length: int) -> list[
         for index, tokens in enumerate(alignment)
         if tokens and tokens[0] >= start and tokens[-1] < stop
     ]
-
-
-def token_words(words: Sequence[Word], tokens: Sequence[Span]) -> list[Word | None]:
-    """For each token the word of which it covers most, the first of equals; None for blanks."""
-    spans = [(word.start, word.end) for word in words]
-    best: list[Word | None] = [None] * len(tokens)
-    most = [0] * len(tokens)
-    for word, covered in zip(words, align(spans, tokens), strict=True):
-        for index in covered:
-            start, end = tokens[index]
-            shared = min(end, word.end) - max(start, word.start)
-            if shared > most[index]:
-                best[index], most[index] = word, shared
-    return best

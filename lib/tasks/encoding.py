@@ -64,8 +64,3 @@ def encode_bytes(text: str) -> Encoded:
             ids.append(byte + 1)
             offsets.append((place, place + 1))
     return Encoded(ids, offsets)
-
-
-def decode_bytes(ids: list[int]) -> str:
-    """The text of :func:`encode_bytes`' tokens; broken characters are replaced, 0 is dropped."""
-    return bytes(i - 1 for i in ids if 1 <= i <= 256).decode("utf-8", "replace")

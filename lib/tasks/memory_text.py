@@ -8,6 +8,7 @@ five kinds has a part of speech for each word, the built-in stories a category f
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,7 +31,7 @@ from lib.tasks.reconstruction import (
     ReconstructionConfig,
     build,
 )
-from lib.tasks.tags import TaggedText, read_conllu, tag_text
+from lib.tasks.tags import TAGGER, TaggedText, read_conllu, tag_text
 from lib.tasks.text_files import text_files
 from lib.tasks.tokenizers import BPETokenizer, Tokenizer
 
@@ -237,6 +238,22 @@ def require_file(name: str) -> Path:
 
 def _ud_files() -> list[Path]:
     return [require_file(f"{UD_FOLDER}/{name}") for name in UD_FILES]
+
+
+def tags_facts(tags: str | None) -> dict[str, Any]:
+    """What a record says of its tags beside the text: of gold ones the files, each with the SHA-256
+    of its bytes, of spaCy's the versions. Nothing of those that the text knows itself.
+
+    Raises:
+        TagsUnavailable: files that are not there.
+    """
+    if tags == "spacy":
+        return {"tags": tags, "versions": provenance.versions((tags, TAGGER))}
+    if tags not in ("ud", "conll2003"):
+        return {}
+    files = _ud_files() if tags == "ud" else [require_file(CONLL_FILE)]
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {"tags": tags, "files": found}
 
 
 def check_tags(tags: str | None) -> None:

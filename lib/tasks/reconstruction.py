@@ -7,12 +7,8 @@ across their borders; here each has one document and so one category, which is w
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -174,57 +170,3 @@ def _balance(
 def _text(text: str, encoded: Encoded, start: int, length: int) -> str:
     spans = encoded.offsets[start : start + length]
     return text[spans[0][0] : spans[-1][1]]
-
-
-def split(
-    documents: Sequence[Document], test_share: float = 0.1, seed: int = 0
-) -> tuple[list[Document], list[Document]]:
-    """Training and test documents, by a hash of the text: equal texts never stand on both sides.
-
-    Raises:
-        ValueError: a share outside (0, 1), or one that leaves a side empty.
-    """
-    if not 0 < test_share < 1:
-        raise ValueError(f"test_share is {test_share}, allowed: more than 0 and less than 1")
-    train: list[Document] = []
-    test: list[Document] = []
-    for document in documents:
-        digest = hashlib.sha256(f"{seed}\n{document.text}".encode("utf-8", "surrogatepass"))
-        chance = int.from_bytes(digest.digest()[:8], "big") / 2**64
-        (test if chance < test_share else train).append(document)
-    if not train or not test:
-        raise ValueError(
-            f"test_share {test_share} of {len(documents)} documents leaves {len(train)} to train "
-            f"and {len(test)} to test, allowed: at least one each"
-        )
-    return train, test
-
-
-def read_documents(path: Path | str, categories: Sequence[str] = CATEGORIES) -> Iterator[Document]:
-    """Documents of a file with one JSON object a line, gzipped or not.
-
-    An object has "text", and "category" or the Pile's "meta": {"pile_set_name"}. Documents of other
-    categories are passed over, so that the Pile's names can be asked for as well.
-
-    Raises:
-        ValueError: a line without these, named by its number; no document of the categories.
-    """
-    path, found = Path(path), False
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                text = row["text"]
-                category = row["category"] if "category" in row else row["meta"]["pile_set_name"]
-            except (KeyError, TypeError, json.JSONDecodeError) as error:
-                raise ValueError(
-                    f"{path.name}, line {number}: allowed are JSON objects with text and category "
-                    f"or meta.pile_set_name, got {line[:60]!r}"
-                ) from error
-            category = RENAMED.get(category, category)
-            if category in categories:
-                found = True
-                yield Document(text, category, str(row.get("source", f"{path.name}:{number}")))
-    if not found:
-        raise ValueError(f"{path.name} has no document of the categories {list(categories)}")

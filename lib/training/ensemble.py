@@ -137,12 +137,18 @@ def _shared(name: str) -> bool:
     return name in _SHARED or (name.startswith("optimizer.") and name.endswith(".step"))
 
 
+def on_host(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state` on the CPU, read in the order of the current stream: that of the calling thread, so
+    this is no work for another one."""
+    return {name: value.detach().cpu() for name, value in state.items()}
+
+
 def split_runs(state: dict[str, Tensor], runs: int) -> list[dict[str, Tensor]]:
     """The state of a trainer of `runs` runs as that of each run alone, on the CPU.
 
     The device is read once, then sliced.
     """
-    host = {name: value.detach().cpu() for name, value in state.items()}
+    host = on_host(state)
     return [
         {name: value if _shared(name) else value[run] for name, value in host.items()}
         for run in range(runs)

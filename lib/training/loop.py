@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from lib import progress
-from lib.training.abreast import Awaited
+from lib.training.abreast import Awaited, clock
 from lib.training.batches import TensorBatches
 from lib.training.checkpoints import save_checkpoint, take_up
 from lib.training.config import TrainingConfig
-from lib.training.ensemble import Ensemble, clip_by_run, join_runs, losses_of, split_runs
+from lib.training.ensemble import Ensemble, clip_by_run, join_runs, losses_of, on_host, split_runs
 from lib.training.gradients import autocast, backward
 from lib.training.graphs import Graphs, capture
 from lib.training.optimizer import adamw
@@ -109,7 +109,7 @@ class Trainer:
         self.lr_table = torch.tensor(table, dtype=torch.float32, device=self.device)
         self.rates = table
         self.step = self.first_step = 0
-        self.begun = time.perf_counter()
+        self.begun = clock()
         self.ended: float | None = None
         self.origin = origin or {}
         self.earlier = [list[dict[str, Any]]() for _ in self.runs]
@@ -219,9 +219,9 @@ class Trainer:
             value.copy_(tensors[f"counter.{name}"])
 
     def states(self) -> list[dict[str, Tensor]]:
-        """:meth:`state` of each run, as that run would have it alone; for an ensemble, copied to
-        the CPU."""
-        return split_runs(self.state(), len(self.runs)) if self.shape else [self.state()]
+        """:meth:`state` of each run, as that run would have it alone, on the CPU."""
+        state = self.state()
+        return split_runs(state, len(self.runs)) if self.shape else [on_host(state)]
 
     def save(self) -> None:
         """Write the checkpoint of each run that has a path for one."""
@@ -231,12 +231,12 @@ class Trainer:
             assert run.checkpoint is not None
             save_checkpoint(
                 run.checkpoint, run.identity, states[index],
-                step=self.step, rows=self.rows[index], sessions=self.sessions(index),
+                **run.facts, step=self.step, rows=self.rows[index], sessions=self.sessions(index),
             )  # fmt: skip
 
         kept = [index for index, run in enumerate(self.runs) if run.checkpoint is not None]
         if kept:
-            states = self.states()
+            states = self.states()  # here, on this training's stream, of which writers know nothing
             with ThreadPoolExecutor(WRITERS) as writers:
                 list(writers.map(write, kept))
 
@@ -265,9 +265,10 @@ class Trainer:
         return True
 
     def seconds(self) -> float:
-        """A run's share of the time since training was begun or resumed, until it ended."""
-        until = time.perf_counter() if self.ended is None else self.ended
-        return round((until - self.begun) / len(self.runs), 3)
+        """A run's share of the time since training was begun or resumed, until it ended: an equal
+        part of its ensemble's, which has a part alone of what other trainings are under way in."""
+        until = clock() if self.ended is None else self.ended
+        return round((until - self.begun) / len(self.runs), 6)
 
     def sessions(self, run: int = 0) -> list[dict[str, Any]]:
         """One entry for each start of a run: its origin, the steps that it took, and the run's
@@ -291,7 +292,7 @@ class Trainer:
     def turns(self) -> Iterator[Awaited | None]:
         """:meth:`train`, handing over after each step with what it will wait for before its next
         turn, if that has not come by then; see :mod:`lib.training.abreast`."""
-        self.begun, self.ended = time.perf_counter(), None
+        self.begun, self.ended = clock(), None
         self.resume()
         self.first_step = self.step
         steps = self.batches.steps
@@ -334,7 +335,7 @@ class Trainer:
             if self.cuda:
                 queued.append(torch.cuda.current_stream().record_event())
             yield queued.popleft() if len(queued) > AHEAD else None
-        self.ended = time.perf_counter()
+        self.ended = clock()
         bar.close()
 
     def results(self) -> list[TrainingResult]:
@@ -342,15 +343,15 @@ class Trainer:
         return [self._result(run) for run in range(len(self.runs))]
 
     def _result(self, run: int) -> TrainingResult:
-        curves = pd.DataFrame(self.rows[run])
+        curves, sessions = pd.DataFrame(self.rows[run]), self.sessions(run)
         if run in self.failed:
             bad, steps = self.failed[run], self.batches.steps
             reason = f"the loss was not finite at step {bad + 1} of {self.total}"
-            return TrainingResult("failed", reason, curves, (bad // steps + 1) * steps)
+            return TrainingResult("failed", reason, curves, (bad // steps + 1) * steps, sessions)
         if self.step < self.total:
             reason = f"at step {self.step} of {self.total}"
-            return TrainingResult("stopped", reason, curves, self.step)
-        return TrainingResult("done", None, curves, self.step)
+            return TrainingResult("stopped", reason, curves, self.step, sessions)
+        return TrainingResult("done", None, curves, self.step, sessions)
 
     def _measured(self) -> tuple[Tensor, torch.cuda.Event | None]:
         """:meth:`_measure` on the host, and on a GPU what must have come before it is read."""

@@ -2,12 +2,14 @@
 
 A phase goes through the one training loop, so it resumes exactly. What it ends with is kept until
 the next phase has ended, under the name of its phase: the weights of one phase are never taken for
-those of another.
+those of another. What is kept says which weights the phase began with, and is gone on from beside
+these alone: others, of a machine that trained the phase before anew, would be another run.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lib import progress
 from lib.training.batches import StackedBatches, TensorBatches
 from lib.training.checkpoints import checkpoint_step, save_checkpoint, take_up
 from lib.training.config import TrainingConfig
@@ -61,9 +64,27 @@ class PhaseFile:
 
     def save(self, weights: dict[str, Tensor], **facts: Any) -> None:
         """Keep what the phase ended with; the checkpoint of its training is no longer needed."""
-        if self.ended is not None and self.training is not None:
+        if self.ended is not None:
             save_checkpoint(self.ended, self.identity, weights, **facts)
+        self.forget_training()
+
+    def forget_training(self) -> None:
+        """Remove the checkpoint of the training, which is over."""
+        if self.training is not None:
             self.training.unlink(missing_ok=True)
+
+    def begin_with(self, begins: str) -> None:
+        """Remove what is kept of a phase that began with other weights than those of the digest
+        `begins`, or does not say with which, and say so.
+
+        Raises:
+            CheckpointError: a file is of another run or phase.
+        """
+        for path in (self.training, self.ended):
+            kept = take_up(path, self.identity)
+            if path is not None and kept is not None and kept[1].get("begins") != begins:
+                progress.note(f"{path.name} began with other weights than those here; begun again")
+                path.unlink(missing_ok=True)
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """What the phase ended with; None if it has not ended, or if that file is damaged.
@@ -101,12 +122,15 @@ class PhaseRun:
         model: with the weights that it begins with; trained in place.
         batches: its data. `key` is equal for runs that share them.
         file: where it is kept.
+        new: whether nothing was trained before: then its identity tells its weights, but for what
+            another device draws.
     """
 
     model: nn.Module
     batches: TensorBatches
     key: Hashable
     file: PhaseFile
+    new: bool = False
 
 
 def train_phase(
@@ -124,11 +148,14 @@ def train_phase(
     """Take `runs` through a phase together, at most `most` at once; a result each, in their order.
 
     Runs that have ended it already are not trained again: they get the weights they ended with.
-    After a run that stopped (the deadline) no other begins.
+    After a run that stopped (the deadline) no other begins. Of one that failed nothing is kept.
     """
     results: dict[int, TrainingResult] = {}
     waiting = []
+    begins = [None if run.new else weights_digest(run.model) for run in runs]
     for number, run in enumerate(runs):
+        if (digest := begins[number]) is not None:
+            run.file.begin_with(digest)
         kept = run.file.load()
         if kept is None:
             waiting.append(number)
@@ -141,17 +168,18 @@ def train_phase(
         if stopped:
             results |= {number: _stopped() for number in group}
             continue
-        found = _train([runs[number] for number in group], loss, config, deadline=deadline,
-                       checkpoint_every=checkpoint_every, compile=compile, name=name,
-                       origin=origin)  # fmt: skip
+        found = _train([runs[number] for number in group], [begins[number] for number in group],
+                       loss, config, deadline=deadline, checkpoint_every=checkpoint_every,
+                       compile=compile, name=name, origin=origin)  # fmt: skip
         results |= dict(zip(group, found, strict=True))
         stopped = any(result.status == "stopped" for result in found)
     return [results[number] for number in range(len(runs))]
 
 
 def _train(
-    runs: Sequence[PhaseRun], loss: BatchLoss, config: TrainingConfig, **options: Any
-) -> list[TrainingResult]:
+    runs: Sequence[PhaseRun], begins: Sequence[str | None], loss: BatchLoss,
+    config: TrainingConfig, **options: Any,
+) -> list[TrainingResult]:  # fmt: skip
     model: nn.Module = runs[0].model
     batches = runs[0].batches
     if len(runs) > 1:
@@ -159,24 +187,40 @@ def _train(
         which = [keys.index(run.key) for run in runs]
         batches = StackedBatches([runs[which.index(k)].batches for k in range(len(keys))], which)
         model = Ensemble([run.model for run in runs])
-    names = [Run(run.file.identity, run.file.training) for run in runs]
+    names = [
+        Run(run.file.identity, run.file.training, {"begins": digest})
+        for run, digest in zip(runs, begins, strict=True)
+    ]
     results = Trainer(model, loss, batches, config, runs=names, **options).train()
     for number, (run, result) in enumerate(zip(runs, results, strict=True)):
         if isinstance(model, Ensemble):
             run.model.load_state_dict(model.weights(number))
         run.model.eval()
         if result.status == "done":
-            rows = result.curves.to_dict("records")
             run.file.save(
-                run.model.state_dict(), step=result.step, rows=rows, origin=options.get("origin")
-            )
+                run.model.state_dict(), step=result.step, rows=result.curves.to_dict("records"),
+                origin=options.get("origin"), sessions=result.sessions, begins=begins[number],
+            )  # fmt: skip
+        elif result.status == "failed":  # the next try must not begin with what is no number
+            run.file.forget_training()
     return results
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Of a model's names and weights, bit by bit: 16 hex digits."""
+    found = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        found.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        found.update(flat.view(torch.uint8).numpy())
+    return found.hexdigest()[:16]
 
 
 def _ended(facts: dict[str, Any]) -> TrainingResult:
     import pandas as pd
 
-    return TrainingResult("done", None, pd.DataFrame(facts["rows"]), int(facts["step"]))
+    rows, sessions = pd.DataFrame(facts["rows"]), facts.get("sessions", [])
+    return TrainingResult("done", None, rows, int(facts["step"]), sessions)
 
 
 def _stopped() -> TrainingResult:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -18,12 +19,14 @@ class TrainingResult:
         curves: one row an epoch: epoch, step, lr, train_loss, train_accuracy and what
             `evaluate` returned.
         step: optimiser steps taken; a failed run ends with the epoch of its failure.
+        sessions: see ``Trainer.sessions``.
     """
 
     status: str
     reason: str | None
     curves: pd.DataFrame
     step: int
+    sessions: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,9 @@ class Run:
     Attributes:
         identity: of its cell; a checkpoint of another cell is refused.
         checkpoint: path to resume from and to write to, None for no checkpoints.
+        facts: what else a checkpoint says of the run.
     """
 
     identity: str = ""
     checkpoint: Path | None = None
+    facts: dict[str, Any] = field(default_factory=dict)

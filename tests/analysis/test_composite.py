@@ -81,6 +81,9 @@ def test_offsets_count_every_answer_to_a_pair() -> None:
     odd = float((test.keys[asked] % 2 == 1).double().mean())
     found = answer_offsets(Half(COMPOSED), test)  # type: ignore[arg-type]
     assert found == pytest.approx({-10: 1 - odd, 0: odd}) and 0 < odd < 1
+    # of 100, 95 on are 5 back
+    round_about = answer_offsets(Knows({**COMPOSED, 43: 95}), test, modulus=100)  # type: ignore[arg-type]
+    assert round_about == {-5: 1.0}
     with pytest.raises(ValueError, match=r"pair is 55, allowed: \[11, 12"):
         answer_offsets(Knows(COMPOSED), test, 55)  # type: ignore[arg-type]
 

@@ -11,7 +11,17 @@ from torch import Tensor, nn
 
 from lib.analysis.activations import record_activations, replace_activations
 from lib.analysis.cuts import PATHS, cut_edges, edge_cut, source_cut
-from lib.models.config import LanguageModelConfig, Mamba1Config, Mamba2Config
+from lib.analysis.flow import flow
+from lib.experiments.transformer import transformer
+from lib.models.config import (
+    AttentionConfig,
+    GRUConfig,
+    LanguageModelConfig,
+    Mamba1Config,
+    Mamba2Config,
+    Mamba3Config,
+    MoEConfig,
+)
 from lib.models.language_model import LanguageModel, build_language_model
 from lib.models.layers import Activation
 from tests.analysis import by_hand
@@ -195,6 +205,115 @@ def test_blocks_of_other_kinds_are_cut_at_S_alone() -> None:
         cut_edges(model, cut, paths=("state", "decay")),
     ):
         pass
+
+
+# the chapter's own Transformers, and the other blocks of the library that show an S
+OTHERS: dict[str, LanguageModelConfig] = {
+    "transformer, convolution": transformer(2, 1.0, convolution=True, vocab_size=VOCAB),
+    "transformer": transformer(2, 1.0, vocab_size=VOCAB),
+    "attention, experts": LanguageModelConfig(
+        VOCAB, 2, (AttentionConfig(8, 2), MoEConfig(8, 8, n_experts=2, top_k=1))
+    ),
+    "mamba3": LanguageModelConfig(VOCAB, 2, (Mamba3Config(8, d_state=4, headdim=8),)),
+}
+
+
+def other(kind: str) -> LanguageModel:
+    model = build_language_model(OTHERS[kind], seed=0).to(torch.float64)
+    model.embedding.weight.data.mul_(3.0)
+    return model.requires_grad_(False).eval()
+
+
+def attending(kind: str) -> bool:
+    return isinstance(OTHERS[kind].pattern[0], AttentionConfig)
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_an_empty_cut_of_other_blocks_is_nothing_to_the_bit(kind: str) -> None:
+    model, rows = other(kind), tokens()
+    expected = model(rows)
+    for paths in SUBSETS if attending(kind) else [("state",)]:
+        with cut_edges(model, torch.zeros_like(ALL_CUT), paths=paths):
+            assert torch.equal(model(rows), expected)
+    with cut_edges(model, ALL_CUT):
+        assert (model(rows) - expected).abs().max() > 1e-3
+    assert torch.equal(model(rows), expected)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in OTHERS if attending(kind)])
+def test_attention_whose_paths_are_all_cut_knows_nothing_of_key_and_pair(kind: str) -> None:
+    """As if something else stood there. Each path that there is leaves a trace if it is left."""
+    model, rows = other(kind), tokens(VOCAB)
+    index = torch.arange(VOCAB) % (LENGTH - 3)
+    changed = rows.clone()
+    for offset in range(3):
+        changed[torch.arange(VOCAB), index + offset] += 1 + offset
+    changed %= VOCAB
+    inside = (torch.arange(LENGTH) - index[:, None]).clamp(-1, 3) % 4 != 3
+    cut = source_cut(index, LENGTH)
+    has_conv = "convolution" in kind
+    for paths in SUBSETS:
+        with cut_edges(model, cut, paths=paths):
+            one, two = model(rows), model(changed)
+        gap = (one[~inside] - two[~inside]).abs().max()
+        if paths == PATHS or (not has_conv and set(PATHS) - set(paths) == {"conv"}):
+            assert gap < 1e-12, paths
+            assert torch.equal(one[:, -1].argmax(-1), two[:, -1].argmax(-1))
+        else:
+            assert gap > 1e-6, paths
+
+
+def test_weights_of_attention_that_stay_sum_to_one_where_decay_is_cut() -> None:
+    model, rows, cut = other("transformer, convolution"), tokens(), random_cut()
+
+    def weights(*paths: str) -> Tensor:
+        with cut_edges(model, cut, [0], paths), record_activations(model, "0.mixer.S") as found:
+            model(rows)
+        return found["layers.0.mixer.S"]
+
+    whole, gone = weights(), cut[:, None]
+    assert torch.equal(weights("state"), whole.masked_fill(gone, 0))
+    left = whole.masked_fill(gone, 0)
+    left = left / left.sum(-1, keepdim=True)
+    torch.testing.assert_close(weights("state", "decay"), left, rtol=1e-12, atol=0)
+    torch.testing.assert_close(weights("decay"), torch.where(gone, whole, left))
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_blocks_with_every_edge_cut_read_each_token_alone(kind: str) -> None:
+    model, rows = other(kind), tokens(1)
+    with cut_edges(model, ALL_CUT, paths=PATHS if attending(kind) else ("state",)):
+        found = model(rows)
+    if model.positions is None:
+        alone = model(rows.view(LENGTH, 1))[:, 0]
+        torch.testing.assert_close(found[0], alone, rtol=1e-9, atol=1e-9)
+    rest = rows.clone()
+    rest[0, :-1] = (rest[0, :-1] + 5) % VOCAB
+    with cut_edges(model, ALL_CUT, paths=PATHS if attending(kind) else ("state",)):
+        torch.testing.assert_close(model(rest)[0, -1], found[0, -1], rtol=1e-9, atol=1e-9)
+
+
+def test_layers_that_mix_no_tokens_are_passed_over_but_cannot_be_named() -> None:
+    model, rows, cut = other("transformer, convolution"), tokens(), random_cut()
+    with cut_edges(model, cut, [0, 2], PATHS):
+        expected = model(rows)
+    with cut_edges(model, cut, paths=PATHS):
+        assert torch.equal(model(rows), expected)
+    for kind, named in (("transformer", "FeedForwardMixer"), ("attention, experts", "MoEMixer")):
+        with (
+            pytest.raises(TypeError, match=rf"a {named} block has nothing to cut, allowed"),
+            cut_edges(other(kind), cut, [0, 1]),
+        ):
+            pass
+    S = flow(other("attention, experts"), rows[0])  # a drawing has them read themselves alone
+    assert torch.equal(S[1], torch.eye(LENGTH, dtype=S.dtype))
+    gru = build_language_model(LanguageModelConfig(VOCAB, 1, (GRUConfig(8, 8),)), seed=0)
+    for model, paths in ((gru, ("state",)), (other("mamba3"), ("state", "decay"))):
+        with (
+            pytest.raises(TypeError, match=r"block cannot be cut"),
+            cut_edges(model, cut, None, paths),
+        ):
+            pass
 
 
 def test_masks_of_sources_and_edges() -> None:

@@ -144,15 +144,15 @@ def test_a_row_for_each_token() -> None:
     chunks = chunks_of([[5, 6, 5], [7, 7, 8]], ["prose", "code"])
     table = token_table(chunks, [[5, 5, 9], [8]], perplexity=[3.0, 12.0], frequency={5: 100, 7: 1})
     assert list(table) == [
-        "chunk", "position", "token", "category", "found", "in_place", "perplexity", "frequency",
+        "chunk", "position", "token", "category", "found", "perplexity", "frequency",
     ]  # fmt: skip
     assert table.to_numpy().tolist() == [
-        [0, 0, 5, "prose", True, True, 3.0, 100],
-        [0, 1, 6, "prose", False, False, 3.0, 0],
-        [0, 2, 5, "prose", True, False, 3.0, 100],
-        [1, 0, 7, "code", False, False, 12.0, 1],
-        [1, 1, 7, "code", False, False, 12.0, 1],
-        [1, 2, 8, "code", True, False, 12.0, 0],
+        [0, 0, 5, "prose", True, 3.0, 100],
+        [0, 1, 6, "prose", False, 3.0, 0],
+        [0, 2, 5, "prose", True, 3.0, 100],
+        [1, 0, 7, "code", False, 12.0, 1],
+        [1, 1, 7, "code", False, 12.0, 1],
+        [1, 2, 8, "code", True, 12.0, 0],
     ]
 
 

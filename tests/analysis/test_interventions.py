@@ -10,14 +10,16 @@ import torch
 from lib.analysis import interventions
 from lib.analysis.activations import record_activations, replace_activations
 from lib.analysis.composite import answer_probabilities, answers
-from lib.analysis.cuts import PATHS, edge_cut, source_cut
+from lib.analysis.cuts import PATHS, cut_edges, edge_cut, source_cut
 from lib.analysis.interventions import (
     agreement_by_pair,
-    answer_change,
     blocked_answers,
+    replaced_tokens,
     substituted_answers,
+    substitution,
 )
-from lib.models.config import LanguageModelConfig, Mamba1Config, Mamba2Config
+from lib.experiments.transformer import transformer
+from lib.models.config import LanguageModelConfig, Mamba1Config, Mamba2Config, Mamba3Config
 from lib.models.language_model import LanguageModel, build_language_model
 from lib.tasks.composite import CompositeTask, Split
 from lib.tasks.interventions import intervention_split, twin
@@ -177,11 +179,78 @@ def test_twins_must_be_twins(split: Split) -> None:
 def test_the_change_of_one_answer(block: str) -> None:
     model, tokens = make(block), torch.tensor([25, 20, 1, 2, 30])
     cut = edge_cut(5, [(4, 1), (4, 2), (3, 1)])
-    before, after = answer_change(model, tokens, cut, paths=("state", "conv"))
+    before = answer_probabilities(model, tokens)
+    with cut_edges(model, cut, paths=("state", "conv")):
+        after = answer_probabilities(model, tokens)
     assert before == answer_probabilities(model, tokens)
     expected, _ = by_hand.logits(model, tokens, cut, paths=("state", "conv"))
     assert after == pytest.approx(expected[-1].softmax(-1).tolist(), rel=1e-9)
     assert sum(after) == pytest.approx(1.0) and after != before
+
+
+def convolved(seed: int = 1) -> LanguageModel:
+    """The chapter's own Transformer with a convolution."""
+    config = transformer(2, 1.0, convolution=True, vocab_size=60, max_length=TASK.length)
+    return build_language_model(config, seed=seed).to(torch.float64).requires_grad_(False).eval()
+
+
+def test_a_transformers_answers_are_blocked_and_substituted_in_its_attention(split: Split) -> None:
+    """By default in all layers that mix tokens: the feed-forward ones between them have none."""
+    model, twins = convolved(), twin(TASK, split)
+    own = answers(model, split.tokens)
+    named = blocked_answers(model, split, layers=[0, 2])
+    assert torch.equal(blocked_answers(model, split), named) and not torch.equal(named, own)
+    assert torch.equal(blocked_answers(model, split, sources=()), own)
+    swapped = substituted_answers(model, split, twins, include_pair=True)
+    assert torch.equal(swapped, substituted_answers(model, split, twins, [0, 2], include_pair=True))
+    assert not torch.equal(swapped, own)
+    assert torch.equal(substituted_answers(model, split, split), own)
+    with pytest.raises(TypeError, match=r"FeedForwardMixer block has nothing to cut"):
+        blocked_answers(model, split, layers=[1])
+    with pytest.raises(ValueError, match=r"layer 1 is a FeedForwardMixer, allowed"):
+        substituted_answers(model, split, twins, [1])
+
+
+def test_a_transformer_blocked_on_every_path_forgets_key_and_pair() -> None:
+    model, split = convolved(), intervention_split(TASK, 0, pair_may_end=False)
+    other = twin(TASK, split, 12)
+    keys = other.tokens.clone()
+    keys[torch.arange(len(keys)), other.index] = 50
+    other = Split(**{**vars(other), "tokens": keys})
+    found = [blocked_answers(model, some, paths=PATHS) for some in (split, other)]
+    assert torch.equal(*found)
+    assert not torch.equal(*(answers(model, some.tokens) for some in (split, other)))
+
+
+def test_mamba3_is_blocked_in_S_and_has_no_convolution_to_substitute(split: Split) -> None:
+    config = LanguageModelConfig(60, 2, (Mamba3Config(8, d_state=4, headdim=8),))
+    model = build_language_model(config, seed=1).requires_grad_(False)
+    assert torch.equal(blocked_answers(model, split, sources=()), answers(model, split.tokens))
+    assert blocked_answers(model, split).shape == (len(split),)
+    with pytest.raises(ValueError, match=r"layer 0 is a Mamba3Mixer, allowed: .* convolution"):
+        substituted_answers(model, split, split)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_sequence_is_its_own_twin(block: str, split: Split) -> None:
+    model, some = make(block), split.take(slice(0, 6))
+    before = model(some.tokens)
+    with substitution(model, some, some, include_pair=True):
+        assert torch.equal(model(some.tokens), before)
+    twins = twin(TASK, some, 12)
+    with (
+        substitution(model, some, twins, include_pair=True),
+        record_activations(model, "mixer.post_conv") as found,
+    ):
+        model(some.tokens)
+    with record_activations(model, "mixer.post_conv") as theirs:
+        model(twins.tokens)
+    chosen = replaced_tokens(some, include_pair=True)
+    places = torch.arange(TASK.length)
+    assert torch.equal(chosen, places > some.index[:, None])
+    assert torch.equal(replaced_tokens(some), places > some.index[:, None] + 2)
+    for name, value in found.items():
+        assert torch.equal(value[chosen], theirs[name][chosen])
 
 
 def test_models_in_float32_give_the_same_answers(split: Split) -> None:

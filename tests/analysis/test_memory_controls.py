@@ -14,10 +14,11 @@ from lib.analysis.memory_controls import (
     perplexity,
     shuffle,
     shuffled_input,
+    surprise,
     untrained_decoder,
     zero_state,
 )
-from lib.models.autoencoder import AutoencoderConfig, StateAutoencoder
+from lib.models.autoencoder import AutoencoderConfig, Decoded, StateAutoencoder
 from lib.models.config import LanguageModelConfig, Mamba2Config
 from lib.models.language_model import build_language_model
 
@@ -102,6 +103,16 @@ def test_perplexity_by_hand() -> None:
     with torch.no_grad():
         model.head.weight.zero_()
     assert perplexity(model, x).tolist() == pytest.approx([VOCAB] * 2)
+
+
+def test_the_loss_of_a_text_counts_what_stands_before_its_end() -> None:
+    config = LanguageModelConfig(VOCAB, 1, (Mamba2Config(16, d_state=8, headdim=8),))
+    model = build_language_model(config, seed=3)
+    rows = [[1, 2, 3, 4], [5, 6], [7]]
+    found = surprise(model, Decoded.of(rows, end=9), bos=5).tolist()
+    for loss, row in zip(found, rows, strict=True):
+        alone = perplexity(model, torch.tensor([row]), bos=5)
+        assert loss == pytest.approx(len(row) * math.log(float(alone)), rel=1e-4)
 
 
 def test_shuffling_keeps_tokens_and_loses_order() -> None:

@@ -6,78 +6,17 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from lib.analysis import memory_controls as controls
 from lib.analysis import memory_measures as measures
 from lib.analysis import memory_trends as trends
 from lib.analysis.forgetting import found_again, word_table
-from lib.models.autoencoder import AutoencoderConfig, Decoded, StateAutoencoder
-from lib.models.config import (
-    AttentionConfig,
-    InitialisationConfig,
-    LanguageModelConfig,
-    Mamba1Config,
-)
-from lib.models.language_model import build_language_model
+from lib.analysis.memory_writing import SWAPPED, WRITERS, Observed
 from lib.tasks.encoding import Encoded
 from lib.tasks.memory_text import Asked
 from lib.tasks.reconstruction import Document, ReconstructionConfig, build
 from lib.tasks.tags import TaggedText, Word
 
 VOCAB, LENGTH = 40, 6
-START = InitialisationConfig(gamma=0.0, scope=("embedding",))
-
-
-def autoencoder(slots: int = 0) -> StateAutoencoder:
-    """A decoder that has begun to learn, so that what it writes hangs on the state."""
-    attention = AttentionConfig(16, n_heads=2, rope_theta=100.0)
-    block = attention if slots else Mamba1Config(16, d_state=4)
-    config = LanguageModelConfig(VOCAB, 2, (block,), initialisation=START)
-    model = StateAutoencoder(
-        build_language_model(config, seed=0).double(), AutoencoderConfig(LENGTH, 39, 39, slots)
-    )
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=0.02)
-    for _ in range(40):
-        optimizer.zero_grad()
-        model.loss(chunks()).backward()
-        optimizer.step()
-    return model.eval()
-
-
-def chunks(count: int = 7) -> torch.Tensor:
-    return torch.randint(0, 38, (count, LENGTH), generator=torch.Generator().manual_seed(1))
-
-
-@pytest.mark.parametrize("slots", [0, 2])
-def test_writing_together_is_writing_one_by_one(slots: int) -> None:
-    model, x = autoencoder(slots), chunks()
-    found = measures.write_all(model, x, at_once=3)
-    expected = {
-        "": model.reconstruct, "untrained_": lambda part: controls.untrained_decoder(model, part),
-        "zero_": lambda part: controls.zero_state(model, part),
-        "alone_": lambda part: controls.language_model_alone(model, part),
-    }  # fmt: skip
-    for name, write in expected.items():
-        assert found[name].rows() == write(x).rows(), name
-    disorder = [controls.shuffled_input(model, part)[0].rows() for part in x.split(3)]
-    assert found["shuffled_"].rows() == [row for part in disorder for row in part]
-    assert found[""].rows() != found["zero_"].rows() != found["untrained_"].rows()
-    assert measures.write(model, x, 2).rows() == found[""].rows()
-
-
-def test_similarity_by_hand() -> None:
-    # token 1 is like token 0, token 2 opposite; the mean of what is asked for is the origin
-    embedding = torch.tensor([[1.0, 0.0], [1.0, 0.2], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
-    tokens = torch.tensor([[0, 0], [2, 2], [3, 4]])
-    written = Decoded(
-        torch.tensor([[0, 0, 4], [0, 1, 4], [3, 3, 3]]), torch.tensor([2, 1, 0])
-    )  # fmt: skip
-    found = measures.similarity(embedding, tokens, written)
-    assert found == pytest.approx([1.0, -1.0, 0.0])
-    like = Decoded(torch.tensor([[1, 1], [1, 1], [1, 1]]), torch.tensor([2, 2, 2]))
-    assert 0.9 < measures.similarity(embedding, tokens, like)[0] < 1
 
 
 def text() -> Asked:
@@ -113,8 +52,8 @@ def test_all_that_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     references = asked.chunks.tokens.tolist()
     lossy = [row[2:] for row in references]  # the first two tokens are forgotten
     nothing: list[list[int]] = [[] for _ in references]
-    rows = {name: lossy if name == "" else nothing for name in measures.WRITERS}
-    observed = measures.Observed(
+    rows = {name: lossy if name == "" else nothing for name in WRITERS}
+    observed = Observed(
         rows, {name: [0.5] * len(references) for name in rows},
         [float(n) for n in range(len(references))], None, {"state_floats": 3.0},
     )  # fmt: skip
@@ -153,7 +92,7 @@ def test_all_that_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_no_model_wrote_is_measured_without_one() -> None:
     asked = text()
     rows = asked.chunks.tokens.tolist()[::-1]
-    plain = measures.Observed({"": rows}, {}, None, None, {})
+    plain = Observed({"": rows}, {}, None, None, {})
     metrics, tables = measures.tabulate(plain, asked, decode, np.arange(VOCAB))
     assert not {"similarity", "perplexity", "alone_omission"} & set(metrics)
     assert metrics["rho_perplexity"] is None and "perplexity" not in set(tables["table"])
@@ -180,6 +119,7 @@ def test_answers_are_swapped_within_a_kind_and_between_documents() -> None:
     assert found["swapped_chunks"] == 12 and found["swapped_omission"] == 1
     assert found["swapped_omission_prose"] == 1 and "swapped_omission_code" not in found
     assert found["swapped_token_accuracy"] == found["swapped_rouge1"] == 0
+    assert not {"swapped_similarity", "swapped_exact", "swapped_scorable"} & set(found)
     # a writer of one habit loses as little of another text as of its own
     habit = [list(range(20)) for _ in rows]
     again = measures.swapped(asked, habit, decode)
@@ -188,6 +128,37 @@ def test_answers_are_swapped_within_a_kind_and_between_documents() -> None:
     )
     alone = Asked(chunks.of("code"), encoded, None)
     assert measures.swapped(alone, rows[-4:], decode) == {}
+    # of who has no partner there is a number that says nothing
+    near = [0.25] * 12 + [1.0] * 4
+    assert measures.swapped(asked, rows, decode, near)["swapped_similarity"] == 0.25
+
+
+def test_swapped_answers_lose_labelled_tokens_as_other_writers_do() -> None:
+    """Of two stories each answer is right, and the partner's answer has the frame alone in common:
+    what of a text anybody would have written."""
+    documents = [Document("abcxyz" * 3, "story"), Document("abcuvw" * 3, "story")]
+
+    def encode(text: str) -> Encoded:
+        return Encoded([ord(c) - 97 for c in text], [(i, i + 1) for i in range(len(text))])
+
+    chunks, encoded = build(ReconstructionConfig(LENGTH, end=None), documents, encode)
+    labels = np.array([["frame"] * 3 + ["number_words", "names", "names"]] * 6, dtype=object)
+    asked = Asked(chunks, encoded, None, labels)
+    rows = {"": chunks.tokens.tolist(), "alone_": [[] for _ in range(6)]}
+    near = {"": [1.0] * 6, SWAPPED: [0.5] * 6}
+    metrics, _ = measures.tabulate(
+        Observed(rows, near, None, None, {}), asked, decode, np.arange(VOCAB)
+    )
+    assert metrics["swapped_omission_label_frame"] == 0
+    assert metrics["swapped_omission_label_number_words"] == 1
+    assert metrics["swapped_omission_label_names"] == metrics["swapped_omission_story"] * 2 == 1
+    assert metrics["swapped_similarity"] == 0.5 and metrics["omission_label_names"] == 0
+
+    def labelled(writer: str) -> set[str]:
+        start = f"{writer}omission_label_"
+        return {name.removeprefix(start) for name in metrics if name.startswith(start)}
+
+    assert labelled("swapped_") == labelled("alone_") == labelled("") == set(labels[0])
 
 
 def test_what_came_back_of_a_repeated_token_can_be_shared_among_its_places() -> None:
@@ -244,8 +215,25 @@ def test_prevalence_is_a_rank_correlation() -> None:
     assert found["rho_frequency_within"] == found["rho_frequency"]
     assert trends.prevalence(items.assign(found=True), [1.0] * 50) == {
         "rho_frequency": None, "rho_perplexity": None, "rho_frequency_within": None,
-        "rho_perplexity_within": None,
+        "rho_perplexity_within": None, "rho_frequency_types": 10,
+        "rho_frequency_within_types": None,
     }  # fmt: skip
+
+
+def test_how_many_different_tokens_a_correlation_goes_over() -> None:
+    """Those that stand often enough, in all categories together and in one."""
+    counts = {"code": {1: 30, 2: 25, 3: 40, 4: 19}, "prose": {1: 20, 4: 19, 5: 60, 6: 20, 7: 33}}
+    rng = np.random.default_rng(1)
+    rows = [
+        (chunk, token, 10**token, kind, rng.random() < token / 8)
+        for chunk, (kind, own) in enumerate(counts.items())
+        for token, count in own.items()
+        for _ in range(count)
+    ]
+    names = ["chunk", "token", "frequency", "category", "found"]
+    found = trends.prevalence(pd.DataFrame(rows, columns=names), None)
+    assert found["rho_frequency_types"] == 7  # 4 stands 38 times in both, 19 times in each
+    assert found["rho_frequency_within_types"] == (3 + 4) / 2
 
 
 def test_kinds_alone_can_make_a_correlation_with_perplexity() -> None:

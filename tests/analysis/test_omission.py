@@ -16,7 +16,6 @@ from lib.analysis.omission import (
     pairwise_tests,
     perplexity_bins,
     position_bins,
-    rank_correlation,
     rates,
     standardised,
 )
@@ -177,22 +176,12 @@ def test_holm_by_hand() -> None:
     assert corrected([0.5, 0.01], "none") == [0.5, 0.01]
 
 
-def test_rank_correlation_follows_order_alone() -> None:
-    rho, p = rank_correlation([1, 10, 100, 1000, 10_000], [0.9, 0.8, 0.5, 0.4, 0.1])
-    assert rho == pytest.approx(-1) and p < 0.01
-    # one neighbouring pair exchanged of five: 1 - 6 * 2 / (5 * 24)
-    rho, _ = rank_correlation([1, 2, 3, 4, 5], [2, 1, 3, 4, 5])
-    assert rho == pytest.approx(0.9)
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: rates(drawn({"a": 0.5}), "tag"), r"the table lacks \['tag'\]"),
         (lambda: rates(drawn({"a": 0.5}).iloc[:0], "pos"), "the table has no rows"),
         (lambda: pairwise_tests(drawn({"a": 0.5}), "pos", "fdr"), "correction is 'fdr', allowed"),
-        (lambda: rank_correlation([1, 2], [1, 2]), "x and y have 2 and 2 values"),
-        (lambda: rank_correlation([1, 2, 3], [1, 2]), "have 3 and 2 values"),
     ],
 )
 def test_what_does_not_fit_is_named(call: Any, message: str) -> None:

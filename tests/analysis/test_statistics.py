@@ -11,6 +11,7 @@ from lib.analysis.statistics import (
     mean_interval,
     paired_test,
     rank_correlation,
+    spearman,
 )
 
 
@@ -149,13 +150,22 @@ def test_rank_correlation_is_scipys_with_ties() -> None:
     assert interval is not None and interval[0] < rank < interval[1]
 
 
+def test_rank_correlation_follows_order_alone() -> None:
+    frequency = [1, 10, 100, 1000, 10_000]
+    assert spearman(frequency, [0.9, 0.8, 0.5, 0.4, 0.1]) == pytest.approx(-1)
+    # one neighbouring pair exchanged of five: 1 - 6 * 2 / (5 * 24)
+    assert spearman([1, 2, 3, 4, 5], [2, 1, 3, 4, 5]) == pytest.approx(0.9)
+
+
 def test_rank_correlation_of_what_cannot_be_ranked_is_none() -> None:
     assert rank_correlation([1, 2], [2, 1]) == (None, None)
     assert rank_correlation([1, 1, 1], [1, 2, 3]) == (None, None)
+    assert spearman([], []) is spearman([1, 2, 3], [0, 0, 0]) is None
 
 
 def test_rank_correlation_refuses_unequal_lengths_and_no_samples() -> None:
-    with pytest.raises(ValueError, match="must be equal"):
-        rank_correlation([1, 2, 3], [1, 2])
+    for correlate in (rank_correlation, spearman):
+        with pytest.raises(ValueError, match="must be equal"):
+            correlate([1, 2, 3], [1, 2])  # type: ignore[operator]
     with pytest.raises(ValueError, match="samples is 0"):
         rank_correlation([1, 2, 3], [1, 2, 3], samples=0)

@@ -76,7 +76,9 @@ def test_a_real_quick_cell_runs_in_seconds_into_its_pages_figures(name: str) -> 
                    "third-party-composite": "third party, all-one",
                    "third-party-symmetric": "third party, all-one"}),
         (POSITIONS, {"symmetric": "learned", "composite": "learned", "without": "none",
-                     "third-party-composite": "third party, sinusoidal"}),
+                     "without-composite": "none",
+                     "third-party-composite": "third party, sinusoidal",
+                     "third-party-symmetric": "third party, sinusoidal"}),
     ],
 )  # fmt: skip
 def test_claims_are_about_one_variant_and_its_metrics(

@@ -17,6 +17,7 @@ from lib.experiments.achilles import (
     mamba2_model,
     third_party_model,
 )
+from lib.experiments.phase_diagram import TIED
 from lib.store import Record, Store, identity
 from lib.tasks.composite import CompositeTask, third_party
 from lib.training.config import TrainingConfig
@@ -52,11 +53,13 @@ SPECIFIC: dict[str, dict[str, Any]] = {
         "kernel trained from ones": {BLOCK + "conv_frozen": False},
     },
     "positional encoding": {**CHOICES, **WIDER, "length 9": LONGER, "sines and cosines": SINES},
+    "symmetric exception": {**CHOICES, **WIDER},
 }
 STARTS = {
     "standard kernel": (ALL_ONE, "standard"),
     "all-one kernel": (ALL_ONE, "all-one"),
     "positional encoding": (POSITIONS, "learned"),
+    "symmetric exception": (TIED, "2 layers, gamma 1.5"),
 }
 PLAIN = {  # variants that change nothing
     ALL_ONE: ("standard", "third party, standard"),
@@ -94,13 +97,16 @@ DIFFERENCES: list[tuple[str, str, tuple[str, str], Any]] = [
 
 
 def cell_of(name: str, variant: str, profile: str = "paper", seed: int = 1) -> CompositeCell:
+    if name == TIED:  # a cell of the phase diagram's
+        start = {variant: study.base(2, 1.5)}
+        return (study._scaled(start) if profile == "quick" else start)[variant].cell(seed)
     labels = list(TABLES[name]())
     cells = [c for c in cells_of(find(name), profile) if c.seed == seed]
     return dict(zip(labels, cells, strict=True))[variant]
 
 
 @pytest.mark.parametrize(("name", "count"), [(ALL_ONE, 7), (POSITIONS, 5), (BEYOND, 8),
-                                             (SENSITIVITY, 38)])  # fmt: skip
+                                             (SENSITIVITY, 50)])  # fmt: skip
 def test_the_grid_is_every_variant_with_three_seeds(name: str, count: int) -> None:
     cells, labels = cells_of(find(name), "paper"), list(TABLES[name]())
     assert len(labels) == count and len(cells) == 3 * count
@@ -223,7 +229,8 @@ def test_frames_know_every_variant_by_its_name(name: str, profile: str) -> None:
 def test_choices_stand_beside_the_models_that_they_change(tmp_path: Path) -> None:
     store = Store(tmp_path, tmp_path / "published")
     bases = [(ALL_ONE, "standard"), (ALL_ONE, "all-one"), (ALL_ONE, "all-one, trained"),
-             (POSITIONS, "learned"), (POSITIONS, "none")]  # fmt: skip
+             (POSITIONS, "learned"), (POSITIONS, "none"),
+             STARTS["symmetric exception"]]  # fmt: skip
     for name, variant in bases:
         store.save(faked(name, cell_of(name, variant)), None, None)
     store.save(faked(ALL_ONE, cell_of(ALL_ONE, "standard", seed=2), "failed"), None, None)
@@ -236,6 +243,7 @@ def test_choices_stand_beside_the_models_that_they_change(tmp_path: Path) -> Non
         ["standard kernel", study.BASE, 1],
         ["all-one kernel", study.BASE, 1],
         ["positional encoding", study.BASE, 1],
+        ["symmetric exception", study.BASE, 1],
         ["all-one kernel", "no final norm", 1],
     ]
     assert study.sensitivity_frame([]).empty

@@ -31,6 +31,7 @@ from lib.experiments.ablations import (
     variant_frame,
 )
 from lib.experiments.achilles import CompositeCell, run_composite
+from lib.experiments.phase_diagram import TIED
 from lib.models.language_model import build_language_model
 from lib.store import Record, Store
 from lib.tasks.composite import CompositeTask
@@ -114,7 +115,7 @@ def test_a_choice_changes_one_thing() -> None:
 
 def test_questions_are_cells_of_the_pages_that_ask_them() -> None:
     """So that the figure of choices needs no second run of its bases."""
-    others = {*cells_of(find(ALL_ONE), "paper"), *cells_of(find(POSITIONS), "paper")}
+    others = {cell for name in (ALL_ONE, POSITIONS, TIED) for cell in cells_of(find(name), "paper")}
     again = set(cells_of(find(SENSITIVITY), "paper"))
     for start in questions().values():
         bases = {start.cell(seed) for seed in SEEDS}
@@ -196,7 +197,7 @@ def test_every_record_finds_its_variant_again(name: str) -> None:
 
 def test_the_figure_of_choices_has_its_bases_from_the_other_pages(tmp_path: Path) -> None:
     store = Store(tmp_path, tmp_path / "published")
-    for name in (ALL_ONE, POSITIONS):
+    for name in (ALL_ONE, POSITIONS, TIED):
         for cell in cells_of(find(name), "paper"):
             store.save(record(name, cell))
     found = base_records("paper", store)

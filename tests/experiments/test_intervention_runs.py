@@ -35,15 +35,21 @@ from tests.experiments import composite_runs as runs
 EXPERIMENT = find(study.NAME)
 PAIRS = [10 * a + b for a in range(1, 5) for b in range(1, 5)]
 ALSO = {  # the choices beside the one as worded
-    "blocking": ("after_pair", "conv_too", "everything", "layer0", "layer1", "untrained"),
-    "substitution": ("with_pair", "layer0", "layer1", "untrained"),
-}
+    "blocking": (
+        "after_pair", "conv_too", "everything", "layer0", "layer1", "untrained",
+        "after_pair_untrained",
+    ),
+    "substitution": (
+        "with_pair", "layer0", "layer1", "nothing", "untrained", "with_pair_untrained",
+        "nothing_untrained",
+    ),
+}  # fmt: skip
 AGREEMENTS = {
     f"{kind}_{end}_{rest}"
     for kind, choices in ALSO.items()
     for end in ("end", "inner")
     for rest in [*PAIRS, "mean", *(f"mean_{choice}" for choice in choices)]
-}
+} | {f"blocking_{end}_43_{choice}" for end in ("end", "inner") for choice in ALSO["blocking"]}
 COSINES = {f"cosine_{when}_layer{k}" for when in ("start", "final") for k in (0, 1)}
 # weights that stay where they start
 STILL = TrainingConfig(
@@ -140,6 +146,13 @@ def test_a_model_that_never_moved_is_its_own_control(kind: str) -> None:
     metrics = outcome.metrics
     for name in ("blocking_end", "blocking_inner", "substitution_end", "substitution_inner"):
         assert metrics[f"{name}_mean"] == metrics[f"{name}_mean_untrained"]
+    for end in ("end", "inner"):
+        for rest in ("mean_with_pair", "mean_nothing"):
+            name = f"substitution_{end}_{rest}"
+            assert metrics[name] == metrics[f"{name}_untrained"]
+        for rest in ("mean_after_pair", "43_after_pair"):
+            name = f"blocking_{end}_{rest}"
+            assert metrics[name] == metrics[f"{name}_untrained"]
     for k in (0, 1):
         assert metrics[f"cosine_final_layer{k}"] == metrics[f"cosine_start_layer{k}"]
 

@@ -14,16 +14,20 @@ from lib.experiments.achilles import THIRD_PARTY_TRAINING, CompositeCell
 from lib.experiments.interventions import (
     CHOICES_TEXT,
     ENDS,
+    ENDS_TEXT,
     GAMMAS,
     NAME,
     SEEDS,
+    alike_untouched,
     by_pair,
     choices,
     cosines,
+    kept_of_held_out,
     open_model,
     reevaluate,
     run,
 )
+from lib.figures.achilles_cuts import opened_by_name
 from lib.store import Record, Store
 from lib.tasks.composite import CompositeTask, third_party
 from lib.training.config import TrainingConfig
@@ -114,7 +118,7 @@ def test_the_page_reads_the_metrics_as_tables(records: list[Record]) -> None:
         tables = by_pair(frame, "blocking", end)
         assert [sorted(table) for table in tables] == [PAIRS, PAIRS]
         assert tables[0][12] == records[0].metrics[f"blocking_{end}_12"]
-    for kind, count in (("blocking", 7), ("substitution", 5)):
+    for kind, count in (("blocking", 8), ("substitution", 8)):
         table = choices(frame, kind)
         assert len(table) == 2 * len(ENDS) * count
         named = {text.split("; ")[1] for text in table["choice"]}
@@ -124,6 +128,25 @@ def test_the_page_reads_the_metrics_as_tables(records: list[Record]) -> None:
     assert set(cosines(frame)["choice"]) == {
         f"layer {k}, at the {when}" for k in (1, 2) for when in ("start", "end")
     }
+
+
+def test_what_kept_weights_are_asked_again(records: list[Record]) -> None:
+    kept, alike = kept_of_held_out(records), alike_untouched(records)
+    assert len(kept) == len(alike) == 2 and kept["model"].equals(alike["model"])
+    assert kept["model"].str.match(r"Mamba-[12], 2 layers, gamma 1, ").all()
+    for place, record in enumerate(records):
+        shares = dict(kept.iloc[place].drop("model"))
+        assert len(shares) == 4
+        for name, value in shares.items():
+            end = next(end for end, text in ENDS_TEXT.items() if str(name).startswith(text))
+            behind = "_after_pair" if str(name).endswith("only tokens after the pair") else ""
+            assert value == pytest.approx(record.metrics[f"blocking_{end}_43{behind}"]), name
+        found = alike.iloc[place]
+        metrics = {w: f"substitution_inner_mean_nothing{w}" for w in ("", "_untrained")}
+        assert found["trained"] == pytest.approx(record.metrics[metrics[""]])
+        assert found["untrained"] == pytest.approx(record.metrics[metrics["_untrained"]])
+    without = [dataclasses.replace(record, weights=None) for record in records]
+    assert kept_of_held_out(without).empty and alike_untouched(without).empty
 
 
 def test_the_weights_give_the_same_numbers_again(records: list[Record]) -> None:
@@ -145,6 +168,35 @@ def test_a_model_is_opened_on_one_sequence_with_the_unseen_pair(records: list[Re
     other = opened.with_pair(12)
     changed = (other.tokens != opened.one.tokens)[0].nonzero().flatten().tolist()
     assert changed == [3, 4] and other.tokens[0, 3:5].tolist() == [1, 2]
+    # one sequence for each place of the key, with a key of its own
+    places = len(opened.each)
+    assert opened.each.index.tolist() == list(range(places)) == list(range(5))
+    assert len(opened.each.keys.unique()) > 1 and set(opened.each.pairs.tolist()) == {43}
+    for place in range(places):
+        asked = opened.with_pair(12, place)
+        key = int(asked.keys[0])
+        assert asked.tokens[0, place : place + 3].tolist() == [key, 1, 2] and len(asked) == 1
+    assert opened.name == "2 layers, γ 1"
+    assert open_model(records, 3, "mamba1").name == "Mamba-1, 2 layers, γ 1"
+
+
+def test_models_to_choose_from_begin_with_the_one_that_composes_most(records: list[Record]) -> None:
+    weightless = dataclasses.replace(records[0], weights=None)
+    for first in (0, 1):
+        shares = [{"final_composite": float(n == first)} for n in (0, 1)]
+        asked = [
+            dataclasses.replace(record, metrics=record.metrics | share)
+            for record, share in zip(records, shares, strict=True)
+        ]
+        found = opened_by_name([weightless, *asked, *asked], 3)
+        expected = [open_model([asked[first]], 3).name, open_model([asked[1 - first]], 3).name]
+        assert list(found) == expected and len(set(expected)) == 2
+        assert all(one.title.startswith("trained") for one in found.values())
+    (untrained,) = opened_by_name([weightless], 3).items()
+    assert untrained[0] == "untrained" and untrained[1].title == "untrained model"
+
+
+def test_without_records_a_model_is_untrained() -> None:
     untrained = open_model([], seed=3)
-    assert untrained.title == "untrained model"
+    assert untrained.title == "untrained model" and len(untrained.each.keys.unique()) == 5
     assert torch.isfinite(untrained.model(untrained.one.tokens)).all()

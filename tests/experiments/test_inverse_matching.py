@@ -54,7 +54,7 @@ def test_the_cells_are_those_of_the_figures() -> None:
         for models, gammas in ((grid, GAMMAS), (controls, CONTROL_GAMMAS))
         for model, seed, gamma in itertools.product(models, SEEDS, gammas)
     ]
-    assert len({identity(NAME, 1, to_dict(cell)) for cell in cells}) == len(cells) == 216
+    assert len({identity(NAME, 1, to_dict(cell)) for cell in cells}) == len(cells) == 243
     for cell in cells:
         # the task grows with the depth, and the encoding reaches to its end
         assert cell.task == InverseTask(layers=depth(cell.model))
@@ -90,6 +90,13 @@ def test_the_kinds_are_what_they_are_called() -> None:
     assert controls["bare"] == {name for name in names["mamba"] if "conv" not in name}
     positions_too = {name for name in controls["bare positions"] if name not in controls["bare"]}
     assert positions_too == positions
+    halves = {name.replace("conv.first_half", "conv.weight") for name in controls["palindromic"]}
+    assert halves == names["mamba"]
+    assert others["palindromic"].pattern[0].conv_kind == "palindromic"  # type: ignore[union-attr]
+    assert not any("conv" in name for name in controls["mamba3"])
+    assert controls["mamba3 positions"] - controls["mamba3"] == positions
+    heads = [models["mamba"].pattern[0], others["mamba3"].pattern[0]]
+    assert {(h.d_model, h.d_state, h.headdim) for h in heads} == {(32, 16, 64)}  # type: ignore[union-attr]
     # each has one half of what the bypass of the paper brings, and the other is off
     assert others["positions"].pattern == models["mamba"].pattern
     assert others["bypass"].pattern == models["residual"].pattern
@@ -190,7 +197,7 @@ def test_a_kind_of_one_depth_can_train_as_one_ensemble() -> None:
         dataclasses.replace(c, seed=0, model=dataclasses.replace(c.model, initialisation=plain))
         for c in cells_of(find(NAME), "paper")
     )
-    assert list(groups.values()) == [18] * 10 + [9] * 4
+    assert list(groups.values()) == [18] * 10 + [9] * 7
 
 
 def test_positions_must_cover_the_sequence(outcomes: dict[MatchingCell, Outcome]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from filelock import FileLock, Timeout
 
-from lib import provenance, runner
+from lib import locks, provenance, runner
 from lib.analysis.memory_reference import (
     omitted_by_length,
     omitted_by_perplexity,
@@ -36,6 +37,7 @@ from lib.models.hub import HubError, save_pretrained
 from lib.models.language_model import LanguageModel, build_language_model
 from lib.models.presets import non_embedding
 from lib.store import Record, Store, write_atomic
+from lib.tasks import memory_text
 from lib.tasks.memory_text import TagsUnavailable
 from lib.tasks.reconstruction import CATEGORIES, LENGTHS
 from lib.training import compiling
@@ -162,6 +164,9 @@ def test_a_decoder_remembers_what_no_control_knows(quick: list[Record]) -> None:
     by_category = [found[f"omission_{category}"] for category in CATEGORIES]
     assert found["omission"] == pytest.approx(sum(by_category) / 5)  # 40 chunks of each
     assert found["chunks"] == 200 and "omission_pos_NUM" in found
+    # the decoder's own answers to other chunks are no nearer than its habits
+    assert found["swapped_similarity"] < found["similarity"] - 0.1
+    assert found["rho_frequency_types"] >= 3
     assert found["language_final_valid_loss"] > 1
 
 
@@ -203,6 +208,10 @@ def test_tables_for_readers(quick: list[Record]) -> None:
     assert plan.iloc[-1, -1] == "130M, 1.4B" and plan.iloc[:-1, -1].isna().all()
     shown = memory.correlations(memory.frame(quick))
     assert shown["text"].tolist() == ["made-up text"] * 2 and "with perplexity" in shown
+    counts = [record.metrics["rho_frequency_types"] for record in quick]
+    assert shown["different tokens, with frequency"].tolist() == counts
+    older = memory.frame(quick).drop(columns="rho_frequency_types")
+    assert "different tokens, with frequency" not in memory.correlations(older)
     pairs = memory.tables(quick[:1], "category_pairs")
     assert len(memory.differences(pairs)) == pairs["significant"].astype(bool).sum()
     assert not len(memory.differences(pd.DataFrame()))
@@ -387,9 +396,30 @@ def test_pretraining_goes_on_where_it_was_stopped(tmp_path: Path, runs: Path) ->
     assert not checkpoints[0].exists() and path.exists()
 
 
+def test_pretraining_that_failed_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    language = dataclasses.replace(short(memory.cells("quick")[0]).language, seed=13)  # type: ignore[arg-type]
+    path = _pretraining.model_path(language)
+
+    def failing(cell: Any, context: Context) -> Any:
+        checkpoint = context.checkpoint("name", cell)
+        assert checkpoint is not None
+        checkpoint.parent.mkdir(exist_ok=True)
+        checkpoint.write_bytes(b"what is no number")
+        yield
+        return Outcome(cell, "failed", "the loss was not finite")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_pretraining, "language_in_turns", failing)
+        failed = loaded_model(language, Context(checkpoints=tmp_path))
+    assert isinstance(failed, Outcome) and failed.status == "failed" and not path.exists()
+    assert not list((path.parent / "checkpoints").glob(f"*{_pretraining.identity(language)}*"))
+
+
 def held_lock(path: Path) -> FileLock:
     """The lock that another process holds while it trains a model."""
-    folder = _pretraining.runs_folder() / _pretraining.LOCKS
+    folder = _pretraining.runs_folder() / locks.FOLDER
     folder.mkdir(exist_ok=True)
     lock = FileLock(folder / f"{path.stem}.lock")
     lock.acquire(blocking=False)
@@ -494,9 +524,63 @@ def test_published_weights_come_from_a_folder(runs: Path) -> None:
     assert _memory_cell.readable(cell) == "tiny-hf-L4-s1"
     (outcome,) = _memory.train_decoders([cell], Context())
     assert outcome.status == "done" and outcome.facts["pretrained"] == "nobody/tiny-hf"
+    path = runs / "pretrained" / "tiny-hf" / "model.safetensors"  # of a commit that nobody knows
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert outcome.facts["revision"] is None
+    assert outcome.facts["weights_sha256"] == {path.name: digest}
     wrong = dataclasses.replace(language, model=dataclasses.replace(model, n_layers=3))
     with pytest.raises(HubError, match=r"has 2 layers of mamba1.*the cell wants 3 layers"):
         loaded_model(wrong, Context())
+
+
+def test_published_weights_can_be_pinned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    own, commit = memory.cells("quick")[0], "0123456789" * 4
+    model = LanguageModelConfig(320, 2, (Mamba1Config(32),), tie_embeddings=True)
+    newest = _pretraining.Published("nobody/pinned-hf", model, own.language.task)
+    assert "revision" not in to_dict(newest)  # as in cells that are older than the field
+    language = dataclasses.replace(newest, revision=commit)
+    assert from_dict(_pretraining.Published, to_dict(language)) == language
+    assert _pretraining.Published("nobody/pinned-hf", model, own.language.task, None) == newest
+    for bad in ("main", commit[:39], ""):
+        with pytest.raises(ValueError, match=f"revision is '{bad}', allowed: a commit, 40 hex"):
+            dataclasses.replace(newest, revision=bad)
+    copy = tmp_path / "snapshots" / commit
+    save_pretrained(build_language_model(model, seed=3), copy)
+    asked: list[Any] = []
+
+    def download(name: str, **options: Any) -> str:
+        asked.append((name, options["revision"]))
+        return str(copy)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    for each, revision in ((language, commit), (newest, None)):
+        loaded = loaded_model(each, Context())
+        assert isinstance(loaded, _pretraining.Loaded)
+        # whatever was asked for, this is the commit that came
+        assert loaded.facts == {"pretrained": "nobody/pinned-hf", "revision": commit}
+        assert asked.pop() == ("nobody/pinned-hf", revision)
+
+
+def test_tagged_text_is_measured_and_told_by_its_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "tagged.txt"
+    rows = ["Ada NNP B-NP B-PER", "saw VBD B-VP O", "3 CD B-NP O", "men NNS I-NP O", ". . O O"]
+    path.write_text("-DOCSTART- -X- -X- O\n\n" + "\n".join([*rows, ""]) * 40)
+    monkeypatch.setattr(memory_text, "CONLL_FILE", str(path))
+    plain = short(memory.cells("quick")[0], tags=None)
+    cell = dataclasses.replace(plain, tags="conll2003", asked=20)
+    (outcome,) = _memory.train_decoders([cell], Context())
+    assert outcome.status == "done", outcome.reason
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert outcome.facts["tagged_text"] == {
+        "tags": "conll2003", "files": {"tagged.txt": digest}
+    }  # fmt: skip
+    assert {"omission_pos_NUM", "omission_pos_most", "omission_entity_Not NE"} <= set(
+        outcome.metrics
+    )
+    (other,) = _memory.train_decoders([plain], Context())
+    assert "tagged_text" not in other.facts and "omission_pos_NUM" not in other.metrics
 
 
 def test_what_is_missing_is_named_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -538,13 +622,28 @@ def test_claims_repeat_the_published_tables() -> None:
         assert claim.select == {
             "pretrained": f"state-spaces/mamba-{row.model}-hf", "task.length": row.length
         }  # fmt: skip
-    ends = published("rouge1_by_source").query("length == 256")
-    sources = [
-        c for c in claims.values()
-        if c.id.startswith(memory.NAME) and c.profile == "paper" and c.metric != "rouge1"
-        and not c.against
-    ]  # fmt: skip
-    assert sorted(c.value for c in sources) == pytest.approx(sorted(ends["value"]))
+    names = {"CC": "Pile-CC", "NIH": "NIH ExPorter", "Enron": "Enron Emails",
+             "DM Math": "DM Mathematics"}  # fmt: skip
+    for table in ("rouge1_by_source", "rouge1_by_dialect"):
+        for row in published(table).itertuples():
+            group = names.get(row.group, row.group)
+            name = f"{row.model.replace('.', '')}-l{row.length}-{group.lower().replace(' ', '-')}"
+            claim = claims[f"memory.sequence_types.{name}"]
+            assert claim.value == pytest.approx(row.value) and claim.metric == f"rouge1_{group}"
+            assert f"Of {row.length} tokens" in claim.statement
+            assert claim.statement.endswith(
+                f"mamba-{row.model} gives back ROUGE-1 F1 {row.value:.4f}."
+            )
+            assert claim.select == {
+                "pretrained": f"state-spaces/mamba-{row.model}-hf", "task.length": row.length
+            }  # fmt: skip
+    dialects = published("rouge1_by_dialect").groupby(["model", "group"])["value"].mean()
+    for model, means in dialects.groupby("model"):
+        claim = claims[f"memory.sequence_types.{model.replace('.', '')}-aave-below-sae"]
+        gap = means[model, "SAE"] - means[model, "AAVE"]
+        assert claim.value == pytest.approx(gap, abs=5e-5)
+        assert claim.select["task.length"] == list(LENGTHS)
+        assert (claim.metric, claim.minus) == ("rouge1_SAE", "rouge1_AAVE")
     for table, by in (("omission_by_pos", "pos"), ("omission_by_entity", "entity")):
         for row in published(table).itertuples():
             name = row.group.lower().replace(" ", "-")
@@ -555,6 +654,14 @@ def test_claims_repeat_the_published_tables() -> None:
         claim = claims[f"memory.positions.130m-l{row.length}"]
         part = 921_088 / min(16, row.length)
         assert claim.value == pytest.approx((row.first - row.last) / part, abs=1e-4)
+        claim = claims[f"{memory.NAME}.130m-omission-l{row.length}"]
+        assert claim.value == pytest.approx(row.omission, abs=5e-5) and claim.metric == "omission"
+        assert claim.select["task.length"] == row.length
+    # none of the published models but what these tables and the orders of two models have
+    orders = [c for c in claims.values() if c.profile == "paper" and (c.against or c.minus)]
+    others = [c for c in claims.values() if c.profile == "paper" and not (c.against or c.minus)]
+    assert len(others) == 28 + 126 + 28 + 28 + 10 + 7 + 1  # the last is the slope over perplexity
+    assert len(orders) == 7 + 6 + 2 + 2  # positions, mathematics, dialects, sizes
 
 
 def test_every_finding_has_a_claim() -> None:

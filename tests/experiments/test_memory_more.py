@@ -119,6 +119,21 @@ def test_the_causal_test_from_end_to_end(runs: Path) -> None:
     )
     left = [causal.rest_of(record.metrics, "numbers", "alone_") for record in found]
     assert row["language model alone"] == pytest.approx(words - (left[0] - left[1]))  # type: ignore[operator]
+    for writer, name in causal.CONTROLS.items():
+        lost = [
+            record.metrics[f"{writer}omission_label_number_words"]
+            - causal.rest_of(record.metrics, "numbers", writer)  # type: ignore[operator]
+            for record in found
+        ]
+        assert row[name] == pytest.approx(lost[0] - lost[1]), name
+        own = table[writer.removesuffix("_")].tolist()
+        assert own == frame[f"{writer}omission_label_number_words"].tolist()
+    # first records have no swapped answers by label
+    older = frame.drop(columns=[n for n in frame if n.startswith("swapped_omission_label")])
+    assert causal.by_frequency(older, "numbers")["swapped"].isna().all()
+    shown = causal.gaps(older)
+    assert list(shown) == [name for name in row if name != causal.CONTROLS["swapped_"]]
+    assert shown["state of zeros"].tolist() == [row["state of zeros"]]
     assert row["unchanged words"] == pytest.approx(names)
     assert not len(causal.gaps(pd.DataFrame())) and not len(causal.gaps(frame.iloc[:0]))
     # of one end alone there is no difference; what is missing is no zero
@@ -231,8 +246,10 @@ def test_one_step_on_a_checkpoint_in_the_hub_s_format(monkeypatch: pytest.Monkey
     monkeypatch.setattr(autoencoder, "decode_greedily", decode)
     (outcome,) = scale.run([cell], Context())
     # a few, which compiles kernels, then all the way: the time is of so many
-    assert written == [2] * scale.DECODED + [cell.length + 1] * scale.DECODED
-    found = outcome.metrics
+    found, observed = outcome.metrics, int(outcome.metrics["observe_chunks"])  # type: ignore[arg-type]
+    assert written[: 2 * scale.DECODED] == [2] * scale.DECODED + [cell.length + 1] * scale.DECODED
+    # then as many as a measurement writes at once, in so far as memory hangs on it
+    assert written[2 * scale.DECODED :] == [scale.BEGUN] * observed and observed > scale.DECODED
     assert found["loss_last"] < found["loss_first"]  # type: ignore[operator]
     assert found["n_parameters"] == non_embedding(cell.model) + 512 * 64
     assert found["checkpoint_mb"] == pytest.approx(found["n_parameters"] * 4 / 1e6, rel=0.05)
@@ -240,13 +257,17 @@ def test_one_step_on_a_checkpoint_in_the_hub_s_format(monkeypatch: pytest.Monkey
         "train_tokens_per_second", "encode_tokens_per_second", "decode_tokens_per_second",
         "step_seconds",
     )  # fmt: skip
-    for name in (*speeds, "train_peak_gb"):
+    for name in (*speeds, "train_peak_gb", "observe_peak_gb"):
         assert found[name] > 0, name  # type: ignore[operator]
+    peaks = [1e9 * found[name] for name in ("train_peak_gb", "observe_peak_gb")]  # type: ignore[operator]
+    assert outcome.facts["peak_memory_bytes"] >= round(max(peaks))
     assert "selective_scan" in outcome.facts["backends"]
     assert not len(scale.table(scale.frame([]))) and "seconds a step" in scale.table(
         scale.frame([])
     )
+    assert "chunks written at once" not in scale.table(scale.frame([]))  # newer than some records
     shown = scale.table(pd.DataFrame([{**found, "device": "a"}]))
+    assert shown["chunks written at once"].tolist() == [observed]
     (rate,) = shown["tokens a second, training"]
     assert rate == pytest.approx(found["train_tokens_per_second"], rel=5e-3)
     assert len(f"{rate:g}".rstrip("0").replace(".", "").strip("0")) <= 3

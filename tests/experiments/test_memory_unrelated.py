@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from lib import page, runner
 from lib.analysis.memory_controls import partners, unrelated_text
@@ -15,9 +17,12 @@ from lib.config import from_dict, to_dict
 from lib.experiments import Context, cells_of, find, memory, registry
 from lib.experiments import memory_unrelated as unrelated
 from lib.experiments._language import open_data
-from lib.store import Store
+from lib.experiments._memory import train_decoders
+from lib.store import Record, Store
 from lib.tasks.memory_text import ask
 from lib.tasks.reconstruction import LENGTHS
+from lib.tasks.tokenizers import BPEConfig
+from tests.fakes import PROVENANCE
 
 pytestmark = pytest.mark.usefixtures("runs")
 
@@ -84,6 +89,51 @@ def test_quick_cells_from_end_to_end(tmp_path: Path) -> None:
     assert table["omission"].tolist()[1::2] == pytest.approx(frame["omission"].tolist())
     alone = unrelated.beside(pd.DataFrame(), frame)  # no decoder has run
     assert set(alone[""]) == {"unrelated text"}
+
+
+def test_a_model_that_a_record_kept_reads_the_chunks(runs: Path) -> None:
+    """One that has read the same text; its tokens need not be those of the chunks."""
+    cell = cells_of(find(unrelated.NAME), "quick")[0]
+    assert unrelated.kept_model(cell.text) is None
+    decoder = cells_of(find(memory.NAME), "quick")[0]
+    steps = {"epochs": 1, "warmup_epochs": 0}
+    few = dataclasses.replace(decoder.language.training, **steps)
+    small = dataclasses.replace(
+        decoder, language=dataclasses.replace(decoder.language, training=few),
+        training=dataclasses.replace(decoder.training, **steps),
+    )  # fmt: skip
+    (outcome,) = train_decoders([small], Context())
+    found = {k: v for k, v in outcome.metrics.items() if v is not None}
+    record = Record(  # as the record of the quick profile, which takes longer
+        memory.NAME, find(memory.NAME).protocol, to_dict(decoder), "x", "done", found,
+        PROVENANCE | outcome.facts,
+    )  # fmt: skip
+    record = Store(runs, runs / "none").save(record, outcome.curves, outcome.weights)
+    reader = unrelated.kept_model(cell.text)
+    assert reader is not None and reader.facts["record"] == record.name
+    other = dataclasses.replace(cell.text.corpus, validation=0.2)
+    assert unrelated.kept_model(dataclasses.replace(cell.text, corpus=other)) is None
+    # the chunks in other tokens, fewer a text: as likely a text, and as like another
+    coarse = dataclasses.replace(cell.text, tokenizer=BPEConfig(400, 100_000))
+    cells = [cell, dataclasses.replace(cell, text=coarse)]
+    for each, done in zip(cells, unrelated.run(cells, Context()), strict=True):
+        data = open_data(each.text)
+        chunks = ask(data, each.task, each.asked).chunks.tokens.tolist()
+        texts = [data.tokenizer.decode(row) for row in chunks]
+        assert done.facts["reader"] == reader.facts
+        expected = []
+        for text in texts:
+            tokens = torch.tensor([[reader.bos, *reader.encode(text)]])
+            with torch.no_grad():
+                logits = reader.model(tokens)[0, :-1]
+            loss = torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum")
+            expected.append(math.exp(float(loss) / each.task.length))
+        assert done.metrics["perplexity"] == pytest.approx(np.mean(expected), rel=1e-4)
+        assert -1 < done.metrics["rho_perplexity"] < 1  # type: ignore[operator]
+        assert -1 < done.metrics["rho_perplexity_within"] < 1  # type: ignore[operator]
+        assert 0 < done.metrics["similarity"] < 0.9  # type: ignore[operator]
+        assert done.curves is not None and "perplexity" in set(done.curves["table"])
+    assert reader.similarity(texts[:3], texts[:3]) == pytest.approx([1, 1, 1], abs=1e-5)
 
 
 def test_a_spent_budget_stops_it_and_bad_cells_are_named() -> None:

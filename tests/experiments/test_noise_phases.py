@@ -16,9 +16,9 @@ from lib.experiments import Context, Outcome, cells_of, find
 from lib.experiments import noise_bf16 as bf16
 from lib.experiments import noise_phases as phases
 from lib.experiments._language import open_data
-from lib.experiments._noise_family import shared_folder
 from lib.experiments._noise_pairs import COLUMNS, for_readers, pairs
 from lib.experiments._noise_parts import arm, began
+from lib.experiments._noise_shared import shared_folder
 from lib.experiments._noise_world import (
     BY_SIDE,
     FLOWS,
@@ -206,6 +206,11 @@ class TestRun:
                 assert 0 <= metrics[f"content_{phase}"] <= 1
                 assert metrics[f"train_loss_{phase}"] > 0
         facts = outcomes[1].facts
+        found = [(session["phase"], session.get("shared", False)) for session in facts["sessions"]]
+        assert found == [("base", True), ("clean", True), ("noisy", False), ("again", False)]
+        for session in facts["sessions"]:
+            assert session["started"] == outcomes[1].started and session["lib_hash"]
+            assert session["steps"] > 0 and session["seconds"] > 0 and session["device_name"]
         assert facts["together"] == 4 and set(facts["examples"]) >= {"asked", "clean", "noisy"}
 
     def test_the_table_of_answers_gives_the_metrics(self, outcomes: list[Outcome]) -> None:
@@ -239,6 +244,12 @@ class TestRun:
         for a, b in zip(outcomes, done, strict=True):
             assert a.cell == b.cell and b.status == "done"
             assert a.metrics == pytest.approx(b.metrics, nan_ok=True)
+            # where each step of each phase was taken
+            steps: dict[str, int] = {}
+            for session in b.facts["sessions"]:
+                steps[session["phase"]] = steps.get(session["phase"], 0) + session["steps"]
+            assert steps == {s["phase"]: s["steps"] for s in a.facts["sessions"]}
+            assert len(b.facts["sessions"]) > 4
         left = sorted(path.name for path in tmp_path.iterdir())
         assert len(left) == 2 and all(name.startswith("shared-") for name in left)
 
@@ -359,13 +370,29 @@ def test_traces_of_others_are_those_left_by_each_noise() -> None:
     assert missing.empty
 
 
+def table_of(known: list[int], facts: list[int]) -> pd.DataFrame:
+    """A row a question of `facts`, whose every measure is whether it is `known`."""
+    names = ["content", "clean", "noise", "novel", "their_accuracy", "their_flip",
+             "their_english", "form_plain", "form_char_flip", "form_word_flip",
+             "form_transliteration"]  # fmt: skip
+    frame = pd.DataFrame({name: [float(k) for k in known] for name in names})
+    return frame.assign(fact=facts)
+
+
+def test_chances_are_those_of_facts_whose_questions_go_together() -> None:
+    facts = [fact for fact in range(6) for _ in range(2)]
+    tables = {
+        "clean": table_of([0] * 12, facts),
+        "again": table_of([int(fact < 5) for fact in facts], facts),
+    }
+    found = summarise(tables, "plain")
+    # five facts all changed alike, not ten questions
+    assert found["content_again_p"] == found["noise_again_p"] == pytest.approx(2 * 0.5**5)
+
+
 def test_flows_of_facts_counted_by_hand() -> None:
     def table(known: list[int]) -> pd.DataFrame:
-        names = ["content", "clean", "noise", "novel", "their_accuracy", "their_flip",
-                 "their_english", "form_plain", "form_char_flip", "form_word_flip",
-                 "form_transliteration"]  # fmt: skip
-        frame = pd.DataFrame({name: [float(k) for k in known] for name in names})
-        return frame.assign(fact=[0, 0, 1, 1, 2])
+        return table_of(known, [0, 0, 1, 1, 2])
 
     tables = {
         "clean": table([1, 1, 1, 0, 0]), "noisy": table([1, 0, 0, 0, 1]),

@@ -106,7 +106,8 @@ def test_quick_is_small(name: str, count: int) -> None:
 def test_weights_are_kept_where_later_pages_look_inside() -> None:
     kept = [place(cell) for cell in paper(TIED) if keeps_weights(cell)]
     assert kept == [(n, gamma, 1) for n in LAYERS for gamma in (0.5, 1.0)]
-    assert not any(keeps_weights(cell) for cell in paper(MAMBA1))
+    kept = [place(cell) for cell in paper(MAMBA1) if keeps_weights(cell)]
+    assert kept == [(n, gamma, 42) for n in LAYERS for gamma in (0.5, 1.0)]
 
 
 def test_a_row_runs_and_becomes_a_frame() -> None:
@@ -144,16 +145,25 @@ def test_models_that_kept_their_weights_are_asked_again(tmp_path: Path) -> None:
         for gamma in (0.5, 0.7)
     ]
     store = Store(tmp_path, tmp_path / "published")
+    outcomes = list(run_diagram(cells, Context()))
     records = [
         store.save(
             Record(TIED, 1, to_dict(o.cell), find(TIED).readable(o.cell), "done", {}, {}),
             o.curves, o.weights,
         )
-        for o in run_diagram(cells, Context())
+        for o in outcomes
     ]  # fmt: skip
     frame = answers_frame(records)
     assert set(frame["gamma"]) == {0.5}  # only this one keeps weights
     assert frame["share"].sum() == pytest.approx(1) and frame["share"].between(0, 1).all()
+    # what a run says of itself is not measured again, and its weights would say the same
+    found = {k: v for k, v in outcomes[0].metrics.items() if v is not None}
+    told = dataclasses.replace(records[0], metrics=found, weights=None)
+    pd.testing.assert_frame_equal(answers_frame([told]), frame)
+    other = dataclasses.replace(told, metrics={"answer_offset_-10": 0.25, "answer_offset_7": 0.75})
+    found_again = answers_frame([other])[["offset", "share"]]
+    assert found_again.to_numpy().tolist() == [[-10, 0.25], [7, 0.75]]
+    assert not any("answer_offset" in name for name in find(TIED).frame([told]))
     assert set(frame[["n_layers", "seed"]].itertuples(index=False, name=None)) == {(1, 1)}
     assert answers_frame([]).empty
     # composite and symmetric of pair 43, and the trained pairs that begin with 4

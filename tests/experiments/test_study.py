@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -20,10 +21,12 @@ from lib.analysis.composite import answers, last_token_loss
 from lib.config import to_dict
 from lib.experiments import Context, Outcome
 from lib.experiments._training import Study, train_cells
+from lib.locks import Holding
 from lib.models.config import InitialisationConfig, LanguageModelConfig, Mamba2Config
 from lib.models.language_model import LanguageModel, build_language_model
 from lib.training.checkpoints import CheckpointError, load_checkpoint
 from lib.training.config import TrainingConfig
+from lib.training.loop import Trainer
 
 VOCABULARY = 11
 
@@ -359,3 +362,71 @@ def test_time_is_shared_out() -> None:
         assert outcome.facts["training_seconds"] == pytest.approx(whole / 3, abs=1e-3)
         # looking into it, and all that is built before, is part of its time
         assert outcome.wall_seconds >= outcome.facts["training_seconds"] - 1e-3
+
+
+def test_groups_beside_each_other_share_the_time() -> None:
+    """What they are said to have taken comes to no more than what passed."""
+    cells = [cell(seed, model={"n_layers": layers}) for layers in (1, 2, 3) for seed in (1, 2)]
+    begun = time.perf_counter()
+    found = train(cells, ensemble=2, abreast=6)
+    passed = time.perf_counter() - begun
+    assert {o.facts["ensemble"]["abreast"] for o in found} == {3}
+    assert all(o.facts["shared_time"] for o in found)
+    assert sum(o.wall_seconds or math.inf for o in found) <= passed
+    assert sum(o.facts["training_seconds"] for o in found) <= passed
+    for outcome in found:
+        (session,) = outcome.facts["sessions"]
+        assert session["seconds"] == outcome.facts["training_seconds"] > 0
+    assert not any("shared_time" in o.facts for o in train(cells[:2]))
+
+
+def test_steps_are_looked_up_when_a_group_s_turn_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may have taken a cell further since cells were put together."""
+    deep = [cell(seed, model={"n_layers": 2}) for seed in (1, 2)]
+    real = Trainer.turns
+
+    def few(self: Trainer) -> Any:
+        for number, awaited in enumerate(real(self)):
+            yield awaited
+            if number == 4:
+                self.save()
+                return
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "turns", few)
+        (stopped,) = train(deep[:1], **kept_in(tmp_path / "other"))
+    assert stopped.status == "stopped"
+
+    class Late(Toy):
+        def data(self, task: Sum, seed: int) -> tuple[tuple[Tensor, ...], Asked]:
+            if not self.built:  # the first group is being made: those of the second are known
+                shutil.copytree(tmp_path / "other", tmp_path / "kept")
+            return super().data(task, seed)
+
+    found = train([cell(), *deep], Late(), ensemble=2, **kept_in(tmp_path / "kept"))
+    assert [o.status for o in found] == ["done"] * 3
+    assert [o.facts["ensemble"]["runs"] for o in found] == [1, 1, 1]
+    alone = train(deep[:1])[0]
+    assert found[1].cell == deep[0] and len(found[1].facts["sessions"]) == 2
+    assert found[1].metrics == alone.metrics
+
+
+@pytest.mark.parametrize("abreast", [0, 4])
+def test_cells_of_another_process_are_passed_over(tmp_path: Path, abreast: int) -> None:
+    cells = [*MANY, *(cell(seed, model={"n_layers": 2}) for seed in (1, 2))]
+    said: list[str] = []
+
+    def holding() -> Holding:
+        return Holding(
+            tmp_path, lambda c: str(cells.index(c)), lambda some: [c == cells[0] for c in some],
+            lambda c: str(cells.index(c)), said.append,
+        )  # fmt: skip
+
+    other, mine = holding(), holding()
+    assert other.take([cells[1], cells[3], cells[4]]) == [cells[1], cells[3], cells[4]]
+    found = train(cells, abreast=abreast, holding=mine)
+    assert [o.cell for o in found] == [cells[2]] and found[0].facts["ensemble"]["runs"] == 1
+    assert mine.elsewhere == [cells[1], cells[3], cells[4]] and mine.ended == [cells[0]]
+    assert len(said) == 3

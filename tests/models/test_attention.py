@@ -16,7 +16,7 @@ from torch.nn.functional import silu
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from lib.models import attention
-from lib.models.attention import AttentionMixer, rotate
+from lib.models.attention import AttentionMixer, moved, rotate
 from lib.models.config import AttentionConfig
 from lib.models.layers import Activation
 
@@ -147,6 +147,14 @@ def test_rotary_positions_are_relative() -> None:
     far = (rotate(q, 40, 100.0) * rotate(k, 43, 100.0)).sum(-1)
     close(near, far)
     assert not torch.allclose(near, (rotate(q, 0, 100.0) * rotate(k, 4, 100.0)).sum(-1))
+
+
+def test_what_was_turned_can_be_moved() -> None:
+    x = inputs(1, 3)[:, None].expand(-1, 2, 4, -1)
+    for by in (-40, 0, 7):
+        close(moved(rotate(x, 40, 100.0), by, 100.0), rotate(x, 40 + by, 100.0))
+    half = moved(rotate(x, 40, 100.0).bfloat16(), -40, 100.0)
+    assert half.dtype == torch.bfloat16 and half.shape == x.shape
 
 
 @pytest.mark.usefixtures("fused")

@@ -5,10 +5,13 @@ from typing import Any
 import pytest
 import torch
 
+from lib.models.attention import AttentionMixer, rotate
 from lib.models.autoencoder import (
     AutoencoderConfig,
+    Decoded,
     StateAutoencoder,
     decode_greedily,
+    decoder_loss,
     expect_states,
     map_states,
     slots_for,
@@ -55,10 +58,8 @@ def chunks(count: int = 3, length: int = LENGTH, seed: int = 0) -> torch.Tensor:
 
 
 def autoencoder(blocks: str, length: int = LENGTH, **change: Any) -> StateAutoencoder:
-    slots = 3 if blocks == "transformer" else 0
-    return StateAutoencoder(
-        language_model(blocks), AutoencoderConfig(length, slots=slots, **change)
-    )
+    change = {"slots": 3 if blocks == "transformer" else 0, **change}
+    return StateAutoencoder(language_model(blocks), AutoencoderConfig(length, **change))
 
 
 # -- the state ------------------------------------------------------------------------------
@@ -85,14 +86,70 @@ def test_a_transformer_hands_over_its_slots_alone() -> None:
     states = model.encode(x)
     assert [s.k.shape[2] for s in states[::2]] == [3]
     embedded = torch.cat([model.encoder.embedding(x), slots.expand(3, -1, -1)], 1)
-    _, whole = model.encoder.run_embedded(embedded, None, True)
-    torch.testing.assert_close(states[0].k, whole[0].k[:, :, LENGTH:], rtol=1e-10, atol=1e-10)
+    keys: list[torch.Tensor] = []
+    mixer = model.encoder.layers[0].mixer
+    with mixer.act_k.register_forward_hook(lambda *call: keys.append(call[-1])):  # type: ignore[union-attr, operator]
+        _, whole = model.encoder.run_embedded(embedded, None, True)
+    # as if no text had stood before them
+    expected = rotate(keys[0].transpose(1, 2)[:, :, LENGTH:], 0, 100.0)
+    torch.testing.assert_close(states[0].k, expected, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(states[0].v, whole[0].v[:, :, LENGTH:], rtol=1e-10, atol=1e-10)
     # the whole cache, which grows with the text, would hide nothing from the decoder
     full = model.encoder.hidden(x, None, True)[1]
     direct = model.encoder(torch.cat([x, bos, x], 1))[:, LENGTH:]
     torch.testing.assert_close(model.logits(x, full), direct, rtol=1e-9, atol=1e-9)
     assert not torch.allclose(model.logits(x), direct, rtol=1e-3)
+
+
+@pytest.mark.parametrize("slots", [1, 5, LENGTH, LENGTH + 3])
+def test_the_decoder_s_first_token_follows_the_last_slot(slots: int) -> None:
+    """Whether there are fewer slots than tokens or as many: the decoder that starts as a copy gives
+    what the model gives over text, slots, BOS and text at positions 0, 1, 2 ..., if what stands
+    after the slots cannot see what stands before them."""
+    model, x = autoencoder("transformer", slots=slots), chunks()
+    embed, own = model.encoder.embedding, model.slots
+    assert own is not None
+    bos = torch.zeros(3, 1, dtype=torch.int64)
+    parts = [embed(x), own.expand(3, -1, -1), embed(torch.cat([bos, x], 1))]
+
+    def blinded(module: Any, inputs: Any, weights: torch.Tensor) -> torch.Tensor:
+        seen = torch.ones_like(weights)
+        seen[..., LENGTH + slots :, :LENGTH] = 0
+        return weights * seen / (weights * seen).sum(-1, keepdim=True)
+
+    hooks = [
+        layer.mixer.act_S.register_forward_hook(blinded)
+        for layer in model.encoder.layers
+        if isinstance(layer.mixer, AttentionMixer)
+    ]
+    with torch.no_grad():
+        stream, _ = model.encoder.run_embedded(torch.cat(parts, 1))
+        expected = model.encoder.head(stream[:, LENGTH + slots :])
+        for hook in hooks:
+            hook.remove()
+        found, states = model.logits(x), model.encode(x)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        for place, token in enumerate(torch.cat([bos, x], 1).unbind(1)):
+            logits, states = model.decoder.step(token, states, place)
+            torch.testing.assert_close(logits, expected[:, place], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("slots", [5, LENGTH])
+def test_the_loss_follows_the_slots_as_their_gradient_says(slots: int) -> None:
+    """Central differences along one direction, through the encoder and the turned keys."""
+    model, x = autoencoder("transformer", slots=slots), chunks()
+    assert model.slots is not None
+    kept, generator = model.slots.detach().clone(), torch.Generator().manual_seed(4)
+    move = torch.randn(kept.shape, generator=generator).double()
+    (slope,) = torch.autograd.grad(model.loss(x), model.slots)
+    losses = []
+    for size in (1e-5, -1e-5):
+        with torch.no_grad():
+            model.slots.copy_(kept + size * move)
+            losses.append(float(model.loss(x)))
+    expected = (losses[0] - losses[1]) / 2e-5
+    assert abs(expected) > 1e-4
+    assert float((slope * move).sum()) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("blocks", list(BLOCKS))
@@ -166,6 +223,9 @@ def test_the_loss_is_the_mean_over_the_chunk_and_its_end() -> None:
     torch.testing.assert_close(logp, direct)
     total = sum(float(logp[i, t, targets[i, t]].detach()) for i in range(3) for t in range(12))
     assert float(model.loss(x).detach()) == pytest.approx(-total / 36)
+    loss, right = decoder_loss(model, x)
+    assert float(loss.detach()) == float(model.loss(x).detach())
+    assert int(right) == int((logp.argmax(-1) == targets)[:, :LENGTH].sum())  # not of the end
 
 
 @pytest.mark.parametrize("blocks", ["mamba1", "mamba2", "gru", "transformer"])
@@ -227,6 +287,14 @@ def test_decoding_stops_at_the_end_token_or_the_limit() -> None:
         decode_greedily(model.decoder, states, 4, bos=0, eos=0, limit=0)
 
 
+def test_rows_of_any_lengths_and_back() -> None:
+    rows = [[3, 1, 2], [], [5]]
+    texts = Decoded.of(rows, end=9)
+    assert texts.rows() == rows and texts.tokens[1].tolist() == [9, 9, 9]
+    assert texts.present().tolist() == [[True] * 3, [False] * 3, [True, False, False]]
+    assert Decoded.of([]).rows() == []
+
+
 # -- sizes and errors -----------------------------------------------------------------------
 
 
@@ -249,6 +317,13 @@ def test_slots_fill_the_state_of_another_model() -> None:
         build_language_model(config, seed=0), AutoencoderConfig(LENGTH, slots=5)
     )
     assert state_floats(model.encode(chunks())) == 288 + 64 * 5
+    # each token that is written is kept as a slot is
+    states = model.encode(chunks())
+    for place in range(4):
+        _, states = model.decoder.step(chunks()[:, 0], states, place)
+    assert state_floats(states) == state_floats(model.encode(chunks()), more=4) == 288 + 64 * 9
+    bounded = autoencoder("mamba1").encode(chunks())
+    assert state_floats(bounded, more=4) == state_floats(bounded)
     with pytest.raises(ValueError, match="floats is 351, allowed: at least 352"):
         slots_for(config, 351)
     with pytest.raises(ValueError, match="no attention"):

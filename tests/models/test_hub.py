@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,15 @@ from lib.models.config import (
     Mamba1Config,
     Mamba2Config,
 )
-from lib.models.hub import HubError, fetch, load_pretrained, save_pretrained, stop_tokens
+from lib.models.hub import (
+    HubError,
+    fetch,
+    load_pretrained,
+    revision_of,
+    save_pretrained,
+    stop_tokens,
+    weights_hashes,
+)
 from lib.models.language_model import build_language_model
 
 transformers.logging.set_verbosity_error()
@@ -165,6 +174,25 @@ def test_weights_in_several_files_and_older_names_are_read(tmp_path: Path) -> No
     weights["backbone.embedding.weight"] = weights.pop("backbone.embeddings.weight")
     save_file(weights, path, metadata={"format": "pt"})
     assert load_pretrained(tmp_path / "whole").embedding.weight.equal(whole.embedding.weight)
+
+
+def test_weights_are_told_by_the_hash_of_each_file(tmp_path: Path) -> None:
+    """And by a commit where the folder is the hub's own copy of one."""
+    theirs = published("mamba")
+    theirs.save_pretrained(tmp_path / "whole")
+    theirs.save_pretrained(tmp_path / "parts", max_shard_size="20KB")
+    for name in ("whole", "parts"):
+        paths = sorted((tmp_path / name).glob("*.safetensors"))
+        assert weights_hashes(tmp_path / name) == {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths
+        }
+    (tmp_path / "parts" / paths[0].name).unlink()
+    with pytest.raises(HubError, match=f"lacks {paths[0].name}, which model.safetensors.index"):
+        weights_hashes(tmp_path / "parts")
+    commit = "0123456789" * 4
+    assert revision_of(tmp_path / "snapshots" / commit) == commit
+    for folder in (tmp_path / "snapshots" / "main", tmp_path / commit, tmp_path / "whole"):
+        assert revision_of(folder) is None
 
 
 def test_half_precision_is_kept_when_asked(tmp_path: Path) -> None:

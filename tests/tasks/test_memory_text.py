@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from lib import provenance
+from lib.analysis.forgetting import word_table
 from lib.tasks import kinds, memory_text, stories, story_words
+from lib.tasks import tags as tagging
 from lib.tasks.corpus import Corpus, CorpusConfig, KindsText, LocalText, StoryText
 from lib.tasks.kinds import KindsConfig
 from lib.tasks.language import LanguageData, LanguageTask, build
@@ -19,6 +24,7 @@ from lib.tasks.memory_text import (
     encode_with,
     held_out_documents,
     held_out_text,
+    tags_facts,
 )
 from lib.tasks.reconstruction import ReconstructionConfig
 from lib.tasks.tokenizers import BPEConfig, BytesConfig, ByteTokenizer
@@ -158,7 +164,111 @@ def test_gold_tags_come_from_files(
     assert asked.tagged is not None and asked.tagged[0].text == "Ada saw 3 cats ."
     assert [w.pos_class for w in asked.tagged[0].words] == ["NOUN", "VERB", "NUM", "NOUN", "PUNCT"]
     assert 1 <= len(asked.chunks) <= 3
+    digest = hashlib.sha256(CONLLU.encode()).hexdigest()
+    assert tags_facts("ud") == {"tags": "ud", "files": dict.fromkeys(memory_text.UD_FILES, digest)}
     check_tags(None)
     check_tags("built-in")
     with pytest.raises(ValueError, match="tags is 'gold', allowed: built-in, ud"):
         ask_tagged(five, task, "gold", 3)
+
+
+CONLL = """-DOCSTART- -X- -X- O
+
+Ada NNP B-NP B-PER
+Byron NNP I-NP I-PER
+left VBD B-VP O
+Acme NNP B-NP B-ORG
+in IN B-PP O
+1852 CD B-NP O
+. . O O
+
+She PRP B-NP O
+never RB B-ADVP O
+came VBD B-VP O
+back RB B-ADVP O
+. . O O
+
+-DOCSTART- -X- -X- O
+
+Two CD B-NP O
+men NNS I-NP O
+saw VBD B-VP O
+Rome NNP B-NP B-LOC
+. . O O
+"""
+
+
+def test_the_paper_s_tags_come_from_its_file(
+    five: LanguageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    path = tmp_path / memory_text.CONLL_FILE
+    path.parent.mkdir(parents=True)
+    path.write_text(CONLL)
+    check_tags("conll2003")
+    task = ReconstructionConfig(12, short="skip", end=None)
+    asked = ask_tagged(five, task, "conll2003", 1000)
+    assert asked.tagged is not None
+    assert [text.text for text in asked.tagged] == [
+        "Ada Byron left Acme in 1852 . She never came back .", "Two men saw Rome .",
+    ]  # fmt: skip
+    assert set(asked.chunks.categories) == {"conll2003"}
+    # chunks are of these documents, in the model's tokens
+    for row, document, start in zip(
+        asked.chunks.tokens.tolist(), asked.chunks.documents, asked.chunks.starts, strict=True
+    ):
+        assert row == five.tokenizer.encode(asked.tagged[document].text)[start : start + 12]
+    words = word_table(asked.chunks, asked.chunks.tokens.tolist(), asked.tagged, asked.encoded)
+    assert words["found"].all()
+    classes = dict(zip(words["word"], zip(words["pos"], words["entity"], strict=True), strict=True))
+    known = {
+        "Ada": ("NOUN", "Person"), "Byron": ("NOUN", "Person"), "left": ("VERB", "Not NE"),
+        "Acme": ("NOUN", "Organization"), "in": ("ADP", "Not NE"), "1852": ("NUM", "Not NE"),
+        ".": ("PUNCT", "Not NE"), "She": ("PRON", "Not NE"), "never": ("ADV", "Not NE"),
+        "came": ("VERB", "Not NE"), "back": ("ADV", "Not NE"), "Two": ("NUM", "Not NE"),
+        "men": ("NOUN", "Not NE"), "saw": ("VERB", "Not NE"), "Rome": ("NOUN", "Location"),
+    }  # fmt: skip
+    assert len(classes) > 6 and classes.items() <= known.items()
+    assert len(asked.chunks) > 2 == len(ask_tagged(five, task, "conll2003", 2).chunks)
+    digest = hashlib.sha256(CONLL.encode()).hexdigest()
+    assert tags_facts("conll2003") == {"tags": "conll2003", "files": {path.name: digest}}
+
+
+def test_held_out_documents_are_tagged_by_spacy(
+    five: LanguageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whatever stands in its place here: words between blanks, digits are numbers."""
+
+    def tagger(text: str) -> list[SimpleNamespace]:
+        return [
+            SimpleNamespace(
+                text=word[0], idx=word.start(), is_space=word[0].isspace(),
+                pos_="NUM" if word[0].isdigit() else "NOUN", tag_="",
+                ent_type_="ORG" if word[0].istitle() else "",
+            )
+            for word in re.finditer(r"\s+|\d+|[^\s\d]+", text)
+        ]  # fmt: skip
+
+    asked_for = []
+    monkeypatch.setattr(tagging, "load_tagger", lambda: asked_for.append(1) or tagger)
+    check_tags("spacy")
+    assert asked_for == [1]
+    asked = ask_tagged(five, ReconstructionConfig(8, short="skip", end=None), "spacy", 30)
+    documents = held_out_documents(five.corpus)
+    assert asked.tagged is not None and len(asked_for) == 1 + len(documents)
+    assert [text.text for text in asked.tagged] == [document.text for document in documents]
+    assert [text.name for text in asked.tagged] == [document.name for document in documents]
+    assert len(asked.chunks) == 30 and set(asked.chunks.categories) == {"spacy"}
+    words = word_table(asked.chunks, asked.chunks.tokens.tolist(), asked.tagged, asked.encoded)
+    assert set(words["pos"]) == {"NUM", "NOUN"} and words["found"].all()
+    assert not words["word"].str.isspace().any()
+    numbers = words["word"].str.fullmatch(r"\d+")
+    assert numbers.any() and ((words["pos"] == "NUM") == numbers).all()
+    named = words["entity"] == "Organization"
+    assert named.any() and (named == words["word"].map(str.istitle)).all()
+    facts = tags_facts("spacy")
+    assert facts["tags"] == "spacy" and set(facts["versions"]) <= {"spacy", tagging.TAGGER}
+
+
+def test_tags_that_the_text_knows_itself_are_told_by_the_text() -> None:
+    assert tags_facts(None) == tags_facts("built-in") == {}

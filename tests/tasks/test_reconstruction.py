@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import gzip
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from lib.tasks.encoding import Encoded, decode_bytes, encode_bytes, encoding_of
+from lib.tasks.encoding import Encoded, encode_bytes, encoding_of
 from lib.tasks.reconstruction import (
     CATEGORIES,
     Document,
     ReconstructionConfig,
     build,
-    read_documents,
-    split,
 )
 
 PROSE = "It was the best of times, it was the worst of times. " * 4
@@ -31,6 +26,10 @@ def documents(count: int = 6, tokens: int = 40) -> list[Document]:
         Document((letters[i:] + letters * 20)[:tokens], CATEGORIES[i % 3], f"d{i}")
         for i in range(count)
     ]
+
+
+def decode_bytes(ids: list[int]) -> str:
+    return bytes(token - 1 for token in ids).decode("utf-8", "surrogatepass")
 
 
 def trained_tokenizer() -> Tokenizer:
@@ -124,53 +123,11 @@ def test_chunks_with_the_end_token_are_left_out() -> None:
             lambda: build(ReconstructionConfig(8, per_category=11), documents(), encode_bytes),
             "code has 10 chunks, allowed: at least 11",
         ),
-        (lambda: split(documents(), 1.0), "test_share is 1.0"),
-        (lambda: split(documents(1)), "leaves 1 to train and 0 to test"),
     ],
 )
 def test_misuse_is_named(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
-
-
-# -- documents ------------------------------------------------------------------------------
-
-
-def test_equal_texts_stand_on_one_side() -> None:
-    own = [Document(f"text {i % 150}", "prose", str(i)) for i in range(300)]
-    train, test = split(own, 0.2)
-    assert len(train) + len(test) == 300 and 30 <= len(test) <= 90
-    assert not {d.text for d in train} & {d.text for d in test}
-    assert split(own, 0.2) == (train, test)
-    assert split(own, 0.2, seed=1)[1] != test
-
-
-@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz"])
-def test_documents_are_read_by_category(tmp_path: Path, suffix: str) -> None:
-    rows: list[dict[str, Any]] = [
-        {"text": "one", "category": "prose", "source": "novel"},
-        {"text": "two\n\u00e9", "category": "math", "source": "sums"},
-        {"text": "three", "category": "technical", "source": "manual"},
-        {"text": "four", "meta": {"pile_set_name": "Github"}},
-    ]
-    path = tmp_path / f"some.{suffix}"
-    body = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    path.write_bytes(gzip.compress(body) if suffix.endswith("gz") else body)
-    assert list(read_documents(path)) == [
-        Document("one", "prose", "novel"), Document("two\n\u00e9", "mathematics", "sums"),
-    ]  # fmt: skip
-    (pile,) = read_documents(path, ["Github"])
-    assert pile == Document("four", "Github", f"some.{suffix}:4")
-    with pytest.raises(ValueError, match=r"no document of the categories \['dialogue'\]"):
-        list(read_documents(path, ["dialogue"]))
-
-
-@pytest.mark.parametrize("line", ["not json", '{"text": "a"}', "[1]", '{"category": "prose"}'])
-def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "bad.jsonl"
-    path.write_text('{"text": "one", "category": "prose"}\n' + line + "\n")
-    with pytest.raises(ValueError, match=r"bad\.jsonl, line 2: allowed are JSON objects"):
-        list(read_documents(path))
 
 
 # -- tokenizers -----------------------------------------------------------------------------

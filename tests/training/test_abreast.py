@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from lib.training.abreast import Turns, abreast, by_itself
+from lib.training.abreast import Turns, abreast, by_itself, clock
 
 CPU = torch.device("cpu")
 
@@ -136,3 +136,80 @@ def test_a_training_by_itself_does_not_ask_what_it_waits_for() -> None:
 
     assert by_itself(long()) == "done" and log == ["begun", "ended"]
     assert forever.left == 10**9
+
+
+class Hands:
+    """A clock that goes on when told to."""
+
+    def __init__(self) -> None:
+        self.at = 100.0
+
+    def __call__(self) -> float:
+        return self.at
+
+
+class Idle:
+    """What comes when `told` holds; whoever waits for it does nothing meanwhile."""
+
+    idle = True
+
+    def __init__(self, told: list[str]) -> None:
+        self.told = told
+
+    def query(self) -> bool:
+        return bool(self.told)
+
+
+def taking(name: str, seconds: list[float], hands: Hands) -> Turns[tuple[str, float]]:
+    """A training whose turns take so many seconds each, to what it was told that it took."""
+    begun = clock()
+    for each in seconds:
+        hands.at += each
+        yield None
+    return name, round(clock() - begun, 9)
+
+
+def test_the_times_of_all_come_to_the_time_that_passed() -> None:
+    hands = Hands()
+    jobs = [
+        (1, taking("a", [3.0, 1.0], hands)), (1, taking("b", [2.0, 2.0, 4.0], hands)),
+        (1, taking("c", [5.0], hands)),
+    ]  # fmt: skip
+    found = []
+    for (name, took), _ in abreast(jobs, 2, CPU, now=hands):
+        found.append((name, took))
+        hands.at += 1.0  # what is done with it is time of those that go on
+    # 3 seconds of a alone; 2 + 1 + 2 of a and b; 1 of b alone; 5 + 4 of b and c; 1 of b alone
+    assert found == [("a", 3 + 2.5), ("c", 4.5), ("b", 2.5 + 1 + 4.5 + 1)]
+    assert sum(took for _, took in found) == 119.0 - 100.0
+
+
+def test_who_waits_for_another_s_work_has_no_share_of_it() -> None:
+    hands, told = Hands(), list[str]()
+
+    def waits() -> Turns[tuple[str, float]]:
+        yield Idle(told)
+        begun = clock()
+        hands.at += 1.0
+        return "waits", clock() - begun
+
+    def works() -> Turns[tuple[str, float]]:
+        begun = clock()
+        for _ in range(4):
+            hands.at += 2.0
+            yield None
+        told.append("now")
+        yield None
+        return "works", clock() - begun
+
+    found = dict(result for result, _ in abreast([(1, waits()), (1, works())], 2, CPU, now=hands))
+    # the second of the one that waited is that of both
+    assert found == {"waits": 0.5, "works": 8.5}
+
+
+def test_by_itself_a_training_has_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    hands = Hands()
+    monkeypatch.setattr("time.perf_counter", hands)
+    assert by_itself(taking("a", [3.0, 1.0], hands)) == ("a", 4.0)
+    ((found, _),) = abreast([(1, taking("a", [3.0, 1.0], hands))], 4, CPU, now=hands)
+    assert found == ("a", 4.0)

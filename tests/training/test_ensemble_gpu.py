@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from lib.analysis.answers import answer_loss, respond
 from lib.bench.config import StepBench
@@ -24,10 +25,13 @@ from lib.models.presets import preset
 from lib.tasks.composite import CompositeTask
 from lib.tasks.question_answers import on_device, pack
 from lib.tasks.tokenizers import ByteTokenizer
-from lib.training.batches import TensorBatches
+from lib.training.batches import StackedBatches, TensorBatches
+from lib.training.checkpoints import load_checkpoint
 from lib.training.config import TrainingConfig
-from lib.training.loop import AHEAD
+from lib.training.ensemble import Ensemble
+from lib.training.loop import AHEAD, Trainer
 from lib.training.phases import PhaseFile, PhaseRun, to_precision, train_phase
+from lib.training.runs import Run
 
 pytestmark = [
     pytest.mark.gpu,
@@ -145,6 +149,28 @@ def test_a_turn_is_a_step_and_says_what_must_come_before_the_next() -> None:
     assert measured.query() and len(trainer.rows[0]) == 1 and trainer.step == 6
     assert not [awaited for awaited in turns if awaited is measured]
     assert len(trainer.rows[2]) == 2 and trainer.step == trainer.total
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_checkpoint_holds_what_was_queued_on_its_own_stream(tmp_path: Path, count: int) -> None:
+    """Which other streams do not wait for."""
+    models: list[nn.Module] = [nn.Linear(256, 8, device="cuda") for _ in range(count)]
+    rows = torch.zeros(8, 256, device="cuda")
+    one = TensorBatches((rows, torch.zeros(8, dtype=torch.int64, device="cuda")), 8, 0)
+    runs = [Run(str(k), tmp_path / f"{k}.safetensors") for k in range(count)]
+    model = models[0] if count == 1 else Ensemble(models)
+    batches = one if count == 1 else StackedBatches([one], [0] * count)
+    trainer = Trainer(model, answer_loss, batches, TrainingConfig(batch_size=8), runs=runs)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side), torch.no_grad():
+        torch.cuda._sleep(2**31)  # about a second of the device's clock
+        for parameter in model.parameters():
+            parameter.fill_(7.0)
+        trainer.save()
+    for run in runs:
+        assert run.checkpoint is not None
+        assert load_checkpoint(run.checkpoint)[0]["model.weight"].eq(7.0).all()
 
 
 @pytest.mark.parametrize(("name", "compile"), [("mamba2 tied", False), ("mamba1 tied", True)])

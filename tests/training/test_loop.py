@@ -207,6 +207,25 @@ def test_a_reader_sees_the_old_checkpoint_or_the_new_one(tmp_path: Path) -> None
         writer.join()
 
 
+def test_a_checkpoint_is_read_off_the_device_by_the_thread_that_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other threads know nothing of its stream, and would not wait for what that still does."""
+    real, copies, readers = torch.Tensor.cpu, dict[int, Tensor](), set[threading.Thread]()
+
+    def cpu(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in copies:  # as on a GPU: what is not on the host gets there
+            readers.add(threading.current_thread())
+            tensor = real(tensor).clone()
+            copies[tensor.data_ptr()] = tensor
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "cpu", cpu)
+    path = tmp_path / "cell.safetensors"
+    Trainer(make_model(), loss, make_batches(), CONFIG, runs=[Run("a", path)]).save()
+    assert copies and readers == {threading.current_thread()} and path.exists()
+
+
 def test_nan_ends_as_failed_with_the_step() -> None:
     def poisoned(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         value, right = loss(model, x, y)

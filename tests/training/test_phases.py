@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 
@@ -11,9 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.training.batches import TensorBatches
-from lib.training.checkpoints import CheckpointError
+from lib.training.checkpoints import CheckpointError, save_checkpoint
 from lib.training.config import TrainingConfig
-from lib.training.phases import PhaseFile, PhaseRun, to_precision, train_phase, twin
+from lib.training.phases import (
+    PhaseFile,
+    PhaseRun,
+    to_precision,
+    train_phase,
+    twin,
+    weights_digest,
+)
 
 CONFIG = TrainingConfig(epochs=4, warmup_epochs=0, warmup_steps=3, batch_size=8, lr_peak=1e-2)
 
@@ -134,3 +142,95 @@ def test_a_twin_keeps_marks_and_shares_nothing() -> None:
     assert other.bias._no_weight_decay  # the mark survives
     with pytest.raises(ValueError, match="weights is 'float16', allowed: float32, bfloat16"):
         to_precision(other, "float16")
+
+
+def stopped_at(folder: Path, step: int) -> None:
+    """A phase of the first of :func:`runs`, killed after `step` steps."""
+    seen = 0
+
+    def until(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal seen
+        seen += 1
+        if seen > step:
+            raise KeyboardInterrupt
+        return loss(model, x, y)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_phase(runs(folder)[:1], until, CONFIG, checkpoint_every=0.0, origin={"commit": "old"})
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_what_began_with_other_weights_begins_again(
+    tmp_path: Path, ended: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if ended:
+        train_phase(runs(tmp_path)[:1], loss, CONFIG)
+    else:
+        stopped_at(tmp_path, 7)
+    others, whole = runs(tmp_path)[:1], runs(None)[:1]
+    for run in (*others, *whole):
+        with torch.no_grad():
+            next(run.model.parameters()).add_(0.125)  # the phase before was trained anew
+    assert others[0].file.step() == (0 if ended else 7)
+    train_phase(others, loss, CONFIG)
+    train_phase(whole, loss, CONFIG)
+    assert flat(others[0].model).equal(flat(whole[0].model))
+    said = capsys.readouterr().err
+    assert "cell0-noisy" in said and "began with other weights than those here" in said
+    # beside the same ones it is taken as it is; a new model's are told by its identity
+    new = [dataclasses.replace(runs(tmp_path)[0], new=True)]
+    for again in (runs(tmp_path)[:1], new):
+        if again is not new:
+            with torch.no_grad():
+                next(again[0].model.parameters()).add_(0.125)
+        train_phase(again, loss, CONFIG)
+        assert flat(again[0].model).equal(flat(others[0].model)) and not capsys.readouterr().err
+
+
+def test_what_does_not_say_how_it_began_begins_again(tmp_path: Path) -> None:
+    (run, *_) = runs(tmp_path)
+    assert run.file.ended is not None
+    tensors = {name: value + 1 for name, value in run.model.state_dict().items()}
+    save_checkpoint(run.file.ended, run.file.identity, tensors, step=20, rows=[])
+    train_phase([run], loss, CONFIG)
+    whole = runs(None)[:1]
+    train_phase(whole, loss, CONFIG)
+    assert flat(run.model).equal(flat(whole[0].model))
+
+
+def test_a_digest_is_of_every_bit_and_name() -> None:
+    model = nn.Linear(3, 2)
+    other = twin(model)
+    assert weights_digest(model) == weights_digest(other)
+    with torch.no_grad():
+        other.bias[0] = torch.nextafter(other.bias[0], torch.tensor(9.0))
+    found = {weights_digest(m) for m in (model, other, twin(model).to(torch.bfloat16))}
+    found.add(weights_digest(nn.Sequential(model)))
+    assert len(found) == 4
+
+
+def test_a_run_that_failed_begins_again_from_the_start(tmp_path: Path) -> None:
+    seen = 0
+
+    def poisoned(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal seen
+        seen += 1
+        value, right = loss(model, x, y)
+        return value * (float("nan") if seen == 8 else 1.0), right
+
+    (result,) = train_phase(runs(tmp_path)[:1], poisoned, CONFIG, checkpoint_every=0.0)
+    assert result.status == "failed" and not list(tmp_path.iterdir())
+    again, whole = runs(tmp_path)[:1], runs(None)[:1]
+    assert [r.status for r in train_phase(again, loss, CONFIG)] == ["done"]
+    train_phase(whole, loss, CONFIG)
+    assert flat(again[0].model).equal(flat(whole[0].model))
+
+
+def test_what_a_phase_ends_with_names_all_its_sessions(tmp_path: Path) -> None:
+    stopped_at(tmp_path, 7)
+    (run, *_) = runs(tmp_path)
+    (result,) = train_phase([run], loss, CONFIG, origin={"commit": "new"})
+    found = [(session["commit"], session["steps"]) for session in result.sessions]
+    assert found == [("old", 7), ("new", 13)]
+    (kept,) = train_phase(runs(tmp_path)[:1], loss, CONFIG, origin={"commit": "later"})
+    assert kept.sessions == result.sessions

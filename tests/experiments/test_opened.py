@@ -1,0 +1,88 @@
+"""Published models are opened: nothing is trained, and the numbers are of their weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+
+import pytest
+
+from lib.analysis.routes import routes
+from lib.config import from_dict, to_dict
+from lib.experiments import Context, Outcome, cells_of, find, opened
+from lib.experiments.achilles import CompositeCell
+from lib.experiments.opened import NAME, OpenedCell, readable, run, source
+from lib.experiments.phase_diagram import TIED
+from lib.store import Record
+
+
+def paper() -> list[OpenedCell]:
+    return cells_of(find(NAME), "paper")
+
+
+def as_record(outcome: Outcome) -> Record:
+    metrics = {k: v for k, v in outcome.metrics.items() if v is not None}
+    name = readable(outcome.cell)
+    return Record(NAME, 1, to_dict(outcome.cell), name, outcome.status, metrics, outcome.facts)
+
+
+def test_every_published_model_of_the_diagram_is_opened() -> None:
+    found = [(c.trained.model.n_layers, c.trained.model.initialisation.gamma) for c in paper()]
+    assert found == [(n, gamma) for n in range(2, 8) for gamma in (0.5, 1.0)]
+    assert readable(paper()[-1]) == "opened-mamba2-L7-g1.0-tied-s1"
+    assert all(c.every == 1 and from_dict(OpenedCell, to_dict(c)) == c for c in paper())
+    for cell in paper():
+        assert source(cell).weights and source(cell).experiment == TIED
+    (small,) = cells_of(find(NAME), "quick")
+    assert readable(small) == "opened-every60-mamba2-L2-g1.0-tied-s1"
+    assert cells_of(find(NAME), "matched") == []
+
+
+def test_the_numbers_are_those_of_the_weights() -> None:
+    (small,) = cells_of(find(NAME), "quick")
+    (outcome,) = run([small], Context())
+    assert outcome.status == "done" and outcome.weights is None and outcome.curves is None
+    trained = source(small)
+    assert outcome.facts["opened"] == {"record": trained.name, "weights": trained.weights}
+    for name in ("final_composite", "best_composite", "final_seen"):
+        assert outcome.metrics[name] == trained.metrics[name]
+    asked = [v for k, v in outcome.metrics.items() if k.startswith("answer_offset_") and v]
+    assert sum(asked) == pytest.approx(1)
+    assert outcome.metrics["blocking_end_43"] in [n / 8 for n in range(9)]
+    assert outcome.metrics["substitution_end_43"] == 1.0
+    frame = find(NAME).frame([as_record(outcome)])
+    (row,) = routes(frame).to_dict("records")
+    assert (row["model"], row["seed"]) == ("Mamba-2, γ 1", 1)
+    assert row["kept"] == outcome.metrics["blocking_inner_mean_after_pair"]
+    table = opened.by_depth(frame)
+    assert table["kept under the cut"].tolist() == [row["kept"]] and table["layers"].tolist() == [2]
+    assert opened.by_depth(find(NAME).frame([])).empty
+
+
+def test_a_budget_that_is_spent_opens_no_more() -> None:
+    outcomes = list(run(paper()[:2], Context(deadline=time.monotonic())))
+    assert [outcome.status for outcome in outcomes] == ["stopped", "stopped"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"), [("every", 0, "1..80"), ("seed", 2, "1, the")]
+)
+def test_wrong_cells_are_named(field: str, value: int, allowed: str) -> None:
+    with pytest.raises(ValueError, match=f"{field} is {value}, allowed: {allowed}"):
+        dataclasses.replace(paper()[0], **{field: value})
+
+
+def test_a_model_that_is_not_here_is_named_before_any_is_opened(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(opened, "load_model", lambda *_: pytest.fail("opened"))
+    unkept: CompositeCell = dataclasses.replace(paper()[0].trained, seed=2)
+    other = dataclasses.replace(paper()[0], trained=unkept, seed=2)
+    with pytest.raises(
+        ValueError, match=r"mamba2-L2-g0.5-tied-s2 of .* has no weights here; to have"
+    ):
+        list(run([paper()[1], other], Context()))
+    monkeypatch.setattr(opened.provenance, "ROOT", tmp_path)
+    with pytest.raises(ValueError, match=r"mamba2-L2-g1.0-tied-s1 of .* has no record here"):
+        list(run([paper()[1]], Context()))
