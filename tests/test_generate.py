@@ -33,6 +33,7 @@ from lib.models.hub import (
 from lib.models.language_model import build_language_model
 from lib.models.text import encode, pieces
 from lib.store import Store, read_record
+from tests.fakes import PROVENANCE
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -224,7 +225,7 @@ def test_a_model_of_the_book_writes_by_its_record(
         ({"weights": None}, "which kept no weights, allowed: a record with weights"),
         ({"experiment": "demo.one", "config": {"seed": 1}}, "a record of demo.one, allowed: that"),
         (
-            {"provenance": {"tokenizer": "abc"}},
+            {"provenance": {**PROVENANCE, "tokenizer": "abc"}},
             "trained on tokens of abc, allowed: a model of byte",
         ),
         (None, "record.json', allowed: a record that is there"),

@@ -275,15 +275,21 @@ def test_everything_that_can_train_does(tmp_path: Path) -> None:
 
 def test_claims_select_whole_regions_in_layers_as_the_paper_counts(root: Path) -> None:
     selected = runs.claims_about(root, find(CONVOLVED))
-    gammas = {"small-gamma": (0.1, 0.2), "large-gamma": (0.9, 1.0, 1.5, 2.0),
-              "symmetric": (0.9, 1.0, 1.5, 2.0)}  # fmt: skip
-    assert selected.keys() == {f"{CONVOLVED}.{ending}" for ending in gammas}
-    for ending, columns in gammas.items():
+    deep = (3, 4, 5, 6, 7)
+    regions = {
+        "small-gamma": (deep, (0.1, 0.2)), "middle-gamma": (deep, (0.4, 0.5, 0.6, 0.7, 0.8)),
+        "large-gamma": (deep, (0.9, 1.0, 1.5, 2.0)), "symmetric": (deep, (0.9, 1.0, 1.5, 2.0)),
+        "two-layers": ((2,), GAMMAS), "two-layers-small-gamma": ((2,), (0.1, 0.2)),
+        "exception-l2-g0.2": ((2,), (0.2,)), "exception-l2-g0.3": ((2,), (0.3,)),
+        "exception-l3-g0.3": ((3,), (0.3,)),
+    }  # fmt: skip
+    assert selected.keys() == {f"{CONVOLVED}.{ending}" for ending in regions}
+    for ending, (rows, columns) in regions.items():
         places = [
             (c.model.n_layers // 2, c.model.initialisation.gamma, c.seed)
             for c in selected[f"{CONVOLVED}.{ending}"]
         ]
-        assert places == list(itertools.product((3, 4, 5, 6, 7), columns, (1, 2, 3)))
+        assert places == list(itertools.product(rows, columns, (1, 2, 3)))
     (outcome,) = runs.run(find(CONVOLVED), [tiny(CONVOLVED)])
     for metric in runs.metrics_of_claims(root, find(CONVOLVED)):
         value = outcome.metrics[metric]
@@ -291,10 +297,19 @@ def test_claims_select_whole_regions_in_layers_as_the_paper_counts(root: Path) -
 
 
 @pytest.mark.parametrize(
-    ("ending", "columns"), [("small-gamma", [0.1, 0.2]), ("large-gamma", [0.9, 1.0, 1.5, 2.0])]
+    ("ending", "rows", "columns"),
+    [
+        ("small-gamma", [3, 4, 5, 6, 7], [0.1, 0.2]),
+        ("middle-gamma", [3, 4, 5, 6, 7], [0.4, 0.5, 0.6, 0.7, 0.8]),
+        ("large-gamma", [3, 4, 5, 6, 7], [0.9, 1.0, 1.5, 2.0]),
+        ("two-layers", [2], list(GAMMAS)),
+        ("two-layers-small-gamma", [2], [0.1, 0.2]),
+    ],
 )
-def test_claims_quote_the_published_map(root: Path, ending: str, columns: list[float]) -> None:
+def test_claims_quote_the_published_map(
+    root: Path, ending: str, rows: list[int], columns: list[float]
+) -> None:
     quoted = runs.claim(root, f"{CONVOLVED}.{ending}")
     published = load_reference("achilles_transformer").maps[quoted.metric]
-    mean = published.loc[[3, 4, 5, 6, 7], columns].to_numpy().mean()
+    mean = published.loc[rows, columns].to_numpy().mean()
     assert quoted.value == pytest.approx(mean, abs=0.0051)
