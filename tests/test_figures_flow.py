@@ -406,7 +406,7 @@ def test_every_figure_has_a_title_and_labelled_axes(model: LanguageModel) -> Non
 def test_routes_marks_put_each_model_at_its_share_and_accuracy() -> None:
     table = pd.DataFrame(
         {"model": ["Mamba-2, γ 1", "Mamba-2, γ 1", "Mamba-2, γ 2"], "seed": [1, 2, 1],
-         "route": ["the convolution", "the state", "both"], "kept": [0.99, 0.02, 0.5],
+         "n_layers": [2, 2, 7], "route": ["the convolution", "the state", "both"], "kept": [0.99, 0.02, 0.5],
          "best_composite": [0.7, 0.1, 0.4], "final_composite": [0.6, 0.05, 0.3]}
     )  # fmt: skip
     figure = figures.routes_marks(table, "title")
@@ -414,5 +414,7 @@ def test_routes_marks_put_each_model_at_its_share_and_accuracy() -> None:
         ("Mamba-2, γ 1", "x", (0.99, 0.02), (0.7, 0.1)), ("Mamba-2, γ 2", "x", (0.5,), (0.4,)),
         ("Mamba-2, γ 1", "x2", (0.99, 0.02), (0.6, 0.05)), ("Mamba-2, γ 2", "x2", (0.5,), (0.3,)),
     ]  # fmt: skip
-    assert figure.data[0].text == ("seed 1, by the convolution", "seed 2, by the state")
+    assert figure.data[0].text == (
+        "2 layers, seed 1, from the convolution", "2 layers, seed 2, from the state",
+    )  # fmt: skip
     assert [t.showlegend for t in figure.data] == [True, True, False, False]

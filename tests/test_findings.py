@@ -526,19 +526,19 @@ def test_blocking_two_ways_to_the_answer() -> None:
     table = routes.routes(frame_of(interventions.NAME))
     ours = table[table["block"] == "mamba2"]
     at_one = ours[ours["gamma"] == 1.0]["route"].tolist()
-    assert routes.CONVOLUTION in at_one and routes.STATE in at_one  # seeds of one model
+    assert routes.BEHIND in at_one and routes.PAIR in at_one  # seeds of one model
     assert ours["kept_untrained"].min() > 0.8
     best = ours.groupby("route")["best_composite"]
-    assert best.min()[routes.CONVOLUTION] > best.max()[routes.STATE]
+    assert best.min()[routes.BEHIND] > best.max()[routes.PAIR]
     counts = ours["route"].value_counts().to_dict()
-    assert counts == {routes.CONVOLUTION: 3, routes.STATE: 4, routes.BOTH: 5}
+    assert counts == {routes.BEHIND: 3, routes.PAIR: 4, routes.BOTH: 5}
     assert ours["kept_untrained"].min() > 0.87
-    by_convolution = ours[ours["route"] == routes.CONVOLUTION]["final_composite"]
+    by_convolution = ours[ours["route"] == routes.BEHIND]["final_composite"]
     assert by_convolution.round(2).tolist() == [0.01, 0.08, 0.74]
     reach = best.agg(["min", "max"]).round(2)
-    assert reach.loc[routes.CONVOLUTION].tolist() == [0.61, 0.83]
-    assert reach.loc[routes.BOTH].tolist() == [0.37, 0.72] and reach["max"][routes.STATE] == 0.25
-    assert (ours.loc[ours["route"] == routes.STATE, "gamma"] == 0.5).sum() == 3
+    assert reach.loc[routes.BEHIND].tolist() == [0.61, 0.83]
+    assert reach.loc[routes.BOTH].tolist() == [0.37, 0.72] and reach["max"][routes.PAIR] == 0.25
+    assert (ours.loc[ours["route"] == routes.PAIR, "gamma"] == 0.5).sum() == 3
     frame = frame_of(interventions.NAME).set_index(["block", "gamma"])
     unseen = frame.loc[("mamba2", 1.0)][["blocking_end_43", "blocking_inner_43"]].max()
     assert unseen.round(2).tolist() == [0.91, 0.97]
@@ -576,7 +576,7 @@ def test_blocking_of_deeper_models_which_compose() -> None:
     table = routes.routes(frame_of(opened.NAME))
     assert len(table) == 12 and set(table["seed"]) == {1}
     compose = table[table["final_composite"] > 0.5]
-    assert len(compose) == 7 and routes.CONVOLUTION not in set(compose["route"])
+    assert len(compose) == 7 and routes.BEHIND not in set(compose["route"])
     assert compose["kept"].agg(["min", "max"]).round(2).tolist() == [0.03, 0.77]
     assert compose["given"].agg(["min", "max"]).round(2).tolist() == [0.11, 0.49]
     anyway = frame_of(opened.NAME)["substitution_inner_mean_nothing"]
@@ -584,7 +584,7 @@ def test_blocking_of_deeper_models_which_compose() -> None:
     low = compose[compose["gamma"] == 0.5]
     assert low["n_layers"].tolist() == [6, 7] and low["kept"].round(2).tolist() == [0.04, 0.03]
     assert low["final_composite"].round(2).tolist() == [0.72, 0.64]
-    (settled,) = table[table["route"] == routes.CONVOLUTION].to_dict("records")
+    (settled,) = table[table["route"] == routes.BEHIND].to_dict("records")
     assert settled["n_layers"] == 2 and round(settled["final_composite"], 2) == 0.01
 
 
@@ -655,7 +655,7 @@ def test_blocking_of_mamba1_is_a_matter_of_gamma() -> None:
     assert kept.min() > one["blocking_end_mean"].max()
     # further apart than the published number is from two of them
     assert (kept - 0.648).abs().nsmallest(2).max() < kept.sort_values().diff().min()
-    settled = table[(table["n_layers"] == 7) & (table["route"] == routes.CONVOLUTION)]
+    settled = table[(table["n_layers"] == 7) & (table["route"] == routes.BEHIND)]
     assert settled["seed"].tolist() == [42]
 
 
@@ -707,7 +707,7 @@ def test_substitution_a_sixth_has_nothing_behind_the_pair(end: str, share: float
     frame = frame_of(interventions.NAME)
     table = routes.routes(frame)
     key = ["block", "n_layers", "gamma", "seed"]
-    taken = table[table["route"] == routes.CONVOLUTION].set_index(key).index
+    taken = table[table["route"] == routes.BEHIND].set_index(key).index
     found = frame.set_index(key).loc[taken, f"substitution_{end}_mean"]
     assert ((found - share).abs() < 0.03).all()
 

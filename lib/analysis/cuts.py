@@ -57,15 +57,17 @@ def source_cut(
 
     Args:
         index: (b,), where the key stands.
-        sources: which of them are cut off, counted from the key: 0 the key, 1 and 2 the anchors.
+        sources: which tokens are cut off, counted from the key: 0 the key, 1 and 2 the anchors;
+            below 0 the noise before it, above 2 the tokens behind the pair, of those there are.
         within_pair: whether "later tokens" includes the anchors, which come after the key and after
             each other; if not, only tokens after the pair are cut off. The paper does not say.
 
     Raises:
-        ValueError: a source that is neither the key nor an anchor.
+        ValueError: a source that can be in no sequence of that length.
     """
-    if not set(sources) <= set(KEY_AND_PAIR):
-        raise ValueError(f"sources is {tuple(sources)}, allowed: some of {KEY_AND_PAIR}")
+    if not set(sources) <= set(range(1 - length, length)):
+        allowed = f"{1 - length}..{length - 1}"
+        raise ValueError(f"sources is {tuple(sources)}, allowed: some of {allowed}")
     places = torch.arange(length, device=index.device)
     offset = places - index[:, None]
     source = torch.isin(offset, torch.tensor(sources, device=index.device, dtype=offset.dtype))

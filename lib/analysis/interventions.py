@@ -51,6 +51,24 @@ def blocked_answers(
     return torch.cat([part(split.take(rows)) for rows in _parts(split)])
 
 
+def combined_answers(model: LanguageModel, split: Split) -> Tensor:
+    """Answers (count,) when key and first anchor are heard of through the second anchor alone, and
+    by it through its convolution alone: S and decay of both are cut to every later token, and what
+    the convolution carries of them to tokens behind the pair. An answer that stays was combined by
+    the convolution of the second anchor."""
+
+    def part(some: Split) -> Tensor:
+        cut = partial(source_cut, some.index, some.tokens.shape[1], (0, 1))
+        with (
+            # S is made of what the convolution wrote, so this one is the outer
+            cut_edges(model, cut(within_pair=False), paths=("conv",)),
+            cut_edges(model, cut(within_pair=True), paths=("state", "decay")),
+        ):
+            return answers(model, some.tokens)
+
+    return torch.cat([part(split.take(rows)) for rows in _parts(split)])
+
+
 @contextmanager
 def substitution(
     model: LanguageModel,

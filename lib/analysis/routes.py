@@ -1,9 +1,10 @@
-"""Which way the answer goes in trained models: through the convolution, or through the state.
+"""From which tokens trained models read what they know of the pair.
 
-Two interventions of arXiv 2509.17514 (Fig. 6) together tell it. A model whose answer is settled by
-what the convolution wrote keeps the answer when S is cut from key and anchors to the tokens behind
-the pair, and answers as the twin does when those tokens carry the twin's convolved states. A model
-that fetches the pair through its state does neither.
+Two interventions of arXiv 2509.17514 (Fig. 6) together tell it. A model to which what the
+convolution wrote into the tokens behind the pair is enough keeps its answer when S is cut from key
+and anchors to those tokens, and answers as the twin does when they carry the twin's convolved
+states. A model that reads the pair's own tokens through S does neither. That says nothing of where
+key and anchors are put together: the second anchor's convolution sees all three.
 
 Both tests are of models that have learnt the pairs, so that a sequence and its twin are answered
 differently. A model before training passes either: it keeps its answer since nothing of the pair
@@ -23,7 +24,7 @@ from lib.analysis.statistics import rank_correlation
 MOST, LEAST = 0.95, 0.05
 # blocks in the words of readers, the paper's first; layers of models whose name does not say
 NAMES, USUAL = {"mamba2": "Mamba-2", "mamba1": "Mamba-1"}, 2
-CONVOLUTION, STATE, BOTH = "the convolution", "the state", "both"
+BEHIND, PAIR, BOTH = "the tokens behind the pair", "the pair's own tokens", "both"
 KEPT, GIVEN = "blocking_inner_mean_after_pair", "substitution_inner_mean"
 CONTROLS = {
     "blocking_inner_mean_untrained": "kept_untrained",
@@ -44,8 +45,8 @@ def routes(frame: pd.DataFrame) -> pd.DataFrame:
         sequences whose answer stays when S is cut behind the pair, the pair never last); given
         (share answered as the twin after substitution); kept_untrained and given_untrained (the
         same model before training; kept there with the anchors among the later tokens);
-        best_composite, final_composite; and route: CONVOLUTION where kept and given are at least
-        MOST, STATE where both are at most LEAST, else BOTH.
+        best_composite, final_composite; and route: BEHIND where kept and given are at least
+        MOST, PAIR where both are at most LEAST, else BOTH.
     """
     names = {KEPT: "kept", GIVEN: "given", **CONTROLS}
     columns = ["block", "n_layers", "gamma", "seed", *names, "best_composite", "final_composite"]
@@ -55,8 +56,8 @@ def routes(frame: pd.DataFrame) -> pd.DataFrame:
     kinds = zip(table["block"], table["n_layers"], table["gamma"], strict=True)
     table["model"] = [f"{model_name(block, n)}, γ {gamma:g}" for block, n, gamma in kinds]
     table["route"] = BOTH
-    table.loc[(pair >= MOST).all(axis=1), "route"] = CONVOLUTION
-    table.loc[(pair <= LEAST).all(axis=1), "route"] = STATE
+    table.loc[(pair >= MOST).all(axis=1), "route"] = BEHIND
+    table.loc[(pair <= LEAST).all(axis=1), "route"] = PAIR
     return table
 
 
@@ -73,15 +74,17 @@ def routes_sentence(table: pd.DataFrame) -> str:
     if not len(table):
         raise ValueError("table has no run, allowed: at least one")
     parts = []
-    for route in (CONVOLUTION, STATE, BOTH):
+    for route in (BEHIND, PAIR, BOTH):
         rows = table[table["route"] == route]
         if len(rows):
             best = rows["best_composite"]
             parts.append(
-                f"**{len(rows)}** by {route} (best composite accuracy "
+                f"**{len(rows)}** from {route} (best composite accuracy "
                 f"{best.min():.2f} to {best.max():.2f})"
             )
-    text = f"Of {len(table)} trained models, the answer comes, in the sense above, in "
+    text = (
+        f"Of {len(table)} trained models, what tells of the pair is read, in the sense above, in "
+    )
     text += ", in ".join(parts) + ". "
     kept, given = (table[name] for name in CONTROLS.values())
     both = (table[list(CONTROLS.values())] >= MOST).all(axis=1).sum()

@@ -13,20 +13,17 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from lib.analysis.routes import NAMES, USUAL, model_name
 from lib.experiments import Context, Experiment, Outcome
-from lib.experiments._opened import (
-    ENDS,
-    ENDS_TEXT,
-    alike_untouched,
-    kept_of_held_out,
-    read_later_table,
-)
+from lib.experiments._asked_now import ENDS, ENDS_TEXT
+from lib.experiments._asked_now import alike_untouched as alike_untouched
+from lib.experiments._asked_now import kept_of_held_out as kept_of_held_out
+from lib.experiments._asked_now import read_later_table as read_later_table
+from lib.experiments._inspection import CHOICES_TEXT, inspect
 from lib.experiments._training import train_cells
 from lib.experiments.achilles import (
     THIRD_PARTY_TRAINING,
@@ -35,7 +32,6 @@ from lib.experiments.achilles import (
     composite_readable,
     composite_study,
     depth,
-    held_out_answers,
     in_words,
     load_model,
     mamba2_model,
@@ -47,12 +43,8 @@ from lib.tasks.composite import CompositeTask, third_party
 from lib.training.config import TrainingConfig
 
 if TYPE_CHECKING:
-    import torch
-
     from lib.models.language_model import LanguageModel
     from lib.tasks.composite import Split
-
-__all__ = ["alike_untouched", "kept_of_held_out", "read_later_table"]  # of lib.experiments._opened
 
 NAME = "achilles.interventions"
 LAYERS = USUAL  # 2, as drawn in Fig. 5, and as in Fig. 12
@@ -61,23 +53,6 @@ THIRD_PARTY_GAMMAS = (0.5, 1.0)
 OPENED = (7, 1.0)  # layers and gamma of the model that the third party opened
 SEEDS = (1, 2, 3)
 THIRD_PARTY_SEEDS = (42, 1, 2)
-
-CHOICES_TEXT = {
-    None: "as worded",
-    "after_pair": "only after the pair",
-    "conv_too": "convolution too",
-    "everything": "every path",
-    "with_pair": "anchors too",
-    "layer0": "layer 1 alone",
-    "layer1": "layer 2 alone",
-    "nothing": "control: nothing exchanged",
-    "untrained": "control: untrained",
-    "after_pair_untrained": "control: untrained, only after the pair",
-    "with_pair_untrained": "control: untrained, anchors too",
-    "nothing_untrained": "control: untrained, nothing exchanged",
-}
-# what is asked of the same model before training as well
-CONTROLS = ("", "after_pair", "with_pair", "nothing")
 
 
 def cells(profile: str) -> list[CompositeCell]:
@@ -118,103 +93,6 @@ def run(cells: Sequence[CompositeCell], context: Context) -> Iterator[Outcome]:
     """Train the cells and look into each."""
     study = dataclasses.replace(composite_study(), inspect=inspect)
     return train_cells(cells, context, study)
-
-
-def inspect(model: LanguageModel, cell: CompositeCell, every: int = 1) -> dict[str, float]:
-    """Agreement under blocking and substitution by pair, as defined here and under what the paper
-    leaves open, and cosines between the kernels' taps before and after training.
-
-    Names: ``blocking_<end>_<pair>`` and ``substitution_<end>_<pair>``; ``<kind>_<end>_mean`` (43
-    left out of substitution, where it is its own twin); ``<kind>_<end>_mean_<choice>`` and, of
-    blocking, ``blocking_<end>_43_<choice>`` for the other choices. Two of them say how much
-    agreement means: "nothing", how often the answer is the twin's though nothing was exchanged,
-    and "untrained", the same model before training, alone or behind one of CONTROLS.
-    ``cosine_<start|final>_layer<k>`` (largest off the diagonal, absolute). Then those of
-    :func:`lib.experiments.achilles.held_out_answers`.
-
-    Args:
-        every: look at every n-th sequence.
-    """
-    from lib.analysis.flow import kernel_cosines
-    from lib.models.language_model import build_language_model
-    from lib.tasks.interventions import intervention_split
-
-    device = model.embedding.weight.device
-    untrained = build_language_model(cell.model, seed=cell.seed, device=device).eval()
-    found = held_out_answers(model, cell)
-    for end, may_end in ENDS.items():
-        split = intervention_split(cell.task, cell.seed, pair_may_end=may_end)
-        split = split.take(slice(None, None, every)).to(device)
-        control = _agreements(untrained, cell.task, split, CONTROLS)
-        tables = _agreements(model, cell.task, split)
-        tables |= {
-            (kind, f"{choice}_untrained".removeprefix("_")): by_pair
-            for (kind, choice), by_pair in control.items()
-        }
-        for (kind, choice), by_pair in tables.items():
-            name = f"{kind}_{end}"
-            counted = [v for p, v in by_pair.items() if kind == "blocking" or p != 43]
-            mean = sum(counted) / len(counted)
-            if choice:
-                found[f"{name}_mean_{choice}"] = mean
-                if kind == "blocking":
-                    found[f"{name}_43_{choice}"] = by_pair[43]
-            else:
-                found[f"{name}_mean"] = mean
-                found.update({f"{name}_{pair}": value for pair, value in by_pair.items()})
-    for when, which in (("start", untrained), ("final", model)):
-        for number, cosines in enumerate(kernel_cosines(which)):
-            found[f"cosine_{when}_layer{number}"] = _largest(cosines)
-    return found
-
-
-def _agreements(
-    model: LanguageModel, task: CompositeTask, split: Split, wanted: Sequence[str] | None = None
-) -> dict[tuple[str, str], dict[int, float]]:
-    """(kind, choice) to agreement by pair; the choice "" is the paper's words read as widely as
-    they go, each of the others (all if `wanted` is None) differs from it in one thing. Layers one
-    by one only where there are LAYERS at most: among more, one alone has little to say."""
-    from lib.analysis.composite import answers
-    from lib.analysis.cuts import PATHS
-    from lib.analysis.interventions import (
-        agreement_by_pair,
-        blocked_answers,
-        substituted_answers,
-    )
-    from lib.tasks.interventions import twin
-
-    twins = twin(task, split)
-    expected = {
-        "blocking": answers(model, split.tokens),
-        "substitution": answers(model, twins.tokens),
-    }
-    layers = range(len(model.layers)) if len(model.layers) <= LAYERS else ()
-    ways: dict[tuple[str, str], Callable[[], torch.Tensor]] = {
-        ("blocking", ""): lambda: blocked_answers(model, split),
-        ("substitution", ""): lambda: substituted_answers(model, split, twins),
-        ("blocking", "after_pair"): lambda: blocked_answers(model, split, within_pair=False),
-        ("blocking", "conv_too"): lambda: blocked_answers(model, split, paths=("state", "conv")),
-        ("blocking", "everything"): lambda: blocked_answers(model, split, paths=PATHS),
-        ("substitution", "with_pair"): lambda: substituted_answers(
-            model, split, twins, include_pair=True
-        ),
-        ("substitution", "nothing"): lambda: expected["blocking"],
-    }
-    for k in layers:
-        ways["blocking", f"layer{k}"] = partial(blocked_answers, model, split, layers=[k])
-        ways["substitution", f"layer{k}"] = partial(
-            substituted_answers, model, split, twins, layers=[k]
-        )
-    return {
-        (kind, choice): agreement_by_pair(split, expected[kind], way())
-        for (kind, choice), way in ways.items()
-        if wanted is None or choice in wanted
-    }
-
-
-def _largest(cosines: torch.Tensor) -> float:
-    off = cosines.abs() - cosines.abs().diag().diag()
-    return float(off.max())
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ import pandas as pd
 
 from lib import provenance
 from lib.config import from_dict, require
-from lib.experiments import Context, Experiment, Outcome, find
+from lib.experiments import Context, Experiment, Outcome, find, interventions
+from lib.experiments._inspection import inspect
 from lib.experiments.achilles import CompositeCell, composite_readable, depth, load_model
-from lib.experiments.interventions import inspect
 from lib.experiments.phase_diagram import TIED, keeps_weights
 from lib.store import Record, Store
 
 NAME = "achilles.opened"
-QUICK_EVERY = 60
+QUICK_EVERY = 37  # has no part in common with 480 keys and places, or with 400
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,31 @@ class OpenedCell:
 
 def cells(profile: str) -> list[OpenedCell]:
     """Cells of a profile. paper: every model of the phase diagram whose weights are kept, 2 to 7
-    layers at gamma 0.5 and 1.0, one seed. quick: the least of them, few sequences. matched: none.
-    """
+    layers at gamma 0.5 and 1.0, one seed; then the Mamba-2 of that seed that were trained to be
+    opened. quick: the least of them, few sequences. matched: none."""
     kept = [cell for cell in find(TIED).cells("paper") if keeps_weights(cell)]
     if profile == "quick":
         return [OpenedCell(kept[1], TIED, QUICK_EVERY, kept[1].seed)]
     if profile != "paper":
         return []
-    return [OpenedCell(cell, TIED, 1, cell.seed) for cell in kept]
+    others = [
+        cell
+        for cell in find(interventions.NAME).cells("paper")
+        if cell.model.pattern[0].kind == "mamba2" and cell.seed == interventions.SEEDS[0]
+    ]
+    return [
+        OpenedCell(cell, name, 1, cell.seed)
+        for name, found in ((TIED, kept), (interventions.NAME, others))
+        for cell in found
+    ]
 
 
 def readable(cell: OpenedCell) -> str:
-    """For example ``opened-mamba2-L7-g1.0-tied-s1``."""
+    """For example ``opened-mamba2-L7-g1.0-tied-s1``; of another experiment than the diagram with
+    its name."""
     few = f"every{cell.every}-" if cell.every != 1 else ""
-    return f"opened-{few}{composite_readable(cell.trained)}"
+    where = "" if cell.experiment == TIED else f"{cell.experiment.rpartition('.')[2]}-"
+    return f"opened-{where}{few}{composite_readable(cell.trained)}"
 
 
 def source(cell: OpenedCell) -> Record:
@@ -101,31 +112,44 @@ def run(cells: Sequence[OpenedCell], context: Context) -> Iterator[Outcome]:
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
-    """One row a record: block, n_layers, gamma and seed of the model, and every metric; what
-    ``lib.analysis.routes`` and the pages on interventions read."""
+    """One row a record: block, n_layers, gamma and seed of the model, the experiment that trained
+    it, and every metric but those that say what 43 is answered; what ``lib.analysis.routes`` and
+    the pages on interventions read."""
+    from lib.analysis.composite import OFFSET
+
     rows = []
     for record in records:
         cell = from_dict(OpenedCell, record.config)
         model = cell.trained.model
         about = {"block": model.pattern[0].kind, "n_layers": depth(model), "seed": cell.seed,
-                 "gamma": model.initialisation.gamma, "status": record.status}  # fmt: skip
-        rows.append({**about, **record.metrics})
+                 "gamma": model.initialisation.gamma, "status": record.status,
+                 "experiment": cell.experiment}  # fmt: skip
+        kept = {k: v for k, v in record.metrics.items() if not k.startswith(OFFSET)}
+        rows.append({**about, **kept})
     return pd.DataFrame(rows)
 
 
-def by_depth(table: pd.DataFrame) -> pd.DataFrame:
-    """Of a :func:`frame`, for readers: how each model composes at the end, what it keeps when S is
-    cut behind the pair, how often the twin's answer comes out of the exchange, and how often it
-    does with nothing exchanged; empty where nothing has run."""
-    names = {
-        "n_layers": "layers",
-        "gamma": "gamma",
-        "final_composite": "composite at the end",
-        "blocking_inner_mean_after_pair": "kept under the cut",
-        "substitution_inner_mean": "the twin's after the exchange",
-        "substitution_inner_mean_nothing": "the twin's anyway",
-    }
-    return table.reindex(columns=list(names)).rename(columns=names)
+# of each cut the share of answers that stay, all pairs, and of pair 43 the share that is composed
+CUTS = {
+    "after_pair": "S from key and pair",
+    "combined": "all but the second anchor's convolution",
+    "noise": "S from tokens before the key",
+    "behind": "S from tokens behind the pair",
+}
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of a :func:`frame`, for readers: how each model answers pair 43, then under each of CUTS what
+    share of all answers stays as it was and, where that was looked at, what share of 43 is still
+    composed; last how often the twin's answer comes out of the exchange. The pair is never last.
+    """
+    names = {"n_layers": "layers", "gamma": "gamma", "composite_inner_uncut": "43 composed"}
+    for cut, text in CUTS.items():
+        names[f"blocking_inner_mean_{cut}"] = f"{text}: kept"
+        names[f"composite_inner_{cut}"] = f"{text}: 43 composed"
+    names["substitution_inner_mean"] = "twin's states behind the pair: twin's answer"
+    found = rows.reindex(columns=[name for name in names if name in rows or not len(rows)])
+    return found.rename(columns=names)
 
 
 EXPERIMENTS = (

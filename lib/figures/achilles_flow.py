@@ -296,8 +296,10 @@ def routes_marks(table: pd.DataFrame, title: str) -> go.Figure:
                 x=rows["kept"], y=rows[name], mode="markers", name=str(model),
                 legendgroup=str(model), showlegend=column == 1,
                 text=[
-                    f"seed {seed}, by {route}"
-                    for seed, route in zip(rows["seed"], rows["route"], strict=True)
+                    f"{layers:g} layers, seed {seed}, from {route}"
+                    for layers, seed, route in zip(
+                        rows["n_layers"], rows["seed"], rows["route"], strict=True
+                    )
                 ],
                 hovertemplate="%{text}: %{x:.3f} kept, accuracy %{y:.3f}<extra></extra>",
                 marker={"color": COLOURS[index % len(COLOURS)], "size": 10, "opacity": 0.85,

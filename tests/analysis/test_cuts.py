@@ -354,5 +354,16 @@ def test_misfits_are_named() -> None:
     for edge in ((1, 1), (0, 2), (6, 1), (2, -1)):
         with pytest.raises(ValueError, match=r"edge is .*allowed: \(i, j\) with 0 <= j < i < 6"):
             edge_cut(6, [edge])
-    with pytest.raises(ValueError, match=r"sources is \(0, 3\), allowed: some of \(0, 1, 2\)"):
-        source_cut(torch.tensor([1]), 6, (0, 3))
+    with pytest.raises(ValueError, match=r"sources is \(0, 6\), allowed: some of -5..5"):
+        source_cut(torch.tensor([1]), 6, (0, 6))
+
+
+def test_other_tokens_than_key_and_pair_can_be_cut_off() -> None:
+    def edges(sources: range) -> list[set[tuple[int, int]]]:
+        cut = source_cut(torch.tensor([3, 1]), 8, sources, within_pair=False)
+        return [set(map(tuple, each.nonzero().tolist())) for each in cut]
+
+    # of three tokens before the key where there are so many, to those behind the pair
+    before = [{(i, j) for i in (6, 7) for j in (0, 1, 2)}, {(i, 0) for i in (4, 5, 6, 7)}]
+    assert edges(range(-3, 0)) == before
+    assert edges(range(3, 8)) == [{(7, 6)}, {(i, j) for j in (4, 5, 6) for i in range(j + 1, 8)}]

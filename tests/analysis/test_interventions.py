@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from lib.analysis.cuts import PATHS, cut_edges, edge_cut, source_cut
 from lib.analysis.interventions import (
     agreement_by_pair,
     blocked_answers,
+    combined_answers,
     replaced_tokens,
     substituted_answers,
     substitution,
@@ -81,6 +83,26 @@ def test_blocked_answers_are_those_by_hand(
     assert not torch.equal(found, own) and not torch.equal(blocked_answers(model, split), own)
     assert torch.equal(blocked_answers(model, split, sources=()), own)
     assert torch.equal(blocked_answers(model, split, layers=()), own)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_key_and_first_anchor_are_combined_by_the_second_one_s_convolution_or_not_heard(
+    block: str, split: Split
+) -> None:
+    model = make(block)
+    changed = split.tokens.clone()
+    rows = torch.arange(len(split))
+    changed[rows, split.index] = (split.keys + 7) % 20 + 20
+    changed[rows, split.index + 1] = changed[rows, split.index + 1] % 4 + 1
+    other = replace(split, tokens=changed)
+    # heard of: through the convolution of the second anchor
+    assert (combined_answers(model, split) != combined_answers(model, other)).any()
+    for layer in model.layers:  # which sees nothing but its own token now
+        conv = layer.mixer.conv  # type: ignore[union-attr]
+        with torch.no_grad():
+            conv.weight[..., :-1] = 0.0  # type: ignore[index,union-attr]
+    assert (answers(model, split.tokens) != answers(model, changed)).any()
+    assert torch.equal(combined_answers(model, split), combined_answers(model, other))
 
 
 @pytest.mark.parametrize("block", BLOCKS)

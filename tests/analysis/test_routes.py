@@ -3,7 +3,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from lib.analysis.routes import BOTH, CONVOLUTION, STATE, routes, routes_sentence
+from lib.analysis.routes import BEHIND, BOTH, PAIR, routes, routes_sentence
 
 NAMES = [
     "block", "n_layers", "gamma", "seed", "blocking_inner_mean_after_pair",
@@ -25,7 +25,7 @@ FRAME = pd.DataFrame(
 
 def test_a_route_needs_both_interventions() -> None:
     found = routes(FRAME)
-    assert found["route"].tolist() == [CONVOLUTION, CONVOLUTION, STATE, BOTH, BOTH]
+    assert found["route"].tolist() == [BEHIND, BEHIND, PAIR, BOTH, BOTH]
     assert found["model"].tolist()[1:3] == ["Mamba-2, γ 1", "Mamba-2, γ 0.5"]
     deep = routes(FRAME.assign(n_layers=7))
     assert deep["model"].tolist()[1:3] == ["Mamba-2, 7 layers, γ 1", "Mamba-2, 7 layers, γ 0.5"]
@@ -35,9 +35,9 @@ def test_a_route_needs_both_interventions() -> None:
 def test_the_sentence_counts_models_and_says_what_the_controls_did() -> None:
     text = routes_sentence(routes(FRAME))
     assert "Of 5 trained models" in text
-    assert "**2** by the convolution (best composite accuracy 0.60 to 0.80)" in text
-    assert "**1** by the state (best composite accuracy 0.10 to 0.10)" in text
-    assert "**2** by both (best composite accuracy 0.30 to 0.40)" in text
+    assert "**2** from the tokens behind the pair (best composite accuracy 0.60 to 0.80)" in text
+    assert "**1** from the pair's own tokens (best composite accuracy 0.10 to 0.10)" in text
+    assert "**2** from both (best composite accuracy 0.30 to 0.40)" in text
     assert "left 97% to 100% of the answers as they were, and after the exchange 90% to" in text
     assert "4 of 5 pass both tests before they have learnt anything" in text
     # kept ranks 5 3 1 4 2; best composite 4 5 1 3 2, 1 - 6 (1 + 4 + 0 + 1 + 0) / (5 * 24);

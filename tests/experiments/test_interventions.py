@@ -118,7 +118,7 @@ def test_the_page_reads_the_metrics_as_tables(records: list[Record]) -> None:
         tables = by_pair(frame, "blocking", end)
         assert [sorted(table) for table in tables] == [PAIRS, PAIRS]
         assert tables[0][12] == records[0].metrics[f"blocking_{end}_12"]
-    for kind, count in (("blocking", 8), ("substitution", 8)):
+    for kind, count in (("blocking", 13), ("substitution", 8)):
         table = choices(frame, kind)
         assert len(table) == 2 * len(ENDS) * count
         named = {text.split("; ")[1] for text in table["choice"]}

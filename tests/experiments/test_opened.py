@@ -10,10 +10,9 @@ import pytest
 
 from lib.analysis.routes import routes
 from lib.config import from_dict, to_dict
-from lib.experiments import Context, Outcome, cells_of, find, opened
+from lib.experiments import Context, Outcome, cells_of, find, interventions, opened
 from lib.experiments.achilles import CompositeCell
 from lib.experiments.opened import NAME, OpenedCell, readable, run, source
-from lib.experiments.phase_diagram import TIED
 from lib.store import Record
 
 
@@ -29,13 +28,16 @@ def as_record(outcome: Outcome) -> Record:
 
 def test_every_published_model_of_the_diagram_is_opened() -> None:
     found = [(c.trained.model.n_layers, c.trained.model.initialisation.gamma) for c in paper()]
-    assert found == [(n, gamma) for n in range(2, 8) for gamma in (0.5, 1.0)]
-    assert readable(paper()[-1]) == "opened-mamba2-L7-g1.0-tied-s1"
+    diagram = [(n, gamma) for n in range(2, 8) for gamma in (0.5, 1.0)]
+    assert found == [*diagram, *((2, gamma) for gamma in interventions.GAMMAS)]
+    assert readable(paper()[11]) == "opened-mamba2-L7-g1.0-tied-s1"
+    assert readable(paper()[-1]) == "opened-interventions-mamba2-L2-g2.0-tied-s1"
+    assert len({readable(cell) for cell in paper()}) == 16
     assert all(c.every == 1 and from_dict(OpenedCell, to_dict(c)) == c for c in paper())
     for cell in paper():
-        assert source(cell).weights and source(cell).experiment == TIED
+        assert source(cell).weights and source(cell).experiment == cell.experiment
     (small,) = cells_of(find(NAME), "quick")
-    assert readable(small) == "opened-every60-mamba2-L2-g1.0-tied-s1"
+    assert readable(small) == "opened-every37-mamba2-L2-g1.0-tied-s1"
     assert cells_of(find(NAME), "matched") == []
 
 
@@ -49,15 +51,18 @@ def test_the_numbers_are_those_of_the_weights() -> None:
         assert outcome.metrics[name] == trained.metrics[name]
     asked = [v for k, v in outcome.metrics.items() if k.startswith("answer_offset_") and v]
     assert sum(asked) == pytest.approx(1)
-    assert outcome.metrics["blocking_end_43"] in [n / 8 for n in range(9)]
+    assert outcome.metrics["blocking_end_43"] in [n / 13 for n in range(14)]  # of 480, each 37th
+    assert (outcome.metrics["blocking_inner_mean_noise"] or 0) > 0.95
     assert outcome.metrics["substitution_end_43"] == 1.0
     frame = find(NAME).frame([as_record(outcome)])
     (row,) = routes(frame).to_dict("records")
     assert (row["model"], row["seed"]) == ("Mamba-2, γ 1", 1)
     assert row["kept"] == outcome.metrics["blocking_inner_mean_after_pair"]
-    table = opened.by_depth(frame)
-    assert table["kept under the cut"].tolist() == [row["kept"]] and table["layers"].tolist() == [2]
-    assert opened.by_depth(find(NAME).frame([])).empty
+    assert not any("answer_offset" in name for name in frame)
+    table = opened.table(frame)
+    assert table["S from key and pair: kept"].tolist() == [row["kept"]]
+    assert table["layers"].tolist() == [2] and table["43 composed"].between(0, 1).all()
+    assert opened.table(find(NAME).frame([])).empty
 
 
 def test_a_budget_that_is_spent_opens_no_more() -> None:
