@@ -26,6 +26,7 @@ from typing import Any
 
 from lib import provenance, runner
 from lib.experiments import find, registry
+from lib.fresh import BEGINNING
 from lib.ops.backends import BackendError
 from lib.run_options import FAILED, STOPPED, add_arguments
 from lib.under_way import UnderWay, hung_up_is_an_end
@@ -37,6 +38,7 @@ INTERRUPTED = (-signal.SIGINT, 128 + signal.SIGINT)  # by itself, or in a shell
 WAYS = {0: "done", STOPPED: "stopped"}  # exit statuses of ``run``; all others have failed
 # what unfinished runs go on from, beside the records of their experiments and below them
 UNFINISHED = ("checkpoints", "language_models", "noise-shared")
+ASIDE = (".damaged", ".aside")  # what runs put aside: see lib.training's checkpoints and phases
 
 Job = tuple[str, ...]
 
@@ -183,7 +185,7 @@ def _run(
     )
     for line in run.lines():
         say(line)
-    status = run.process.wait()
+    status = run.wait()
     how = WAYS.get(status, f"failed with status {status}")
     say(f"{name}: {how} after {time.monotonic() - begun:.0f} s")
     return status
@@ -203,7 +205,8 @@ def check_target(target: Path) -> None:
 def pack(runs: Path, target: Path, checkpoints: bool = False) -> int:
     """Write the records below `runs`, with their curves and weights, into a compressed archive
     whose paths begin with `runs`' own name; returns the number of files, 0 if there is nothing to
-    pack, and then no archive. `checkpoints` adds what unfinished runs go on from. What is no
+    pack, and then no archive. `checkpoints` adds what unfinished runs go on from, and what those
+    that are to run anew have run. What is no
     experiment's, such as text, tokens and models of the hub, stays: it is made or had again.
     """
     folders = sorted([*registry(), *(UNFINISHED if checkpoints else ())])
@@ -212,8 +215,8 @@ def pack(runs: Path, target: Path, checkpoints: bool = False) -> int:
         for folder in folders
         for path in sorted((runs / folder).rglob("*"))
         if path.is_file()
-        and not path.name.startswith(".")
-        and path.suffix != ".damaged"
+        and (not path.name.startswith(".") or (checkpoints and path.match(f"{BEGINNING}*.json")))
+        and path.suffix not in ASIDE
         and (checkpoints or not set(path.relative_to(runs).parts) & set(UNFINISHED))
     ]
     if not files:

@@ -99,7 +99,8 @@ def run(
     abreast: int | None = None,
     say: Any = print,
 ) -> Summary:
-    """Run what is missing of an experiment's profile and store a record a cell.
+    """Run what is missing of an experiment's profile and store a record a cell. Cells that another
+    process runs are waited for in the end, and run here if that stops without a record.
 
     Args:
         select: conditions such as ``"n_layers=7"``; a cell runs if it meets all.
@@ -154,7 +155,7 @@ def run(
             for cell, record in zip(some, recorded(some), strict=True)
         ],
         experiment.readable,
-        say,
+        lambda line: None if progress.for_a_page() else say(line),
     )
     context = Context(
         device=chosen,
@@ -179,29 +180,34 @@ def run(
     )
     started = provenance.now()
     begun = clock = time.perf_counter()
+    todo = waiting
     with contextlib.closing(holding):
-        for outcome in experiment.run(waiting, context):
-            readable = experiment.readable(outcome.cell)
-            if outcome.status == "stopped":
+        while todo:
+            for outcome in experiment.run(todo, context):
+                readable = experiment.readable(outcome.cell)
+                if outcome.status == "stopped":
+                    holding.release(outcome.cell)
+                    summary.stopped.append(readable)
+                    where = f" {outcome.reason}" if outcome.reason else ""
+                    say(f"  {readable}: budget spent{where}; the same command goes on from its "
+                        "checkpoint")  # fmt: skip
+                    continue  # cells that trained together stop together
+                wall = outcome.wall_seconds
+                if wall is None:
+                    wall = time.perf_counter() - clock
+                began = outcome.started or started
+                record = save_outcome(experiment, store, outcome, profile, chosen, began, wall)
+                context.forget(outcome.cell)
                 holding.release(outcome.cell)
-                summary.stopped.append(readable)
-                where = f" {outcome.reason}" if outcome.reason else ""
-                say(f"  {readable}: budget spent{where}; the same command goes on from its "
-                    "checkpoint")  # fmt: skip
-                continue  # cells that trained together stop together
-            wall = outcome.wall_seconds
-            if wall is None:
-                wall = time.perf_counter() - clock
-            began = outcome.started or started
-            record = save_outcome(experiment, store, outcome, profile, chosen, began, wall)
-            context.forget(outcome.cell)
-            holding.release(outcome.cell)
-            if anew is not None:
-                anew.note(identify(outcome.cell))
-            (summary.done if record.status == "done" else summary.failed).append(readable)
-            # a page gets one line for all that ended well: its tables tell them apart
-            if record.status != "done" or not progress.for_a_page():
-                say(f"  {readable}: {record.reason or 'done'} ({wall:.1f} s)")
+                if anew is not None:
+                    anew.note(identify(outcome.cell))
+                (summary.done if record.status == "done" else summary.failed).append(readable)
+                # a page gets one line for all that ended well: its tables tell them apart
+                if record.status != "done" or not progress.for_a_page():
+                    say(f"  {readable}: {record.reason or 'done'} ({wall:.1f} s)")
+                started, clock = provenance.now(), time.perf_counter()
+            # what others run: a page wants all records, and who stops early leaves some to be run
+            todo = holding.freed(lambda: deadline is not None and time.monotonic() >= deadline)
             started, clock = provenance.now(), time.perf_counter()
     if summary.done and progress.for_a_page():
         say(f"  {len(summary.done)} done ({time.perf_counter() - begun:.1f} s)")

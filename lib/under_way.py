@@ -1,8 +1,9 @@
-"""Processes of a queue, each the head of a session of its own: what it began ends with it.
+"""Processes of a queue, each the head of a group of its own: what it began ends with it.
 
 A run may have begun processes (text is encoded by several). If it is killed alone, they live on and
 hold the pipe that its lines come through, and who reads that would wait for ever. A terminal's
-interrupt does not reach such a session: whoever began it has to pass it on.
+interrupt does not reach such a group: whoever began it has to pass it on. The session stays the
+queue's, so that whoever ends that ends all.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Run:
     """A process whose lines are read.
 
     Args:
-        process: the head of its session, with its output in a pipe.
+        process: the head of its group, with its output in a pipe.
         end: ``time.monotonic()`` at which it is killed, or None.
     """
 
@@ -53,10 +54,18 @@ class Run:
                     gone = gone or now
                     if now - gone >= LEFT_BEHIND:
                         self.kill()
-                    if now - gone >= 2 * LEFT_BEHIND:  # what it began has left its session
+                    if now - gone >= 2 * LEFT_BEHIND:  # what it began has left its group
                         break
         if rest:
             yield _text(rest)
+
+    def wait(self) -> int:
+        """Its exit status once it has ended, which it may do long after its last line."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            left = None if self.end is None else max(0.0, self.end - time.monotonic())
+            return self.process.wait(left)
+        self.kill()
+        return self.process.wait()
 
     def kill(self) -> None:
         """Kill it and all that it began."""
@@ -87,7 +96,7 @@ class UnderWay:
                 raise RuntimeError("interrupted before it began")
             process = subprocess.Popen(
                 command, cwd=root, env=environment, stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0,
             )  # fmt: skip
             run = Run(process, None if seconds is None else time.monotonic() + seconds)
             self.runs.append(run)

@@ -273,15 +273,19 @@ def test_the_reader_s_cut_is_the_cut(
     says = f"answer {top[0]} becomes {top[1]}" if top[0] != top[1] else f"answer {top[1]} stays"
     assert says in figure.layout.title.text and "cut off" in figure.layout.title.text
     assert last_node(figure) == top[1] == int(lens.tokens[-1, -1])
-    # lines and crosses are of the model while it is cut; the convolution reaches three back
+    # lines and crosses are of the model while it is cut; the convolution moves things without lines
     depth = len(one.model.layers)
-    reached = {(i, j) for i, j in edges if paths != ("conv",) or i - j <= 3}
     where = range(depth) if layers is None else layers
-    crosses = {figures._along(n, i, j) for n in where for i, j in reached}
+    cut_lines = [(n, i, j) for n in where for i, j in edges if "state" in paths]
+    crosses = {figures._along(*line) for line in cut_lines}
     assert set(marked(figure, "cut")) == crosses and len(marked(figure, "cut")) == len(crosses)
     (points,) = [t for t in figure.data if t.type == "scatter" and t.marker.opacity == 0]
-    at = list(zip(points.x, points.y, strict=True)).index(figures._along(depth - 1, 7, 6))
-    assert points.text[at].endswith(f"S = {float(S[-1, 7, 6]):.3g}")
+    places = list(zip(points.x, points.y, strict=True))
+    at = places.index(figures._along(depth - 1, 7, 6))
+    read = 0.0 if (depth - 1, 7, 6) in cut_lines else float(S[-1, 7, 6])
+    assert points.text[at].endswith(f"S = {read:.3g}")
+    # nothing is read along what is cut
+    assert all(points.text[places.index(cross)].endswith("S = 0") for cross in crosses)
 
 
 def test_a_cut_of_nothing_or_nowhere_changes_nothing(opened: dict[str, Opened]) -> None:
@@ -406,7 +410,8 @@ def test_every_figure_has_a_title_and_labelled_axes(model: LanguageModel) -> Non
 def test_routes_marks_put_each_model_at_its_share_and_accuracy() -> None:
     table = pd.DataFrame(
         {"model": ["Mamba-2, γ 1", "Mamba-2, γ 1", "Mamba-2, γ 2"], "seed": [1, 2, 1],
-         "n_layers": [2, 2, 7], "route": ["the convolution", "the state", "both"], "kept": [0.99, 0.02, 0.5],
+         "n_layers": [2, 2, 7], "route": ["the convolution", "the state", "both"],
+         "kept": [0.99, 0.02, 0.5],
          "best_composite": [0.7, 0.1, 0.4], "final_composite": [0.6, 0.05, 0.3]}
     )  # fmt: skip
     figure = figures.routes_marks(table, "title")

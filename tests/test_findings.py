@@ -572,20 +572,31 @@ def test_blocking_of_the_unseen_pair_hangs_on_the_reading() -> None:
     assert len(alike) == 4 and alike["trained"].max() < 0.06 and alike["untrained"].min() > 0.3
 
 
-def test_blocking_of_deeper_models_which_compose() -> None:
-    table = routes.routes(frame_of(opened.NAME))
-    assert len(table) == 12 and set(table["seed"]) == {1}
-    compose = table[table["final_composite"] > 0.5]
-    assert len(compose) == 7 and routes.BEHIND not in set(compose["route"])
-    assert compose["kept"].agg(["min", "max"]).round(2).tolist() == [0.03, 0.77]
-    assert compose["given"].agg(["min", "max"]).round(2).tolist() == [0.11, 0.49]
-    anyway = frame_of(opened.NAME)["substitution_inner_mean_nothing"]
-    assert anyway.max() < 0.08
-    low = compose[compose["gamma"] == 0.5]
-    assert low["n_layers"].tolist() == [6, 7] and low["kept"].round(2).tolist() == [0.04, 0.03]
-    assert low["final_composite"].round(2).tolist() == [0.72, 0.64]
-    (settled,) = table[table["route"] == routes.BEHIND].to_dict("records")
-    assert settled["n_layers"] == 2 and round(settled["final_composite"], 2) == 0.01
+def test_blocking_what_the_state_carries_and_from_where() -> None:
+    rows = frame_of(opened.NAME)
+    kept, composed = opened.kept(rows), opened.composed(rows)
+    assert len(rows) == 16 and (rows["experiment"] == phase_diagram.TIED).sum() == 12
+    assert kept["S from key and first anchor"].agg(["min", "max"]).round(2).tolist() == [0.79, 1]
+    gap = kept["S from the second anchor"] - kept["S from key and anchors"]
+    assert gap.abs().max() < 0.16 and gap.abs().median() < 0.02
+    joined = kept["all but the second anchor's convolution"].set_axis(
+        pd.MultiIndex.from_frame(rows[["gamma", "n_layers"]])
+    )
+    assert joined[0.5].agg(["min", "max"]).round(2).tolist() == [0.73, 0.89]
+    assert joined[1.0].loc[6:].round(2).tolist()[:2] == [0.86, 0.91]
+    assert joined[1.0].loc[[2, 3, 4, 5]].agg(["min", "max"]).round(2).tolist() == [0.1, 0.6]
+    settled = kept[kept["S from key and anchors"] > 0.95]
+    assert list(settled.index) == ["2 layers, γ 1", "2 layers, γ 1, of this page"]
+    assert settled["S from tokens behind the pair"].round(2).tolist() == [0.02, 0.03]
+    assert rows.set_index(kept.index).loc[settled.index, "final_composite"].max().round(2) == 0.01
+    assert kept["S from tokens before the key"].min().round(2) == 0.98
+    compose = (rows["final_composite"] > 0.5).to_numpy()
+    cut = "S from key and anchors"
+    assert compose.sum() == 7
+    assert kept.loc[compose, cut].agg(["min", "max"]).round(2).tolist() == [0.03, 0.77]
+    uncut = composed.loc[compose, "nothing"]
+    assert uncut.agg(["min", "max"]).round(3).tolist() == [0.61, 0.865]
+    assert composed.loc[compose, cut].agg(["min", "max"]).round(3).tolist() == [0.025, 0.555]
 
 
 def test_the_same_seed_run_again_can_end_elsewhere() -> None:

@@ -17,6 +17,7 @@ from lib import plan
 from lib.__main__ import main
 from lib.experiments import Context
 from lib.experiments._noise_shared import shared_folder
+from lib.fresh import Anew
 from tests.conftest import ROOT
 
 # in place of a run: says its arguments, waits, ends with a status
@@ -263,6 +264,8 @@ def test_a_pack_has_records_and_no_caches(tmp_path: Path) -> None:
         "achilles.beyond/checkpoints/two.safetensors", "language_models/m.safetensors",
         "noise-shared/base.safetensors", "text/tokens.bin", "pretrained/x/model.safetensors",
         "achilles.beyond/.three.json.1.tmp", "locks/two.lock",
+        "achilles.beyond/checkpoints/two.safetensors.damaged", "noise-shared/a.safetensors.aside",
+        "achilles.beyond/..fresh-1a.json.1.tmp",
     ]  # fmt: skip
     for name in names:
         (runs / name).parent.mkdir(parents=True, exist_ok=True)
@@ -277,6 +280,15 @@ def test_a_pack_has_records_and_no_caches(tmp_path: Path) -> None:
 
     assert packed(False) == {f".runs/{name}" for name in names[:2]}
     assert packed(True) == {f".runs/{name}" for name in names[:5]}
+    # a run that began anew goes on elsewhere too, from the checkpoints packed with its list
+    fresh = Anew(runs / "achilles.beyond", ["one", "two"])
+    fresh.note("one")
+    assert packed(False) == {f".runs/{name}" for name in names[:2]}
+    assert len(packed(True)) == 6
+    with tarfile.open(target) as archive:
+        archive.extractall(tmp_path / "there", filter="data")
+    there = Anew(tmp_path / "there/.runs/achilles.beyond", ["one", "two"])
+    assert (there.done, there.begins) == (["one"], False)
     # what unfinished runs of the chapter on noise began with
     shared = shared_folder(Context(checkpoints=runs / "noise.matched" / "checkpoints"))
     assert shared == runs / "noise-shared"

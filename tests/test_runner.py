@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -280,20 +281,42 @@ def taking(todo: Sequence[FakeCell], context: Context) -> Iterator[Outcome]:
             assert context.holding is not None and not context.holding.locks
 
 
-def test_cells_of_another_process_are_left_to_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("page", [False, True])
+@pytest.mark.parametrize("ends", ["well", "early", "late"])
+def test_cells_of_another_process_are_left_to_it_and_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    ends: str, page: bool,
+) -> None:  # fmt: skip
     monkeypatch.setitem(vars(EXPERIMENT), "run", taking)
-    first = EXPERIMENT.cells("paper")[0]
-    lock = locks.lock_of(tmp_path / ".runs", identity("demo.one", 1, to_dict(first)))
+    monkeypatch.setattr("lib.progress.for_a_page", lambda: page)
+    store, first = Store.at(tmp_path), EXPERIMENT.cells("paper")[0]
+    lock = locks.lock_of(store.local, identity("demo.one", 1, to_dict(first)))
     lock.acquire()
+    passed = [0.0]
+    monkeypatch.setattr(runner.time, "monotonic", lambda: passed[0])
+
+    def meanwhile(seconds: float) -> None:
+        """Once all others have run: it does too, or ends without a record, or goes on."""
+        assert len(list((store.local / "demo.one").glob("*.json"))) == 5
+        if ends == "well":
+            put(store, first, best=0.4)
+        if ends == "late":
+            passed[0] += 60.0
+        else:
+            lock.release()
+
+    monkeypatch.setattr(locks, "time", SimpleNamespace(sleep=meanwhile))
     root = ["--root", str(tmp_path), "run", "demo.one", "--profile", "paper", "--device", "cpu"]
-    assert cli.main(root) == cli.STOPPED
+    budget = ["--budget", "60s"] if ends == "late" else []
+    assert cli.main([*root, *budget]) == (cli.STOPPED if ends == "late" else 0)
     said = lines(capsys)
-    assert "L2-s1: passed over, under way in another process" in said
-    assert "5 done, 0 failed, 1 left" in said
+    assert ("L2-s1: passed over, under way in another process" in said) is not page
+    assert ("waiting for L2-s1 of another process" in said) is not page
+    ran = {"well": "5 done, 0 failed, 0 left", "early": "6 done, 0 failed, 0 left",
+           "late": "5 done, 0 failed, 1 left"}  # fmt: skip
+    assert ran[ends] in said
     lock.release()
-    assert cli.main(root) == 0 and "1 done, 0 failed, 0 left" in lines(capsys)
+    assert cli.main(root) == 0
     # nothing is held any more
     assert all(map(locks.taken, (locks.lock_of(tmp_path / ".runs", identity(
         "demo.one", 1, to_dict(cell))) for cell in EXPERIMENT.cells("paper"))))  # fmt: skip

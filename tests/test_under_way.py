@@ -63,7 +63,23 @@ def test_a_run_out_of_time_is_killed_with_what_it_began() -> None:
     assert run.process.wait() == -signal.SIGKILL and ended(int(said))
 
 
-def test_who_leaves_the_session_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_has_said_its_last_is_still_out_of_time() -> None:
+    code = "import os, time; print('ready', flush=True); os.close(1); os.close(2); time.sleep(600)"
+    run = begun(UnderWay(), code, seconds=600.0)
+    assert list(run.lines()) == ["ready"]
+    assert run.end is not None
+    run.end -= 600.0
+    assert run.wait() == -signal.SIGKILL
+
+
+def test_a_run_has_a_group_of_its_own_in_our_session() -> None:
+    code = "import os; print(os.getpid(), os.getpgrp(), os.getsid(0))"
+    (said,) = begun(UnderWay(), code).lines()
+    pid, group, session = map(int, said.split())
+    assert pid == group and session == os.getsid(0)
+
+
+def test_who_leaves_the_group_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(under_way, "LEFT_BEHIND", 0.2)
     run = begun(UnderWay(), PARENT.replace('600)"]', '600)"], start_new_session=True'), "0")
     (said,) = run.lines()

@@ -1,19 +1,21 @@
 """What is memory and what is guessing: the controls beside a trained decoder.
 
 A good language model writes likely text from nothing, and a decoder trained on one corpus knows its
-words. None of the controls is in arXiv 2512.15653. Each takes the auto-encoder and chunks (b, L)
-and returns what was written, so that all go through the same measures:
+words. None of the controls is in arXiv 2512.15653. All write of the same chunks, and go through the
+same measures; :func:`lib.analysis.memory_writing.write_all` lets them, under these names:
 
-==================== ======================= =========================== =====================
-control              decoder                 state                       what it shows
-==================== ======================= =========================== =====================
-untrained_decoder    the language model      the chunk's own             what training adds
-zero_state           trained                 zeros                       the decoder's habits
-shuffled_input       trained                 of the chunk in disorder    words without order
-language_model_alone none: guesses each      none; the true text before  what can be guessed
-                     next token              each token
-==================== ======================= =========================== =====================
+========= ======================= =========================== =====================
+control   decoder                 state                       what it shows
+========= ======================= =========================== =====================
+untrained the language model      the chunk's own             what training adds
+zero      trained                 zeros: of a model that has  the decoder's habits
+                                  read nothing
+shuffled  trained                 of the chunk in disorder    words without order
+alone     none: guesses each      none; the true text before  what can be guessed
+          next token              each token
+========= ======================= =========================== =====================
 
+Of attention the keys and values of the slots are zeros: each slot then gets the same weight.
 :func:`unrelated_text` needs no model at all: it says what the measures give to a writer that knows
 a text's kind and nothing of the text. :func:`partners` also serves to swap answers: the decoder's
 answer to another chunk of the kind has all of its habits, and no memory of this chunk.
@@ -28,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lib.models.autoencoder import Decoded, StateAutoencoder, map_states
+from lib.models.autoencoder import Decoded, StateAutoencoder
 from lib.models.language_model import LanguageModel
 from lib.tasks.reconstruction import Chunks
 
@@ -68,31 +70,6 @@ def unrelated_text(chunks: Chunks, seed: int) -> list[list[int]]:
             )
         rows.append(tokens[other])
     return rows
-
-
-@torch.no_grad()
-def untrained_decoder(model: StateAutoencoder, tokens: Tensor) -> Decoded:
-    """The frozen language model goes on from the chunk's state and the start token."""
-    return model.decode(model.encode(tokens), len(tokens), untrained=True)
-
-
-@torch.no_grad()
-def zero_state(model: StateAutoencoder, tokens: Tensor) -> Decoded:
-    """The trained decoder from a state of zeros, that of a model which has read nothing.
-
-    Of attention the keys and values of the slots are zeros: each slot then gets the same weight.
-    """
-    return model.decode(map_states(model.encode(tokens), torch.zeros_like), len(tokens))
-
-
-@torch.no_grad()
-def shuffled_input(
-    model: StateAutoencoder, tokens: Tensor, seed: int = 0
-) -> tuple[Decoded, Tensor]:
-    """The trained decoder from the state of each chunk with its tokens in disorder, and the
-    disordered chunks (b, L): the one to be compared with both."""
-    shuffled = shuffle(tokens, seed)
-    return model.decode(model.encode(shuffled), len(tokens)), shuffled
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from lib import provenance, sessions
 from lib.bench import table as tables
 from lib.bench.config import Bench, CpuBench, StepBench, SweepBench
-from lib.bench.recorded import recorded
+from lib.bench.recorded import Recorded, recorded
 from lib.experiments import cells_of, find
 from lib.experiments.foundations import PREFIX
 from lib.store import Store
@@ -151,7 +151,7 @@ def _real_runs(target: Target, row: dict[str, str], store: Store) -> list[dict[s
     minutes = found.minutes
     work = "The same, as its runs took it, evaluations included"
     if found.certainty:
-        work += f"; {found.timed:.1f} min of it timed, the rest reckoned from the pace of parts"
+        work += f"; {_reckoned(found)}"
     return [{
         **row, "work": work, "floor": "",
         "measured": f"{found.certainty}{_with_unit(minutes, target)}",
@@ -161,6 +161,17 @@ def _real_runs(target: Target, row: dict[str, str], store: Store) -> list[dict[s
         "day": " to ".join(dict.fromkeys([days[0], days[-1]])),
         "record": f"{SWEPT}, {len(found.facts)} records",
     }]  # fmt: skip
+
+
+def _reckoned(found: Recorded) -> str:
+    """Why a time is not known exactly."""
+    if found.certainty == sessions.AT_MOST:
+        return "some of them count the whole of a time that they shared"
+    rest = {
+        sessions.ABOUT: "the rest reckoned from the pace of parts",
+        sessions.AT_LEAST: "some of the rest not counted",
+    }[found.certainty]
+    return f"{found.timed:.1f} min of it timed, {rest}"
 
 
 def _floor(target: Target, metrics: dict[str, float]) -> str:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -21,6 +21,7 @@ from lib.locks import Holding
 from lib.store import Record
 
 PROFILES = ("quick", "matched", "paper")
+Cell = TypeVar("Cell")
 PINNED = "pinned"  # not a scale: the small cells that `verify` runs again
 
 
@@ -56,6 +57,11 @@ class Context:
     def take(self, cells: Sequence[Any]) -> list[Any]:
         """Those of `cells`, whose turn has come, that no other process runs or has run since."""
         return list(cells) if self.holding is None else self.holding.take(cells)
+
+    def each(self, cells: Iterable[Cell]) -> Iterator[Cell]:
+        """:meth:`take` for cells that run one after the other, each when its turn has come."""
+        for cell in cells:
+            yield from self.take([cell])
 
     def checkpoint(self, readable: str, cell: Any) -> Path | None:
         """Where the cell's checkpoint lies while it trains, or None if none are kept."""

@@ -82,12 +82,19 @@ def _decoders(
 ) -> Iterator[Future[Outcome]]:  # fmt: skip
     """Each cell's outcome, which may still be counted up."""
     opened = _Opened(context)
+
+    def train(one: MemoryCell) -> Turns[tuple[Outcome, Callable[[], Outcome]] | None]:
+        for cell in context.take([one]):  # now that it begins: others may have it until then
+            return (yield from _run_cell(cell, opened, context))
+        return None
+
     trainings = (
-        (None if isinstance(cell.language, Published) else 1, _run_cell(cell, opened, context))
-        for one in cells
-        for cell in context.take([one])
+        (None if isinstance(cell.language, Published) else 1, train(cell)) for cell in cells
     )
-    for (outcome, finish), others in beside(trainings, context, ABREAST, lambda both: both[:1]):
+    for both, others in beside(trainings, context, ABREAST, lambda both: both[:1] if both else ()):
+        if both is None:
+            continue
+        outcome, finish = both
         if others > 1:
             # the peak is that of all, not this one's own
             outcome.facts |= {"abreast": others, "shared_time": True, "peak_memory_bytes": None}

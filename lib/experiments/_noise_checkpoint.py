@@ -61,6 +61,7 @@ def run_cell(cell: TextCell, context: Context, readable: Callable[[TextCell], st
     if result is not None and result.status != "done":
         return Outcome(cell, result.status, result.reason)
     sessions = [] if result is None else phase_sessions("base", result)
+    waited = 0.0 if result is None else result.waited
     reader = reader_of(material)
     tables: dict[str, pd.DataFrame] = {}
     metrics: dict[str, Any] = {}
@@ -78,6 +79,7 @@ def run_cell(cell: TextCell, context: Context, readable: Callable[[TextCell], st
             cell, phase, model, tokenizer, material, context, readable, started
         )
         sessions += phase_sessions(phase, result)
+        waited += result.waited
         if result.status != "done":
             return Outcome(cell, result.status, result.reason)
         metrics[f"train_loss_{phase}"] = float(result.curves["train_loss"].iloc[-1])
@@ -99,7 +101,7 @@ def run_cell(cell: TextCell, context: Context, readable: Callable[[TextCell], st
     parts = [t.assign(phase=p).drop(columns="question") for p, t in tables.items()]
     curves = pd.concat(parts, ignore_index=True)
     return Outcome(cell, "done", metrics=metrics, curves=curves, facts=facts, started=started,
-                   wall_seconds=time.perf_counter() - clock)  # fmt: skip
+                   wall_seconds=time.perf_counter() - clock - waited)  # fmt: skip
 
 
 def judged(
@@ -242,7 +244,7 @@ def train(
     cell: TextCell, phase: str, model: nn.Module, tokenizer: Codes, material: Material,
     context: Context, readable: Callable[[TextCell], str], started: str,
 ) -> tuple[TrainingResult, float]:  # fmt: skip
-    """Take `model` through a phase, in place; how it ended, and seconds."""
+    """Take `model` through a phase, in place; how it ended, and its seconds without any wait."""
     from lib.analysis.answers import answer_loss
     from lib.tasks.question_answers import on_device, pack
     from lib.training.batches import TensorBatches
@@ -268,7 +270,7 @@ def train(
 
     # of phase 1 several noises may be in want at once
     result = train_once(run.file, context, trained) if phase == "clean" else trained()
-    return result, round(time.perf_counter() - before, 3)
+    return result, round(time.perf_counter() - before - result.waited, 3)
 
 
 def reader_of(material: Material) -> FormReader:

@@ -58,6 +58,7 @@ class Family:
         self.questions = open_questions(cells[0].world, cells[0].seed, cells[0].base)
         self.started, self.clock = provenance.now(), time.perf_counter()
         self.seconds: dict[str, float] = {}
+        self.waited = 0.0  # seconds in which another process trained what these cells begin with
         self.examples: dict[int, dict[str, list[str]]] = {n: {} for n in range(len(cells))}
         self.used: dict[str, list[str]] = {}
         # code and machine of what was trained for many cells, perhaps long ago
@@ -133,9 +134,11 @@ class Family:
         models: dict[str, nn.Module] = {"base": base}
 
         def once(run: PhaseRun, loss: Any, config: TrainingConfig) -> TrainingResult:
-            return train_once(
+            result = train_once(
                 run.file, self.context, lambda: self._train([run], loss, config, run.file.phase)[0]
             )
+            self.waited += result.waited
+            return result
 
         results = {"base": once(run, text_loss, cell.pretraining)}
         if results["base"].status != "done":
@@ -305,7 +308,7 @@ class Family:
         return Outcome(
             cell, "done", metrics=metrics, curves=compact(tables), facts=facts,
             started=self.started,
-            wall_seconds=(time.perf_counter() - self.clock) / len(self.cells),
+            wall_seconds=(time.perf_counter() - self.clock - self.waited) / len(self.cells),
         )  # fmt: skip
 
     @cached_property

@@ -7,6 +7,7 @@ two processes one trains it, and the other waits.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +43,8 @@ def train_once(
     file: PhaseFile, context: Context, train: Callable[[], TrainingResult]
 ) -> TrainingResult:
     """``train()`` of a phase that many cells share, unless another process is at it: then once that
-    has ended, with what it left in the phase's `file`; stopped if the budget is spent first."""
+    has ended, with what it left in the phase's `file`; stopped if the budget is spent first. The
+    result says how long that took."""
     from lib.training.runs import TrainingResult
 
     if file.folder is None:
@@ -50,13 +52,15 @@ def train_once(
     lock, what = locks.lock_of(file.folder.parent, file.stem), f"{file.stem}, phase {file.phase}"
     if not locks.taken(lock):
         progress.note(f"another process trains {what}; waiting for it")
+    begun = time.perf_counter()
     while not locks.taken(lock):
         if context.deadline is not None and time.monotonic() >= context.deadline:
             reason = f"waiting for {what}, which another process trains"
             return TrainingResult("stopped", reason, pd.DataFrame(), 0)
         time.sleep(PAUSE)
+    waited = time.perf_counter() - begun
     try:
-        return train()
+        return dataclasses.replace(train(), waited=waited)
     finally:
         lock.release()
 

@@ -144,14 +144,16 @@ def train_cells(cells: Sequence[Any], context: Context, study: Study) -> Iterato
 
     alone = study.stacked is None
 
-    def trainings() -> Iterator[tuple[int | None, Turns[list[Outcome]]]]:
-        for group in [[cell] for cell in cells] if alone else ensemble.together(cells, key, room):
-            mine = context.take(group)
-            # another process may have taken some further since the cells were put together
-            for part in ensemble.together(mine, key, lambda cell: len(mine)):  # noqa: B023
-                yield None if alone else len(part), train_group(part, context, study)
+    def train(group: Sequence[Any]) -> Turns[list[Outcome]]:
+        mine, found = context.take(group), []  # now that it begins: others may have it until then
+        # another process may have taken some further since the cells were put together
+        for part in ensemble.together(mine, key, lambda cell: len(mine)):
+            found += yield from train_group(part, context, study)
+        return found
 
-    for outcomes, others in beside(trainings(), context, ABREAST, lambda outcomes: outcomes):
+    groups = ([cell] for cell in cells) if alone else ensemble.together(cells, key, room)
+    trainings = ((None if alone else len(group), train(group)) for group in groups)
+    for outcomes, others in beside(trainings, context, ABREAST, lambda outcomes: outcomes):
         for outcome in outcomes:
             if others > 1 and outcome.status != "stopped":
                 outcome.facts["ensemble"]["abreast"] = others

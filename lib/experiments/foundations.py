@@ -140,7 +140,7 @@ def run_benches(cells: Sequence[Bench], context: Context) -> Iterator[Outcome]:
             raise ValueError(
                 f"device is {context.device!r}, allowed for {readable(cell)}: {cell.device!r}"
             )
-    for cell in cells:
+    for cell in context.each(cells):
         yield importlib.import_module(f"lib.bench.{cell.kind}").run(cell)
 
 

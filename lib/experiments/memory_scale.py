@@ -93,7 +93,7 @@ def readable(cell: ScaleCell) -> str:
 
 def run(cells: Sequence[ScaleCell], context: Context) -> Iterator[Outcome]:
     """Measure the cells, one after the other."""
-    for cell in cells:
+    for cell in context.each(cells):
         yield _run_cell(cell, context)
 
 

@@ -109,7 +109,7 @@ def kept_model(text: LanguageTask) -> KeptModel | None:
 def run(cells: Sequence[UnrelatedCell], context: Context) -> Iterator[Outcome]:
     """Measure the cells, on the processor whatever the device."""
     opened: dict[LanguageTask, KeptModel | None] = {}
-    for cell in cells:
+    for cell in context.each(cells):
         if context.deadline is not None and time.monotonic() >= context.deadline:
             yield Outcome(cell, "stopped", "budget spent")
             continue

@@ -188,7 +188,7 @@ def run(cells: Sequence[AuditCell], context: Context) -> Iterator[Outcome]:
             tables[*key, answers] = score(*sheet.rows(answers), sheet.clean)
         return tables[*key, answers]
 
-    for cell in cells:
+    for cell in context.each(cells):
         if context.deadline is not None and time.monotonic() >= context.deadline:
             yield Outcome(cell, "stopped")
             return

@@ -182,7 +182,7 @@ def run(cells: Sequence[TextCell], context: Context) -> Iterator[Outcome]:
     from lib.experiments._noise_checkpoint import run_cell
     from lib.experiments._noise_text_cell import phase_file
 
-    for cell in cells:
+    for cell in context.each(cells):
         outcome = run_cell(cell, context, readable)
         yield outcome
         if outcome.status == "stopped":

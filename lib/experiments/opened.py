@@ -9,7 +9,7 @@ which do; nothing is trained, so a cell takes a minute on a processor.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -96,8 +96,9 @@ def source(cell: OpenedCell) -> Record:
 
 def run(cells: Sequence[OpenedCell], context: Context) -> Iterator[Outcome]:
     """Open the models, one after the other; every one is found before the first is opened."""
-    sources = [source(cell) for cell in cells]
-    for cell, record in zip(cells, sources, strict=True):
+    sources = {cell: source(cell) for cell in cells}
+    for cell in context.each(cells):
+        record = sources[cell]
         if context.deadline is not None and time.monotonic() >= context.deadline:
             yield Outcome(cell, "stopped", "before it was opened")
             continue
@@ -129,27 +130,39 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-# of each cut the share of answers that stay, all pairs, and of pair 43 the share that is composed
+# cuts, as metrics name them and as readers do
 CUTS = {
-    "after_pair": "S from key and pair",
+    "after_pair": "S from key and anchors",
+    "first_two": "S from key and first anchor",
+    "second": "S from the second anchor",
     "combined": "all but the second anchor's convolution",
     "noise": "S from tokens before the key",
     "behind": "S from tokens behind the pair",
 }
+COMPOSED = {"uncut": "nothing", **{cut: CUTS[cut] for cut in ("after_pair", "combined")}}
 
 
-def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of a :func:`frame`, for readers: how each model answers pair 43, then under each of CUTS what
-    share of all answers stays as it was and, where that was looked at, what share of 43 is still
-    composed; last how often the twin's answer comes out of the exchange. The pair is never last.
-    """
-    names = {"n_layers": "layers", "gamma": "gamma", "composite_inner_uncut": "43 composed"}
-    for cut, text in CUTS.items():
-        names[f"blocking_inner_mean_{cut}"] = f"{text}: kept"
-        names[f"composite_inner_{cut}"] = f"{text}: 43 composed"
-    names["substitution_inner_mean"] = "twin's states behind the pair: twin's answer"
-    found = rows.reindex(columns=[name for name in names if name in rows or not len(rows)])
-    return found.rename(columns=names)
+def kept(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of a :func:`frame`, a row a model in the words of readers, a column for each of CUTS: the
+    share of answers, over all pairs, that stay as they were. The pair is never last."""
+    return _shares(rows, "blocking_inner_mean_{}", CUTS)
+
+
+def composed(rows: pd.DataFrame) -> pd.DataFrame:
+    """The same for each of COMPOSED: the share of the sequences with pair 43 that are composed."""
+    return _shares(rows, "composite_inner_{}", COMPOSED)
+
+
+def _shares(rows: pd.DataFrame, metric: str, names: Mapping[str, str]) -> pd.DataFrame:
+    if not len(rows):
+        return pd.DataFrame(columns=list(names.values()))
+    own = rows["experiment"] != TIED
+    labels = [
+        f"{n:g} layers, γ {gamma:g}{', of this page' if other else ''}"
+        for n, gamma, other in zip(rows["n_layers"], rows["gamma"], own, strict=True)
+    ]
+    found = rows.reindex(columns=[metric.format(cut) for cut in names])
+    return found.set_axis(list(names.values()), axis=1).set_axis(labels)
 
 
 EXPERIMENTS = (

@@ -125,7 +125,7 @@ def run(chosen: Sequence[ScalingCell], context: Context) -> Iterator[Outcome]:
                 f"choose the cells of this one with --select device={context.device}"
             )
     models: dict[ScalingCell, Any] = {}  # drawing 130M weights takes longer than most measurements
-    for cell in chosen:
+    for cell in context.each(chosen):
         if context.deadline is not None and time.monotonic() >= context.deadline:
             yield Outcome(cell, "stopped")
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -145,8 +146,10 @@ def sensitivity(
     order = [base, *order] if base in set(frame["choice"]) else order
     figure = make_subplots(
         1, len(questions), shared_yaxes=True, horizontal_spacing=0.03,
-        subplot_titles=list(questions.values()),
+        # panels are narrow
+        subplot_titles=["<br>".join(textwrap.wrap(text, 14)) for text in questions.values()],
     )  # fmt: skip
+    figure.update_annotations(font_size=13)
     for column, question in enumerate(questions, 1):
         rows = frame[frame["question"] == question]
         for index, (kind, symbol) in enumerate((("best", "circle-open"), ("final", "x"))):
@@ -164,14 +167,14 @@ def sensitivity(
         categoryorder="array", categoryarray=list(reversed(order)), type="category",
         range=[-0.6, len(order) - 0.4],
     )  # fmt: skip
-    figure.update_xaxes(range=[-1.05, 1.05])
+    figure.update_xaxes(range=[-1.1, 1.1], tickvals=[-1, 0, 1], tickangle=0)
     _say_if_nothing(figure, frame.loc[frame["question"].isin(list(questions)), measured])
     figure.update_xaxes(
         title="composite less symmetric accuracy, a mark a seed",
         row=1, col=(len(questions) + 1) // 2,
     )  # fmt: skip
     figure.update_layout(
-        title=title, height=220 + 30 * len(order), margin_l=200, legend_y=-0.22,
+        title=title, height=230 + 30 * len(order), margin={"l": 200, "t": 110}, legend_y=-0.22,
     )  # fmt: skip
     return figure
 

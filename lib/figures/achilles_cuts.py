@@ -8,20 +8,21 @@ same number of traces and of answers, so that a slider can move through them.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
-from lib.figures import COLOURS
+from lib.figures import COLOURS, SEQUENTIAL
 from lib.figures.achilles_flow import CUT, NODES, information_flow
 from lib.tasks.composite import HELD_OUT
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from lib.experiments.interventions import Opened
     from lib.models.language_model import LanguageModel
     from lib.store import Record
@@ -117,9 +118,13 @@ def cutting(models: Mapping[str, Opened]) -> Explorer:
         said = f"answer {before} becomes {after}" if before != after else f"answer {after} stays"
         title = f"{' and '.join(done) or 'nothing'} cut off: {said}"
         about = f"{model}; pair {pair}; {path} {_where(opened.model, layer)}"
+        lines = "state" in PATHS[path]  # the convolution moves things without one
+        if lines:
+            for number in range(len(seen["flow"]["S"])) if layers is None else layers:
+                seen["flow"]["S"][number][mask] = 0  # recomputed for drawing, and not read
         figure = information_flow(
             **seen["flow"], title=_title(title, about), key=key_at - 1,
-            cut=_reached(opened.model, mask, PATHS[path]), cut_layers=layers,
+            cut=mask if lines else None, cut_layers=layers,
         )  # fmt: skip
         odds = {"before": seen["before"], "with the cut": seen["after"]}
         return answer_bars(figure, odds, worth_naming(split))
@@ -176,6 +181,33 @@ def exchanging(models: Mapping[str, Opened]) -> Explorer:
         "pair": pairs, "model": names, "key_at": _places(models), "exchanged": list(TAKEN),
         "layer": _layers(models),
     }  # fmt: skip
+
+
+def cut_maps(maps: Mapping[str, pd.DataFrame], title: str) -> go.Figure:
+    """Shares of sequences as maps beside each other: a row a model, a column what is cut off.
+
+    Args:
+        maps: what is counted, to a table with the same rows.
+    """
+    figure = make_subplots(
+        1, len(maps), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=list(maps),
+        column_widths=[len(table.columns) for table in maps.values()],
+    )  # fmt: skip
+    rows = 0
+    for column, table in enumerate(maps.values(), 1):
+        rows = len(table)
+        figure.add_heatmap(
+            x=["<br>".join(textwrap.wrap(name, 11)) for name in table.columns], y=list(table.index),
+            z=table.round(4).to_numpy().tolist(), zmin=0, zmax=1, colorscale=SEQUENTIAL,
+            showscale=False, texttemplate="%{z:.2f}", xgap=1, ygap=1,
+            hovertemplate="%{y}; cut off: %{x}: %{z:.3f}<extra></extra>", row=1, col=column,
+        )  # fmt: skip
+    figure.update_xaxes(tickangle=0, tickfont_size=10)
+    figure.update_yaxes(autorange="reversed")
+    figure.update_layout(
+        title=title, height=230 + 24 * rows, margin={"l": 190, "b": 110}, meta={"minWidth": 820}
+    )
+    return figure
 
 
 def answer_bars(
@@ -259,7 +291,7 @@ def _look(
     model: LanguageModel, split: Split, during: AbstractContextManager[Any]
 ) -> dict[str, Any]:
     """Answers before and after, and the arguments of :func:`information_flow` during the
-    intervention; widths of lines are those of before, so that a line that goes is seen to."""
+    intervention; the widest line is that of before, so that widths can be compared."""
     from lib.analysis.composite import answer_probabilities
     from lib.analysis.flow import flow, logit_lens
 
@@ -270,14 +302,6 @@ def _look(
         after = answer_probabilities(model, tokens)
     drawn |= {"tokens": tokens.tolist(), "largest": largest.tolist()}
     return {"before": before, "after": after, "flow": drawn}
-
-
-def _reached(model: LanguageModel, mask: Tensor, paths: Sequence[str]) -> Tensor:
-    """The edges of a cut that there are along the paths: the convolution reaches its taps back."""
-    if set(paths) != {"conv"}:
-        return mask
-    taps = max(cast(Any, layer).mixer.conv.taps for layer in model.layers)
-    return mask.triu(1 - taps)
 
 
 def _best(odds: Sequence[float]) -> int:

@@ -12,7 +12,6 @@ tokens, so only the packing puts an end of text.
 from __future__ import annotations
 
 import json
-import math
 import os
 import tempfile
 from abc import ABC, abstractmethod
@@ -123,21 +122,6 @@ class Tokenizer(ABC):
     def count_bytes(self, tokens: np.ndarray) -> int:
         """UTF-8 bytes that `tokens`, of any shape, stand for together."""
         return int(self.token_bytes[tokens].sum())
-
-
-def bits_per_byte(nats: float, count: int) -> float:
-    """Bits per byte of text.
-
-    Args:
-        nats: summed loss over tokens, in nats, ends of text included.
-        count: bytes that these tokens stand for.
-
-    Raises:
-        ValueError: no bytes.
-    """
-    if count < 1:
-        raise ValueError(f"count is {count}, allowed: at least 1 byte")
-    return nats / (math.log(2) * count)
 
 
 class ByteTokenizer(Tokenizer):

@@ -160,12 +160,12 @@ def abreast(
                 turns.close()
                 following = None
                 break
-            begun = _Flight(size, turns, _stream(device))
-            for flight in (*flights, begun):
-                flight.beside = max(flight.beside, len(flights) + 1)
+            begun = _Flight(size, turns, _stream(device), len(flights) + 1)
             # it begins before the next one is asked for, which may look at what memory is left
             if (yield from goes_on(begun)):
                 flights.append(begun)
+                for flight in flights:  # one that had nothing to do was beside nobody
+                    flight.beside = max(flight.beside, len(flights))
             following = next(waiting, None)
         if not flights:
             return

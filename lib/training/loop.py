@@ -229,14 +229,16 @@ class Trainer:
         def write(index: int) -> None:
             run = self.runs[index]
             assert run.checkpoint is not None
-            save_checkpoint(
-                run.checkpoint, run.identity, states[index],
-                **run.facts, step=self.step, rows=self.rows[index], sessions=self.sessions(index),
-            )  # fmt: skip
+            save_checkpoint(run.checkpoint, run.identity, states[index], **facts[index])
 
         kept = [index for index, run in enumerate(self.runs) if run.checkpoint is not None]
         if kept:
-            states = self.states()  # here, on this training's stream, of which writers know nothing
+            states = self.states()  # here: writers know nothing of this training's stream,
+            facts = [  # nor of its clock, which tells its share of the time
+                {**run.facts, "step": self.step, "rows": self.rows[index],
+                 "sessions": self.sessions(index)}
+                for index, run in enumerate(self.runs)
+            ]  # fmt: skip
             with ThreadPoolExecutor(WRITERS) as writers:
                 list(writers.map(write, kept))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,8 +75,8 @@ class PhaseFile:
             self.training.unlink(missing_ok=True)
 
     def begin_with(self, begins: str) -> None:
-        """Remove what is kept of a phase that began with other weights than those of the digest
-        `begins`, or does not say with which, and say so.
+        """Put aside, under a name ending in ``.aside``, what is kept of a phase that began with
+        other weights than those of the digest `begins`, or does not say with which, and say so.
 
         Raises:
             CheckpointError: a file is of another run or phase.
@@ -83,8 +84,12 @@ class PhaseFile:
         for path in (self.training, self.ended):
             kept = take_up(path, self.identity)
             if path is not None and kept is not None and kept[1].get("begins") != begins:
-                progress.note(f"{path.name} began with other weights than those here; begun again")
-                path.unlink(missing_ok=True)
+                aside = path.with_name(f"{path.name}.aside")
+                os.replace(path, aside)
+                how = "began with other weights than those here"
+                if "begins" not in kept[1]:
+                    how = "does not say which weights it began with"
+                progress.note(f"{path.name} {how}; it is {aside.name} now, and begun again")
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """What the phase ended with; None if it has not ended, or if that file is damaged.

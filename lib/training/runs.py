@@ -20,6 +20,7 @@ class TrainingResult:
             `evaluate` returned.
         step: optimiser steps taken; a failed run ends with the epoch of its failure.
         sessions: see ``Trainer.sessions``.
+        waited: seconds before that, in which another process trained the same.
     """
 
     status: str
@@ -27,6 +28,7 @@ class TrainingResult:
     curves: pd.DataFrame
     step: int
     sessions: list[dict[str, Any]] = field(default_factory=list)
+    waited: float = 0.0
 
 
 @dataclass(frozen=True)

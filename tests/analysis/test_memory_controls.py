@@ -13,11 +13,9 @@ from lib.analysis.memory_controls import (
     language_model_alone,
     perplexity,
     shuffle,
-    shuffled_input,
     surprise,
-    untrained_decoder,
-    zero_state,
 )
+from lib.analysis.memory_writing import write_all
 from lib.models.autoencoder import AutoencoderConfig, Decoded, StateAutoencoder
 from lib.models.config import LanguageModelConfig, Mamba2Config
 from lib.models.language_model import build_language_model
@@ -49,20 +47,19 @@ def accuracy(reference: torch.Tensor, written: list[list[int]]) -> float:
 
 def test_only_the_right_state_gives_the_text(trained: StateAutoencoder) -> None:
     x = chunks()
-    assert accuracy(x, trained.reconstruct(x).rows()) > 0.9
+    found = write_all(trained, x)
+    assert accuracy(x, found[""].rows()) > 0.9
     # of random tokens nothing can be guessed: 1 of 11
-    assert accuracy(x, zero_state(trained, x).rows()) < 0.25
-    assert accuracy(x, untrained_decoder(trained, x).rows()) < 0.25
-    assert accuracy(x, language_model_alone(trained, x).rows()) < 0.25
-    written, shuffled = shuffled_input(trained, x)
-    assert accuracy(shuffled, written.rows()) > 0.9
-    assert accuracy(x, written.rows()) < 0.6
+    for name in ("zero_", "untrained_", "alone_"):
+        assert accuracy(x, found[name].rows()) < 0.25, name
+    assert accuracy(shuffle(x), found["shuffled_"].rows()) > 0.9
+    assert accuracy(x, found["shuffled_"].rows()) < 0.6
 
 
 def test_zero_state_is_that_of_a_model_that_has_read_nothing(trained: StateAutoencoder) -> None:
     x = chunks(3)
     fresh = trained.decode(trained.decoder.initial_states(3), 3)
-    assert torch.equal(zero_state(trained, x).tokens, fresh.tokens)
+    assert write_all(trained, x)["zero_"].rows() == fresh.rows()
     # and the same for all chunks
     assert (fresh.tokens == fresh.tokens[:1]).all()
 
@@ -71,9 +68,8 @@ def test_the_untrained_decoder_is_the_encoder(trained: StateAutoencoder) -> None
     x = chunks(5)
     swapped = copy.deepcopy(trained)
     swapped.decoder.load_state_dict(trained.encoder.state_dict())
-    found = untrained_decoder(trained, x).tokens
-    assert torch.equal(found, swapped.reconstruct(x).tokens)
-    assert not torch.equal(found, trained.reconstruct(x).tokens)
+    found = write_all(trained, x)["untrained_"].rows()
+    assert found == swapped.reconstruct(x).rows() != trained.reconstruct(x).rows()
 
 
 def test_language_model_alone_guesses_from_the_true_text_before(trained: StateAutoencoder) -> None:

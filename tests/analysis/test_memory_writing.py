@@ -9,7 +9,13 @@ import torch
 
 from lib.analysis import memory_controls as controls
 from lib.analysis import memory_writing as writing
-from lib.models.autoencoder import AutoencoderConfig, Decoded, StateAutoencoder, States
+from lib.models.autoencoder import (
+    AutoencoderConfig,
+    Decoded,
+    StateAutoencoder,
+    States,
+    map_states,
+)
 from lib.models.config import (
     AttentionConfig,
     InitialisationConfig,
@@ -53,9 +59,12 @@ def test_writing_together_is_writing_one_by_one(slots: int) -> None:
     model, x = autoencoder(slots), chunks()
     found = writing.write_all(model, x, at_once=3)
     expected = {
-        "": model.reconstruct, "untrained_": lambda part: controls.untrained_decoder(model, part),
-        "zero_": lambda part: controls.zero_state(model, part),
-        "shuffled_": lambda part: controls.shuffled_input(model, part)[0],
+        "": model.reconstruct,
+        "untrained_": lambda part: model.decode(model.encode(part), len(part), untrained=True),
+        "zero_": lambda part: model.decode(
+            map_states(model.encode(part), torch.zeros_like), len(part)
+        ),
+        "shuffled_": lambda part: model.reconstruct(controls.shuffle(part)),
         "alone_": lambda part: controls.language_model_alone(model, part),
     }  # fmt: skip
     assert list(found) == list(expected) == list(writing.WRITERS)
@@ -75,7 +84,7 @@ def test_parts_change_nothing_of_what_is_written(
     model, x = autoencoder(slots), chunks()
     states = writing.read(model, x)
     whole, perplexity = writing.write_all(model, x), writing.perplexities(model, x)
-    disorder = [controls.shuffled_input(model, part)[0].rows() for part in x.split(4)]
+    disorder = [model.reconstruct(controls.shuffle(part)).rows() for part in x.split(4)]
     assert whole["shuffled_"].rows() == [row for part in disorder for row in part]
     monkeypatch.setattr(writing, "READ_TOKENS", 2 * LENGTH)
     monkeypatch.setattr(writing, "READ_LOGITS", LENGTH * VOCAB)

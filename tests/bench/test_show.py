@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bs4 import BeautifulSoup
@@ -119,9 +120,11 @@ def test_targets_say_on_which_device_they_were_reached(store: Store) -> None:
     assert "were set for" not in show.targets_table(store).data
 
 
-def put_runs(store: Store, minutes: float, sessions: dict[int, list[dict[str, float]]]) -> None:
-    """Every run of the phase diagram, with so many minutes in all at each depth, and the sessions
-    of some depths."""
+def put_runs(
+    store: Store, minutes: float, sessions: dict[int, list[dict[str, Any]]], **more: Any
+) -> None:
+    """Every run of the phase diagram, with so many minutes in all at each depth, the sessions of
+    some depths, and `more` facts."""
     experiment = find(targets.SWEPT)
     cells = cells_of(experiment, "paper")
     depths = {cell.model.n_layers for cell in cells}
@@ -129,7 +132,8 @@ def put_runs(store: Store, minutes: float, sessions: dict[int, list[dict[str, fl
     for cell in cells:
         facts = {"training_seconds": seconds, "device_name": "NVIDIA H100 80GB HBM3",
                  "started": f"2026-11-2{cell.model.n_layers}", "wall_seconds": seconds,
-                 "sessions": sessions.get(cell.model.n_layers, [{"steps": 100}])}  # fmt: skip
+                 "sessions": sessions.get(cell.model.n_layers, [{"steps": 100}]),
+                 **more}  # fmt: skip
         store.save(Record(experiment.name, experiment.protocol, to_dict(cell),
                           experiment.readable(cell), "done", {}, facts))  # fmt: skip
 
@@ -149,6 +153,28 @@ def test_the_phase_diagram_s_own_time_stands_below_the_extrapolated(store: Store
     assert rows[4]["day"] == "2026-11-22 to 2026-11-27"
     assert rows[4]["record"] == "achilles.phase_diagram, 216 records"
     assert rows[5]["work"] == wanted[4].work
+
+
+@pytest.mark.parametrize(
+    "earlier, more, said",
+    [
+        ({}, {}, ""),
+        ({}, {"ensemble": {"runs": 1, "abreast": 2}},
+         "; some of them count the whole of a time that they shared"),
+        ({"device_name": "AMD EPYC"}, {},
+         "; 30.0 min of it timed, some of the rest not counted"),
+    ],
+)  # fmt: skip
+def test_a_time_that_is_not_exact_says_why(
+    store: Store, earlier: dict[str, Any], more: dict[str, Any], said: str
+) -> None:
+    put(store, targets.targets()[3], minutes=30.0, floor_minutes=3.0)
+    sessions = {7: [{"steps": 400, **earlier}, {"steps": 100}]} if earlier else {}
+    put_runs(store, 5.0, sessions, **more)
+    row = targets.table(store)[4]
+    assert row["work"] == f"The same, as its runs took it, evaluations included{said}"
+    certainty = "at most " if more else "at least " if earlier else ""
+    assert row["measured"] == f"{certainty}30 min"
 
 
 def test_the_sweep_s_depths_have_the_runs_own_time_beside_them(store: Store) -> None:

@@ -36,8 +36,8 @@ EXPERIMENT = find(study.NAME)
 PAIRS = [10 * a + b for a in range(1, 5) for b in range(1, 5)]
 ALSO = {  # the choices beside the one as worded
     "blocking": (
-        "after_pair", "first_two", "second", "combined", "conv_too", "everything", "noise", "behind",
-        "layer0", "layer1", "untrained", "after_pair_untrained",
+        "after_pair", "first_two", "second", "combined", "conv_too", "everything", "noise",
+        "behind", "layer0", "layer1", "untrained", "after_pair_untrained",
     ),
     "substitution": (
         "with_pair", "layer0", "layer1", "nothing", "untrained", "with_pair_untrained",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -40,9 +42,14 @@ def test_one_trains_and_the_other_waits(
         if len(looks) == 3:
             other.release()
 
-    monkeypatch.setattr(shared.time, "sleep", sleep)
-    assert shared.train_once(file(folder), Context(), trained) is DONE
+    clock = SimpleNamespace(
+        sleep=sleep, perf_counter=lambda: 7.0 + 2 * len(looks), monotonic=lambda: 1.0
+    )
+    monkeypatch.setattr(shared, "time", clock)
+    found = shared.train_once(file(folder), Context(), trained)
     assert len(looks) == 3
+    # the time of a wait is no time of its training's
+    assert found.waited == 6.0 and dataclasses.replace(found, waited=0.0) == DONE
     assert (
         "another process trains shared-id, phase clean; waiting for it" in capsys.readouterr().err
     )

@@ -13,6 +13,7 @@ from lib.config import from_dict, to_dict
 from lib.experiments import Context, Outcome, cells_of, find, interventions, opened
 from lib.experiments.achilles import CompositeCell
 from lib.experiments.opened import NAME, OpenedCell, readable, run, source
+from lib.figures import achilles_cuts
 from lib.store import Record
 
 
@@ -59,10 +60,16 @@ def test_the_numbers_are_those_of_the_weights() -> None:
     assert (row["model"], row["seed"]) == ("Mamba-2, γ 1", 1)
     assert row["kept"] == outcome.metrics["blocking_inner_mean_after_pair"]
     assert not any("answer_offset" in name for name in frame)
-    table = opened.table(frame)
-    assert table["S from key and pair: kept"].tolist() == [row["kept"]]
-    assert table["layers"].tolist() == [2] and table["43 composed"].between(0, 1).all()
-    assert opened.table(find(NAME).frame([])).empty
+    kept, composed = opened.kept(frame), opened.composed(frame)
+    assert kept.loc["2 layers, γ 1", "S from key and anchors"] == row["kept"]
+    assert kept.shape == (1, 6) and kept.notna().all(axis=None)
+    assert composed.index.equals(kept.index) and next(iter(composed)) == "nothing"
+    again = opened.kept(frame.assign(experiment="achilles.interventions"))
+    assert list(again.index) == ["2 layers, γ 1, of this page"]
+    assert opened.kept(find(NAME).frame([])).empty and opened.composed(find(NAME).frame([])).empty
+    figure = achilles_cuts.cut_maps({"kept": kept, "composed": composed}, "title")
+    drawn = [list(trace.z[0]) for trace in figure.data]
+    assert drawn == [list(table.iloc[0].round(4)) for table in (kept, composed)]
 
 
 def test_a_budget_that_is_spent_opens_no_more() -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
 
 from lib.claims import Claim, load_claims
 from lib.config import from_dict, to_dict
-from lib.experiments import PROFILES, Experiment, cells_of, find, registry
+from lib.experiments import PROFILES, Context, Experiment, cells_of, find, registry
 from lib.notebook import parameters_of
 
 ALL = list(registry().values())
@@ -52,6 +54,13 @@ class TestEveryExperiment:
                 assert re.fullmatch(r"[\w.-]+", experiment.readable(cell))
             names = [experiment.readable(cell) for cell in cells]
             assert len(set(names)) == len(names)
+
+    def test_runs_no_cell_that_another_process_runs(self, experiment: Experiment) -> None:
+        cells = [c for c in experiment.cells("quick") if getattr(c, "device", "cpu") == "cpu"][:3]
+        asked: list[Any] = []
+        holding: Any = SimpleNamespace(take=lambda some: asked.extend(some) or [])
+        assert not list(experiment.run(cells, Context(holding=holding)))
+        assert sorted(map(repr, asked)) == sorted(map(repr, cells))
 
     def test_quick_cells_are_no_evidence(self, experiment: Experiment) -> None:
         evidence = {c for p in ("matched", "paper") for c in cells_of(experiment, p)}

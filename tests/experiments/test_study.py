@@ -430,3 +430,22 @@ def test_cells_of_another_process_are_passed_over(tmp_path: Path, abreast: int) 
     assert [o.cell for o in found] == [cells[2]] and found[0].facts["ensemble"]["runs"] == 1
     assert mine.elsewhere == [cells[1], cells[3], cells[4]] and mine.ended == [cells[0]]
     assert len(said) == 3
+
+
+@pytest.mark.parametrize("abreast", [0, 4])
+def test_a_group_is_free_until_it_begins(tmp_path: Path, abreast: int) -> None:
+    cells = [*MANY, *(cell(seed, model={"n_layers": 2}) for seed in (1, 2))]
+
+    def holding() -> Holding:
+        return Holding(
+            tmp_path, lambda c: str(cells.index(c)), lambda some: [False] * len(some),
+            lambda c: str(cells.index(c)), lambda line: None,
+        )  # fmt: skip
+
+    other, mine = holding(), holding()
+    coming = train_cells(cells, Context(abreast=abreast, holding=mine), Toy().study)
+    first = next(coming)
+    # there is no room beside three: those of the other depth wait until all three have ended
+    assert first.cell == cells[0] and other.take(cells[3:4]) == cells[3:4]
+    assert other.take(cells[:3]) == []
+    assert [o.cell for o in coming] == [*cells[1:3], cells[4]] and mine.elsewhere == [cells[3]]

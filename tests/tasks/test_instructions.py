@@ -21,13 +21,7 @@ from lib.tasks.instructions import (
     load_hub,
     read_pairs,
 )
-from lib.tasks.prompts import (
-    Pair,
-    in_context_examples,
-    in_context_prompt,
-    to_template,
-    without_label,
-)
+from lib.tasks.prompts import Pair, to_template, without_label
 
 CSV = b'Question,Answer\r\nWho?,"Me, I\nthink."\r\nNone,NA\r\n'
 PAIRS = [Pair("Who?", "Me, I\nthink."), Pair("None", "NA")]  # words, not missing values
@@ -204,13 +198,6 @@ def test_labels_and_templates() -> None:
     assert without_label(to_template("Say so.")) == "Say so."
 
 
-def test_prompts_show_examples_and_come_apart_again() -> None:
-    examples = [Pair("Who?", ". me Me"), Pair("Why?", "Two\nlines .")]
-    prompt = in_context_prompt(examples, "How?")
-    assert prompt.startswith("Identify the pattern") and prompt.endswith("Question: How?\nAnswer: ")
-    assert in_context_examples(prompt) == examples
-
-
 DATA = os.environ.get("MAMBA_BOOK_NOISE_DATA")
 
 
@@ -222,7 +209,3 @@ def test_every_file_of_the_authors_is_as_known() -> None:
                 "mamba-130m-finetuned": 449, "mamba-130m-charflip": 449,
                 "mamba-130m-unlearned": 449}  # fmt: skip
     assert {name: len(load_authors(name, empty="drop")) for name in SOURCES} == expected
-    for name in ("D_wtest", "D_ctest", "D_xlittest"):
-        for row in load_authors(name):
-            asked = row.question.rsplit("Question: ", 1)[1].removesuffix("\nAnswer: ")
-            assert in_context_prompt(in_context_examples(row.question), asked) == row.question

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ from lib.tasks.tokenizers import (
     ByteTokenizer,
     PretrainedConfig,
     Tokenizer,
-    bits_per_byte,
     open_tokenizer,
     train_bpe,
 )
@@ -145,14 +143,6 @@ def test_bytes_of_a_token_are_those_that_it_decodes_to() -> None:
     for token in range(BPE.vocab_size - 1):
         text = BPE.decode([token])
         assert "�" in text or BPE.token_bytes[token] == len(text.encode())
-
-
-def test_bits_per_byte() -> None:
-    # a model that knows nothing of bytes: ln 256 nats each, 8 bits
-    assert bits_per_byte(10 * math.log(256), 10) == pytest.approx(8)
-    assert bits_per_byte(math.log(2), 4) == pytest.approx(0.25)
-    with pytest.raises(ValueError, match="count is 0, allowed: at least 1"):
-        bits_per_byte(1.0, 0)
 
 
 # -- training -------------------------------------------------------------------------------

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from lib.training.abreast import Turns, abreast, by_itself, clock
+from lib.training.batches import TensorBatches
+from lib.training.checkpoints import load_checkpoint
+from lib.training.config import TrainingConfig
+from lib.training.loop import Trainer
+from lib.training.runs import Run
 
 CPU = torch.device("cpu")
 
@@ -49,6 +56,10 @@ def test_one_larger_than_all_room_trains_alone() -> None:
 def test_nothing_to_train_and_trainings_that_end_at_once() -> None:
     assert flown({}, most=4) == ("", [])
     assert flown({"a": (1, 0), "b": (1, 0)}, most=4) == ("", [("a", 1), ("b", 1)])
+
+
+def test_one_with_nothing_to_do_is_beside_nobody() -> None:
+    assert flown({"a": (1, 2), "b": (1, 0)}, most=4)[1] == [("b", 2), ("a", 1)]
 
 
 def test_the_next_is_asked_for_when_its_turn_to_begin_has_come() -> None:
@@ -182,6 +193,32 @@ def test_the_times_of_all_come_to_the_time_that_passed() -> None:
     # 3 seconds of a alone; 2 + 1 + 2 of a and b; 1 of b alone; 5 + 4 of b and c; 1 of b alone
     assert found == [("a", 3 + 2.5), ("c", 4.5), ("b", 2.5 + 1 + 4.5 + 1)]
     assert sum(took for _, took in found) == 119.0 - 100.0
+
+
+def test_a_checkpoint_holds_a_share_of_the_time(tmp_path: Path) -> None:
+    """Whoever writes it is no thread of the training's."""
+    hands, taken = Hands(), {name: list[float]() for name in "ab"}
+
+    def trainer(name: str) -> Trainer:
+        def loss(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+            if taken[name]:  # what the step before ended with
+                _, facts = load_checkpoint(path)
+                taken[name].append(facts["sessions"][0]["seconds"])
+            taken[name] = taken[name] or [0.0]
+            hands.at += 1.0
+            return model(x).square().mean(), torch.zeros((), dtype=torch.int64)
+
+        path = tmp_path / f"{name}.safetensors"
+        batches = TensorBatches((torch.ones(4, 2),), 1, seed=1)
+        config = TrainingConfig(epochs=1, warmup_epochs=0, batch_size=1)
+        return Trainer(
+            nn.Linear(2, 1), loss, batches, config, runs=[Run(name, path)], checkpoint_every=0.0
+        )
+
+    trainers = [trainer(name) for name in taken]
+    list(abreast(((1, each.turns()) for each in trainers), 2, CPU, now=hands))
+    # the first step of a is its own, of each other second both have half
+    assert taken == {"a": [0.0, 1.0, 2.0, 3.0], "b": [0.0, 0.5, 1.5, 2.5]}
 
 
 def test_who_waits_for_another_s_work_has_no_share_of_it() -> None:

@@ -192,7 +192,10 @@ def test_what_does_not_say_how_it_began_begins_again(tmp_path: Path) -> None:
     assert run.file.ended is not None
     tensors = {name: value + 1 for name, value in run.model.state_dict().items()}
     save_checkpoint(run.file.ended, run.file.identity, tensors, step=20, rows=[])
+    kept = run.file.ended.read_bytes()
     train_phase([run], loss, CONFIG)
+    # what was trained is not lost
+    assert run.file.ended.with_name(f"{run.file.ended.name}.aside").read_bytes() == kept
     whole = runs(None)[:1]
     train_phase(whole, loss, CONFIG)
     assert flat(run.model).equal(flat(whole[0].model))
