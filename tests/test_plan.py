@@ -286,7 +286,9 @@ def test_a_pack_has_records_and_no_caches(tmp_path: Path) -> None:
     assert packed(False) == {f".runs/{name}" for name in names[:2]}
     assert len(packed(True)) == 6
     with tarfile.open(target) as archive:
-        archive.extractall(tmp_path / "there", filter="data")
+        if hasattr(tarfile, "data_filter"):  # since 3.11.4
+            archive.extraction_filter = tarfile.data_filter
+        archive.extractall(tmp_path / "there")
     there = Anew(tmp_path / "there/.runs/achilles.beyond", ["one", "two"])
     assert (there.done, there.begins) == (["one"], False)
     # what unfinished runs of the chapter on noise began with

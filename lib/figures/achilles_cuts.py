@@ -197,15 +197,15 @@ def cut_maps(maps: Mapping[str, pd.DataFrame], title: str) -> go.Figure:
     for column, table in enumerate(maps.values(), 1):
         rows = len(table)
         figure.add_heatmap(
-            x=["<br>".join(textwrap.wrap(name, 11)) for name in table.columns], y=list(table.index),
+            x=["<br>".join(textwrap.wrap(name, 22)) for name in table.columns], y=list(table.index),
             z=table.round(4).to_numpy().tolist(), zmin=0, zmax=1, colorscale=SEQUENTIAL,
             showscale=False, texttemplate="%{z:.2f}", xgap=1, ygap=1,
             hovertemplate="%{y}; cut off: %{x}: %{z:.3f}<extra></extra>", row=1, col=column,
         )  # fmt: skip
-    figure.update_xaxes(tickangle=0, tickfont_size=10)
+    figure.update_xaxes(tickangle=-45, tickfont_size=11)  # columns are as narrow as their numbers
     figure.update_yaxes(autorange="reversed")
     figure.update_layout(
-        title=title, height=230 + 24 * rows, margin={"l": 190, "b": 110}, meta={"minWidth": 820}
+        title=title, height=250 + 24 * rows, margin={"l": 190, "b": 140}, meta={"minWidth": 620}
     )
     return figure
 
