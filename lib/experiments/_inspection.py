@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from lib.models.language_model import LanguageModel
     from lib.tasks.composite import CompositeTask, Split
 
-# choices in words for readers; None is the paper's sentence, read as widely as it goes
+# choices in few words, for axes; None is the paper's sentence, read as widely as it goes
 CHOICES_TEXT = {
     None: "as worded",
     "after_pair": "only after the pair",
-    "first_two": "only after the pair, key and first anchor alone",
-    "second": "only after the pair, second anchor alone",
-    "combined": "key and first anchor heard through the second's convolution alone",
+    "first_two": "key and first anchor alone",
+    "second": "second anchor alone",
+    "combined": "left: second's convolution",
     "conv_too": "convolution too",
     "everything": "every path",
     "with_pair": "anchors too",
     "layer0": "layer 1 alone",
     "layer1": "layer 2 alone",
-    "last": "only after the pair, last layer alone",
-    "others": "only after the pair, all layers but the last",
-    "behind": "control: tokens behind the pair instead",
-    "noise": "control: tokens before the key instead",
+    "last": "last layer alone",
+    "others": "all layers but the last",
+    "behind": "control: tokens behind the pair",
+    "noise": "control: tokens before the key",
     "nothing": "control: nothing exchanged",
     "untrained": "control: untrained",
-    "after_pair_untrained": "control: untrained, only after the pair",
+    "after_pair_untrained": "control: untrained, after the pair",
     "with_pair_untrained": "control: untrained, anchors too",
     "nothing_untrained": "control: untrained, nothing exchanged",
 }
