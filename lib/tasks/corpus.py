@@ -22,12 +22,14 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, ClassVar, cast, overload
 
 import numpy as np
 
 from lib.config import added_later, digest, require, to_dict
 from lib.parallel import ordered_map
+from lib.store import write_atomic
 from lib.tasks import kinds, stories
 from lib.tasks.kinds import KindsConfig
 from lib.tasks.stories import StoryConfig
@@ -280,10 +282,37 @@ class Part(Sequence[str]):
         return self.texts.at(cast(Sequence[int], self.rows))
 
 
+PLACES = 1  # version of what decides where a document stands, for what is kept of it
+
+
+def places_of(texts: Texts, cache: Path | str | None = None) -> np.ndarray:
+    """Where each document stands, (documents,) float64; -1 for blank ones, which belong nowhere.
+
+    Args:
+        cache: folder that keeps it, by the fingerprint of `texts`: it takes a look at every
+            document, and those of a generator have to be made for that.
+    """
+    path = None
+    if cache is not None:
+        path = Path(cache) / f"places-{digest([texts.fingerprint, PLACES])[:16]}.bin"
+        if path.is_file():
+            kept = np.fromfile(path, "<f8")
+            if len(kept) == len(texts):  # else it is damaged, and made again
+                return kept
+    places = np.array([place(text) if text.strip() else -1.0 for text in texts], "<f8")
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, places.tobytes())
+    return places
+
+
 class Corpus:
     """Documents of a source, split into `train` and `validation`.
 
     Blank documents are left out.
+
+    Args:
+        cache: see :func:`places_of`.
 
     Attributes:
         source_fingerprint: SHA-256 of the text of local files; for other sources of what decides
@@ -294,8 +323,8 @@ class Corpus:
             document.
     """
 
-    def __init__(self, config: CorpusConfig) -> None:
-        self.config = config
+    def __init__(self, config: CorpusConfig, cache: Path | str | None = None) -> None:
+        self.config, self.cache = config, cache
         self.texts = open_source(config.source)
         self.source_fingerprint = self.texts.fingerprint
         self.places, order = self._places(self.texts)
@@ -318,8 +347,7 @@ class Corpus:
     def _places(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
         """Where documents stand, and the numbers of those that are not blank, in the order of the
         seed."""
-        # -1 for blank documents, which belong nowhere
-        places = np.array([place(text) if text.strip() else -1.0 for text in texts])
+        places = places_of(texts, self.cache)
         rng = np.random.Generator(np.random.PCG64([self.config.seed, 0xD0C]))
         order = rng.permutation(len(places))
         return places, order[places[order] >= 0]

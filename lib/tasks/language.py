@@ -61,14 +61,15 @@ def build(task: LanguageTask, cache: Path | str | None = None) -> LanguageData:
     """Open the corpus, train or load the tokenizer, encode both sides.
 
     Args:
-        cache: folder for tokenizer and token streams, so that the next call is quick.
+        cache: folder for tokenizer, token streams and documents' places, so that the next call is
+            quick.
 
     Raises:
         TextUnavailable, ValueError: see :class:`Corpus`, `open_tokenizer` and `Packed`.
     """
     from lib.tasks.packing import Packed, build_stream
 
-    corpus = Corpus(task.corpus)
+    corpus = Corpus(task.corpus, cache)
     tokenizer = open_tokenizer(task.tokenizer, corpus.train, cache)
     train, valid = (
         Packed(build_stream(part, tokenizer, cache), tokenizer, task.length)

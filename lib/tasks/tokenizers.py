@@ -318,7 +318,8 @@ def open_tokenizer(
     Args:
         part: documents that BPE is trained on unless its config names others; no other tokenizer
             needs them.
-        cache: folder that keeps trained BPE, by the fingerprint of its documents.
+        cache: folder that keeps trained BPE, by the fingerprint of its documents, and where
+            those stand.
 
     Raises:
         TextUnavailable: a tokenizer that is neither in reach nor in the cache of the hub.
@@ -329,7 +330,7 @@ def open_tokenizer(
     if isinstance(config, PretrainedConfig):
         return _load(config)
     if config.corpus is not None:
-        part = Corpus(config.corpus).train
+        part = Corpus(config.corpus, cache).train
     if part is None:
         raise ValueError("part is None, allowed: the documents that BPE is trained on")
     identity: list[Any] = [to_dict(config), part.fingerprint, VERSION]

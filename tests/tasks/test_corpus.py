@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.config import from_dict, to_dict
+from lib.tasks import stories
 from lib.tasks.corpus import (
     PILE_10K,
     TINY_STORIES,
@@ -405,3 +406,33 @@ def test_a_part_is_read_in_its_order() -> None:
     corpus = Corpus(CorpusConfig(StoryText(documents=60), validation=0.2))
     for part in (corpus.train, corpus.validation, corpus.train[3:9]):
         assert list(part) == [part[index] for index in range(len(part))]
+
+
+def test_where_documents_stand_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second look at made-up text makes none of it again, and comes to the same sides."""
+    config = CorpusConfig(StoryText(documents=40), seed=3, validation=0.3)
+    plain, first = Corpus(config), Corpus(config, tmp_path)
+    (kept,) = tmp_path.iterdir()
+    whole = kept.read_bytes()
+    with monkeypatch.context() as without:
+        without.setattr(stories, "story", None)  # whoever makes a document fails
+        again = Corpus(config, tmp_path)
+        others = Corpus(CorpusConfig(StoryText(documents=40), seed=4, validation=0.5), tmp_path)
+        with pytest.raises(TypeError):
+            Corpus(CorpusConfig(StoryText(documents=41), validation=0.3), tmp_path)
+    for corpus in (first, again):
+        assert corpus.train.rows.tolist() == plain.train.rows.tolist()
+        assert corpus.validation.rows.tolist() == plain.validation.rows.tolist()
+    # places are of the text: seed and share are not among what decides them
+    assert set(plain.validation.rows) < set(others.validation.rows)
+    kept.write_bytes(whole[:-8])  # damaged
+    assert Corpus(config, tmp_path).train.rows.tolist() == plain.train.rows.tolist()
+    assert kept.read_bytes() == whole
+
+
+def test_blank_documents_stay_left_out_of_what_is_kept(tmp_path: Path) -> None:
+    file = tmp_path / "text.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("one", " ", "two")))
+    config = CorpusConfig(LocalText(str(file)), validation=0.0)
+    sides = [len(Corpus(config, tmp_path / "kept").train) for _ in range(2)]
+    assert sides == [2, 2]
