@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lib import provenance
-from lib.locks import PAUSE, lock_of, taken
+from lib.locks import lock_of, wait_for
 from lib.store import write_atomic
 
 BEGINNING = ".fresh-"  # of the lists' names; with a dot: no record has such a name
@@ -56,8 +55,7 @@ class Anew:
         """Keep what this process knows, and what another has kept meanwhile."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = lock_of(self.path.parent.parent, f"{self.path.parent.name}{self.path.stem}")
-        while not taken(lock):
-            time.sleep(PAUSE)
+        wait_for(lock)
         try:
             self.done = list(dict.fromkeys([*(self._kept() or []), *self.done, *cells]))
             body = {"lib_hash": self.code, "done": self.done}

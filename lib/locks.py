@@ -67,6 +67,15 @@ def taken(lock: FileLock) -> bool:
     return True
 
 
+def wait_for(lock: FileLock, late: Callable[[], bool] = lambda: False) -> bool:
+    """Wait until a lock is ours; False if it is `late` while another still has it."""
+    while not taken(lock):
+        if late():
+            return False
+        time.sleep(PAUSE)
+    return True
+
+
 class Holding:
     """The cells that this process runs, each under a lock: what another one runs is passed over,
     and waited for in the end.

@@ -95,6 +95,21 @@ def test_nothing_is_waited_for_when_it_is_late(
     assert other.freed(lambda: bool(late)) == []  # there is no time to run it
 
 
+def test_a_lock_is_waited_for_until_it_is_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = locks.lock_of(tmp_path, "a"), locks.lock_of(tmp_path, "a")
+    late: list[bool] = []
+    waiting(monkeypatch)  # nobody may sleep: what is free is taken at once, late or not
+    assert locks.wait_for(one) and locks.wait_for(one, lambda: True)
+    assert not locks.wait_for(other, lambda: True) and not other.is_locked
+    waiting(monkeypatch, lambda: None, lambda: late.append(True))
+    assert not locks.wait_for(other, lambda: bool(late)) and len(late) == 1
+    waiting(monkeypatch, lambda: None, one.release)
+    assert locks.wait_for(other) and other.is_locked and not locks.taken(one)
+    other.release()
+
+
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_without_locks_all_is_run_and_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int

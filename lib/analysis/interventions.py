@@ -8,7 +8,7 @@ the paper leaves open (layers, which tokens count) is a parameter here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
@@ -48,7 +48,7 @@ def blocked_answers(
         with cut_edges(model, cut, layers, paths):
             return answers(model, some.tokens)
 
-    return torch.cat([part(split.take(rows)) for rows in _parts(split)])
+    return _in_parts(part, split)
 
 
 def combined_answers(model: LanguageModel, split: Split) -> Tensor:
@@ -66,7 +66,7 @@ def combined_answers(model: LanguageModel, split: Split) -> Tensor:
         ):
             return answers(model, some.tokens)
 
-    return torch.cat([part(split.take(rows)) for rows in _parts(split)])
+    return _in_parts(part, split)
 
 
 @contextmanager
@@ -148,12 +148,11 @@ def substituted_answers(
     """Answers (count,) when downstream tokens hold what the twins' convolutions gave; arguments and
     errors as in :func:`substitution`."""
 
-    def part(rows: slice) -> Tensor:
-        some = split.take(rows)
-        with substitution(model, some, twins.take(rows), layers, include_pair=include_pair):
+    def part(some: Split, theirs: Split) -> Tensor:
+        with substitution(model, some, theirs, layers, include_pair=include_pair):
             return answers(model, some.tokens)
 
-    return torch.cat([part(rows) for rows in _parts(split)])
+    return _in_parts(part, split, twins)
 
 
 def agreement_by_pair(split: Split, given: Tensor, others: Tensor) -> dict[int, float]:
@@ -163,5 +162,7 @@ def agreement_by_pair(split: Split, given: Tensor, others: Tensor) -> dict[int, 
     return {pair: float(same[split.where(pair)].double().mean()) for pair in pairs}
 
 
-def _parts(split: Split) -> list[slice]:
-    return [slice(start, start + ROWS) for start in range(0, len(split), ROWS)]
+def _in_parts(part: Callable[..., Tensor], *splits: Split) -> Tensor:
+    """What `part` gives for the same ROWS rows of each split, a part after the other."""
+    rows = [slice(start, start + ROWS) for start in range(0, len(splits[0]), ROWS)]
+    return torch.cat([part(*(split.take(some) for split in splits)) for some in rows])

@@ -20,10 +20,15 @@ ENDS_TEXT = {"end": "pair may end", "inner": "pair never last"}
 ANCHORS_TOO, AFTER_PAIR = "anchors are later tokens", "only tokens after the pair"
 
 
-def _loaded(records: Sequence[Record]) -> Iterator[tuple[LanguageModel, CompositeCell]]:
+def _loaded(records: Sequence[Record]) -> Iterator[tuple[Record, LanguageModel, CompositeCell]]:
+    """Of the records that kept weights each, its model, and the cell that this was trained as."""
     for record in records:
         if record.weights:
-            yield load_model(record)
+            yield record, *load_model(record)
+
+
+def _gamma(record: Record) -> float | None:
+    return from_dict(CompositeCell, record.config).model.initialisation.gamma
 
 
 def read_later_table(records: Sequence[Record], gamma: float = 1.0) -> pd.DataFrame:
@@ -37,11 +42,7 @@ def read_later_table(records: Sequence[Record], gamma: float = 1.0) -> pd.DataFr
     from lib.tasks.interventions import intervention_split
 
     rows: list[dict[str, float]] = []
-    for record in (record for record in records if record.weights):
-        cell = from_dict(CompositeCell, record.config)
-        if cell.model.initialisation.gamma != gamma:
-            continue
-        model, _ = load_model(record)
+    for record, model, cell in _loaded([r for r in records if _gamma(r) == gamma]):
         split = intervention_split(cell.task, cell.seed, pair_may_end=False)
         widths = []
         for row in split.where(43).nonzero().flatten()[::5].tolist():
@@ -62,7 +63,7 @@ def kept_of_held_out(records: Sequence[Record]) -> pd.DataFrame:
     from lib.tasks.interventions import intervention_split
 
     rows = []
-    for model, cell in _loaded(records):
+    for _, model, cell in _loaded(records):
         row: dict[str, Any] = {"model": in_words(cell)}
         for end, may_end in ENDS.items():
             split = intervention_split(cell.task, cell.seed, pair_may_end=may_end)
@@ -85,7 +86,7 @@ def alike_untouched(records: Sequence[Record]) -> pd.DataFrame:
     from lib.tasks.interventions import intervention_split, twin
 
     rows = []
-    for model, cell in _loaded(records):
+    for _, model, cell in _loaded(records):
         split = intervention_split(cell.task, cell.seed, pair_may_end=False)
         split = split.take(~split.where(43))
         twins = twin(cell.task, split)

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from lib.training.phases import PhaseFile, PhaseRun
     from lib.training.runs import TrainingResult
 
-PAUSE = 0.2  # seconds between two looks at what another process trains
-
 
 def text_loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The loss of the next token for rows kept in a small integer type."""
@@ -47,17 +45,18 @@ def train_once(
     result says how long that took."""
     from lib.training.runs import TrainingResult
 
+    def late() -> bool:
+        return context.deadline is not None and time.monotonic() >= context.deadline
+
     if file.folder is None:
         return train()
     lock, what = locks.lock_of(file.folder.parent, file.stem), f"{file.stem}, phase {file.phase}"
     if not locks.taken(lock):
         progress.note(f"another process trains {what}; waiting for it")
     begun = time.perf_counter()
-    while not locks.taken(lock):
-        if context.deadline is not None and time.monotonic() >= context.deadline:
-            reason = f"waiting for {what}, which another process trains"
-            return TrainingResult("stopped", reason, pd.DataFrame(), 0)
-        time.sleep(PAUSE)
+    if not locks.wait_for(lock, late):
+        reason = f"waiting for {what}, which another process trains"
+        return TrainingResult("stopped", reason, pd.DataFrame(), 0)
     waited = time.perf_counter() - begun
     try:
         return dataclasses.replace(train(), waited=waited)

@@ -249,6 +249,13 @@ def answered_offsets(metrics: dict[str, float]) -> dict[int, float]:
     }
 
 
+def without_offsets(metrics: dict[str, float]) -> dict[str, float]:
+    """A record's metrics but those of :func:`held_out_answers`, too many for a row of a table."""
+    from lib.analysis.composite import OFFSET
+
+    return {name: value for name, value in metrics.items() if not name.startswith(OFFSET)}
+
+
 def composite_study(keep_weights: Callable[[Any], bool] = lambda cell: True) -> Study:
     """How composite cells are trained and measured.
 
@@ -350,8 +357,6 @@ def depth(model: LanguageModelConfig) -> int:
 def composite_frame(records: Sequence[Record]) -> pd.DataFrame:
     """One row a finished record: block, data, n_layers, gamma, seed and every metric but those of
     :func:`held_out_answers`."""
-    from lib.analysis.composite import OFFSET
-
     rows: list[dict[str, Any]] = []
     for record in records:
         cell = from_dict(CompositeCell, record.config)
@@ -364,7 +369,7 @@ def composite_frame(records: Sequence[Record]) -> pd.DataFrame:
                 "head": "tied" if cell.model.tie_embeddings else "own",
                 "seed": cell.seed,
                 "status": record.status,
-                **{k: v for k, v in record.metrics.items() if not k.startswith(OFFSET)},
+                **without_offsets(record.metrics),
             }
         )
     return pd.DataFrame(rows)

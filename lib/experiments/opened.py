@@ -18,7 +18,13 @@ from lib import provenance
 from lib.config import from_dict, require
 from lib.experiments import Context, Experiment, Outcome, find, interventions
 from lib.experiments._inspection import inspect
-from lib.experiments.achilles import CompositeCell, composite_readable, depth, load_model
+from lib.experiments.achilles import (
+    CompositeCell,
+    composite_readable,
+    depth,
+    load_model,
+    without_offsets,
+)
 from lib.experiments.phase_diagram import TIED, keeps_weights
 from lib.store import Record, Store
 
@@ -116,8 +122,6 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
     """One row a record: block, n_layers, gamma and seed of the model, the experiment that trained
     it, and every metric but those that say what 43 is answered; what ``lib.analysis.routes`` and
     the pages on interventions read."""
-    from lib.analysis.composite import OFFSET
-
     rows = []
     for record in records:
         cell = from_dict(OpenedCell, record.config)
@@ -125,8 +129,7 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
         about = {"block": model.pattern[0].kind, "n_layers": depth(model), "seed": cell.seed,
                  "gamma": model.initialisation.gamma, "status": record.status,
                  "experiment": cell.experiment}  # fmt: skip
-        kept = {k: v for k, v in record.metrics.items() if not k.startswith(OFFSET)}
-        rows.append({**about, **kept})
+        rows.append({**about, **without_offsets(record.metrics)})
     return pd.DataFrame(rows)
 
 

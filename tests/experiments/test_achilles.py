@@ -14,6 +14,7 @@ from lib.config import from_dict, to_dict
 from lib.experiments import Context, Outcome
 from lib.experiments.achilles import (
     CompositeCell,
+    answered_offsets,
     by_head,
     composite_cells,
     composite_frame,
@@ -25,6 +26,7 @@ from lib.experiments.achilles import (
     run_composite,
     summarise,
     third_party_model,
+    without_offsets,
 )
 from lib.models.config import InitialisationConfig, LanguageModelConfig
 from lib.models.language_model import LanguageModel, build_language_model
@@ -105,6 +107,12 @@ def test_a_run_leaves_everything_a_record_needs(tmp_path: Path) -> None:
     assert all(record.metrics[name] == value for name, value in again.items())
     frame = composite_frame([record])
     assert frame.loc[0, "block"] == "mamba2" and frame.loc[0, "head"] == "own"
+    # what 43 is answered fills no columns, and nothing else is left out
+    kept = without_offsets(record.metrics)
+    left_out = set(record.metrics) - set(kept)
+    assert left_out and all(name.startswith("answer_offset_") for name in left_out)
+    assert len(answered_offsets(record.metrics)) == len(left_out) and set(kept) <= set(frame)
+    assert not left_out & set(frame) and kept.items() <= record.metrics.items()
     assert by_head([record]) == {"own": [record]}
     with pytest.raises(ValueError, match="kept no weights"):
         load_model(dataclasses.replace(record, weights=None))

@@ -46,6 +46,7 @@ def test_one_trains_and_the_other_waits(
         sleep=sleep, perf_counter=lambda: 7.0 + 2 * len(looks), monotonic=lambda: 1.0
     )
     monkeypatch.setattr(shared, "time", clock)
+    monkeypatch.setattr(locks, "time", clock)
     found = shared.train_once(file(folder), Context(), trained)
     assert len(looks) == 3
     # the time of a wait is no time of its training's
