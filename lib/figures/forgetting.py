@@ -273,8 +273,8 @@ def writers(table: pd.DataFrame, title: str) -> go.Figure:
 
 
 def causal(table: pd.DataFrame, category: str, words: Mapping[str, str], title: str) -> go.Figure:
-    """Omission of a category's words over its frequency in pretraining, and that of all others, of
-    the language model alone and of words whose frequency stayed: mean and interval over seeds.
+    """Omission of a category's words over its frequency in pretraining, of all other categories, of
+    words whose frequency stayed, and of controls' answers: mean and interval over seeds.
 
     Args:
         table: :func:`lib.experiments.memory_causal.by_frequency`'s, of one length.
@@ -286,7 +286,8 @@ def causal(table: pd.DataFrame, category: str, words: Mapping[str, str], title: 
     (other,) = set(words) - {category}
     names = {"own": words[category], "rest": "all other categories",
              "alone": f"{words[category]}, language model alone",
-             "unchanged": f"{words[other]}, as frequent as before"}  # fmt: skip
+             "unchanged": f"{words[other]}, as frequent as before",
+             "swapped": f"{words[category]}, answer to another chunk"}  # fmt: skip
     for index, (column, name) in enumerate(names.items()):
         rows = table.dropna(subset=[column])
         if len(rows):
