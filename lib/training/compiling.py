@@ -33,9 +33,18 @@ def pays_to_compile(device: torch.device, used: Mapping[str, Sequence[str]]) -> 
     return device.type == "cuda" and layers != {block.OP: ["fused"]}
 
 
+# models that train beside each other, with encoder and decoder, in training and not, count towards
+# one limit of what the code of a layer may be compiled for; beyond it layers run as written
+KINDS_OF_CALL = 64
+
+
 def compile_layers(model: LanguageModel, backend: str = "inductor") -> None:
     """Compile each layer of `model` in place, for the shapes that it meets; weights keep their
     names."""
+    import torch._dynamo
+
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, KINDS_OF_CALL)
     for layer in model.layers:
         layer.compile(backend=backend, dynamic=False)
 

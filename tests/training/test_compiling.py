@@ -57,3 +57,13 @@ def test_eagerly_nothing_is_compiled_and_nothing_forgotten() -> None:
     assert counter.frame_count == 1
     model(tokens)
     assert counter.frame_count == 1
+
+
+def test_a_dozen_kinds_of_call_are_all_compiled() -> None:
+    """As of models beside each other; the compiler itself gives up at the ninth."""
+    model = small("mamba2")
+    counter = CompileCounterWithBackend("eager")
+    compile_layers(model, counter)  # type: ignore[arg-type]
+    for length in range(1, 13):
+        model(torch.zeros(2, length, dtype=torch.int64))
+    assert counter.frame_count == 12
