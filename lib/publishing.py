@@ -165,7 +165,7 @@ def _check_records(
     experiment: Experiment, folder: Path, found: Mapping[Path, Record | StoreError],
     models: int | None,
 ) -> Iterator[Check]:  # fmt: skip
-    chosen = {path.name for path in sorted(folder.glob("*.safetensors"), key=_size)[:models]}
+    chosen = _models(experiment, found, models)
     named: set[str] = set()
     for path, record in found.items():
         if isinstance(record, StoreError):
@@ -174,19 +174,20 @@ def _check_records(
             continue
         named |= {path.name, *filter(None, (record.curves, record.weights))}
         yield Check(path.name, True, f"seal and files fit, {record.status}")
-        if record.weights not in chosen or experiment.reevaluate is None:
+        weights = chosen.get(path)
+        if weights is None or experiment.reevaluate is None:
             continue
         again = experiment.reevaluate(record)
         gaps = {k: abs(v - record.metrics[k]) for k, v in again.items() if k in record.metrics}
         if not gaps:
             names = ", ".join(again) or "nothing"
             detail = f"measured again: {names}, of which the record holds nothing"
-            yield Check(record.weights, False, detail)
+            yield Check(weights.name, False, detail)
             continue
         # what is no number is further off than any other
         worst = max(gaps, key=lambda key: (math.isnan(gaps[key]), gaps[key]))
         yield Check(
-            record.weights,
+            weights.name,
             gaps[worst] <= ACCURACY_TOLERANCE,
             f"{len(gaps)} accuracies measured again, largest difference {gaps[worst]:.4f} "
             f"({worst}), allowed {ACCURACY_TOLERANCE}",
@@ -194,6 +195,20 @@ def _check_records(
     for path in sorted(folder.glob("*")):
         if path.name not in named:
             yield Check(path.name, False, "no record names this file; remove it")
+
+
+def _models(
+    experiment: Experiment, found: Mapping[Path, Record | StoreError], models: int | None
+) -> dict[Path, Path]:
+    """Of an experiment that can measure models again, by paths of their records, the smallest."""
+    kept: dict[Path, Path] = {}
+    for path, record in found.items():
+        weights = None
+        if experiment.reevaluate is not None and isinstance(record, Record):
+            weights = experiment.weights(record)
+        if weights is not None and weights.is_file():
+            kept[path] = weights
+    return dict(sorted(kept.items(), key=lambda pair: _size(pair[1]))[:models])
 
 
 def _size(path: Path) -> tuple[int, str]:

@@ -406,23 +406,30 @@ def test_what_habit_and_guessing_make_of_the_causal_test() -> None:
     for category, lacks in (("numbers", 0.96), ("names", 0.99)):
         answers = alike.loc[category, f"swapped_omission_label_{causal.OWN[category]}"].dropna()
         assert abs(answers - lacks).max() < 0.007
-    found, kept, guessed = {}, {}, {}
+    found, guessed = {}, {}
     for category in causal.CATEGORIES:
         alone = causal_gaps("language model alone", category)
         found[category] = ends(pd.Series(alone))
         rows = alike.loc[category]
         misses = rows[f"alone_omission_label_{causal.OWN[category]}"]
         guessed[category] = [round(misses[f].mean(), 2) for f in (0.1, 10)]
-        # were a word lost that is neither remembered nor guessed, the two independent
-        part = rows[f"omission_label_{causal.OWN[category]}"] / misses
-        kept[category] = [ends(part[f]) for f in (0.1, 10)]
         short = causal_gaps("difference", category, alike=False, length=16)
         also = causal_gaps("language model alone", category, alike=False, length=16)
         assert all(g > own for g, own in zip(also, short, strict=True))
     assert found == {"numbers": (0.17, 0.20), "names": (0.14, 0.16)}
     assert guessed == {"numbers": [0.84, 0.68], "names": [0.72, 0.58]}
-    assert kept["numbers"] == [(0.71, 0.84), (0.16, 0.22)]
-    assert kept["names"] == [(0.30, 0.56), (0.07, 0.10)]
+    # were a word lost that is neither remembered nor guessed, the two independent
+    kept = causal.not_remembered(causal_frame()).set_index(
+        ["changed", "tokens", "decoders start", "times the base rate"]
+    )["by seed"]
+
+    def unkept(*place: Any) -> tuple[float, float]:
+        return ends(pd.Series([float(one) for one in kept[place].split(", ")]))
+
+    judged = [unkept(n, 32, "alike", f) for n in causal.CATEGORIES for f in (0.1, 10)]
+    assert judged == [(0.71, 0.84), (0.16, 0.22), (0.30, 0.56), (0.07, 0.10)]
+    short = [unkept(n, 16, "as copies", f) for n in causal.CATEGORIES for f in (0.1, 10)]
+    assert short == [(0.06, 0.12), (0.01, 0.01), (0.05, 0.07), (0.01, 0.03)]
     smallest = causal_gaps("difference", "names")[1]
     assert abs(smallest - causal_gaps("language model alone", "names")[1]) < 0.01
     lost = causal_frame().query("length == 16")

@@ -120,6 +120,7 @@ class Experiment:
         run: trains cells and yields each outcome as it is known.
         frame: records to one tidy table for figures and claims.
         reevaluate: record to metrics measured again from its published weights, or None.
+        weights: record to the file that `reevaluate` reads, or None if there is none.
         pinned: small cells whose published numbers ``verify`` runs again.
         judged: whether claims are held against it; False for benchmarks, which have targets.
     """
@@ -133,6 +134,7 @@ class Experiment:
     run: Callable[[Sequence[Any], Context], Iterator[Outcome]]
     frame: Callable[[Sequence[Record]], pd.DataFrame]
     reevaluate: Callable[[Record], dict[str, float]] | None = None
+    weights: Callable[[Record], Path | None] = Record.weights_path
     pinned: Callable[[], list[Any]] = list
     judged: bool = True
 

@@ -20,6 +20,7 @@ less that of the categories that no pretraining changed (`REST`).
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -256,6 +257,43 @@ def gaps(table: pd.DataFrame) -> pd.DataFrame:
     found = found.drop(columns=[name for name in CONTROLS.values() if name not in measured])
     # the reading that is judged comes first
     return found.sort_values(columns[:4], ascending=[False, False, True, True])
+
+
+def not_remembered(table: pd.DataFrame) -> pd.DataFrame:
+    """What is left of omission if guessing is taken off, for readers: a row a category, length,
+    start of the decoders and frequency.
+
+    A word is lost if it is neither remembered nor guessed. Were the two independent of each other,
+    the share that is not remembered would be what the decoder loses over what the language model
+    alone, told the true text before, misses. Above 1 the decoder does worse than a guess.
+
+    Args:
+        table: as :func:`frame` makes it.
+
+    Returns:
+        Columns changed, tokens, decoders start, times the base rate; lost, language model alone and
+        not remembered: the mean over seeds, and of the last one every seed's, as text.
+    """
+    rows: list[dict[str, Any]] = []
+    for alike, category in itertools.product((True, False), CATEGORIES):
+        found = by_frequency(table, category, alike)
+        for (length, frequency), seeds in (
+            found.groupby(["length", "frequency"]) if len(found) else ()
+        ):
+            left = (seeds["own"] / seeds["alone"])[seeds["seed"].sort_values().index]
+            rows.append(
+                {
+                    "changed": category,
+                    "tokens": length,
+                    "decoders start": "alike" if alike else "as copies",
+                    "times the base rate": frequency,
+                    "lost": seeds["own"].mean(),
+                    "language model alone": seeds["alone"].mean(),
+                    "not remembered": left.mean(),
+                    "by seed": ", ".join(f"{value:.2f}" for value in left),
+                }
+            )
+    return pd.DataFrame(rows)
 
 
 def _beyond(metrics: Mapping[str, Any], category: str, writer: str) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -26,7 +27,7 @@ from lib.experiments.achilles import (
     without_offsets,
 )
 from lib.experiments.phase_diagram import TIED, keeps_weights
-from lib.store import Record, Store
+from lib.store import Record, Store, read_record
 
 NAME = "achilles.opened"
 QUICK_EVERY = 37  # has no part in common with 480 keys and places, or with 400
@@ -118,6 +119,30 @@ def run(cells: Sequence[OpenedCell], context: Context) -> Iterator[Outcome]:
         yield Outcome(cell, "done", metrics={**metrics}, facts=facts, wall_seconds=seconds)
 
 
+def _opened(record: Record) -> Record | None:
+    """The published record of the model that a record is about; None if it is not beside it."""
+    assert record.folder is not None
+    opened = record.provenance["opened"]
+    path = record.folder.parent / record.config["experiment"] / opened["record"]
+    found = read_record(path) if path.is_file() else None
+    # a model that has been trained again since is another one
+    return found if found is not None and found.weights == opened["weights"] else None
+
+
+def weights_of(record: Record) -> Path | None:
+    """The weights of the model that was opened, if they are published beside the record."""
+    model = _opened(record)
+    return None if model is None else model.weights_path()
+
+
+def reevaluate(record: Record) -> dict[str, float]:
+    """All that was found in the model, found again on the processor."""
+    opened = _opened(record)
+    assert opened is not None
+    model, trained = load_model(opened)
+    return inspect(model, trained, every=from_dict(OpenedCell, record.config).every)
+
+
 def frame(records: Sequence[Record]) -> pd.DataFrame:
     """One row a record: block, n_layers, gamma and seed of the model, the experiment that trained
     it, and every metric but those that say what 43 is answered; what ``lib.analysis.routes`` and
@@ -178,6 +203,8 @@ EXPERIMENTS = (
         readable=readable,
         run=run,
         frame=frame,
+        reevaluate=reevaluate,
+        weights=weights_of,
         judged=False,  # the paper's claims are about one model, and no depth is named
     ),
 )

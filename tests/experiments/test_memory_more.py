@@ -106,8 +106,13 @@ def test_the_causal_test_from_end_to_end(runs: Path) -> None:
     lines = forgetting.causal(table, "numbers", causal.WORDS, "t").data
     assert [line.name.split(" (")[0] for line in lines] == [
         "number words", "all other categories", "number words, language model alone",
-        "names, as frequent as before",
+        "names, as frequent as before", "number words, answer to another chunk",
     ]  # fmt: skip
+    left = causal.not_remembered(frame)
+    assert left["times the base rate"].tolist() == [0.1, 10.0]
+    assert left["not remembered"].tolist() == pytest.approx(list(table["own"] / table["alone"]))
+    assert left["by seed"].tolist() == [f"{value:.2f}" for value in left["not remembered"]]
+    assert not len(causal.not_remembered(pd.DataFrame()))
     gap = frame["own"][0] - frame["rest"][0] - (frame["own"][1] - frame["rest"][1])
     (row,) = causal.gaps(frame).to_dict("records")
     assert list(row.values())[:4] == ["numbers", 8, "as copies", 1]

@@ -14,7 +14,7 @@ from lib.experiments import Context, Outcome, cells_of, find, interventions, ope
 from lib.experiments.achilles import CompositeCell
 from lib.experiments.opened import NAME, OpenedCell, readable, run, source
 from lib.figures import achilles_cuts
-from lib.store import Record
+from lib.store import Record, read_record
 
 
 def paper() -> list[OpenedCell]:
@@ -98,3 +98,15 @@ def test_a_model_that_is_not_here_is_named_before_any_is_opened(
     monkeypatch.setattr(opened.provenance, "ROOT", tmp_path)
     with pytest.raises(ValueError, match=r"mamba2-L2-g1.0-tied-s1 of .* has no record here"):
         list(run([paper()[1]], Context()))
+
+
+def test_measured_again_is_the_model_that_was_opened(root: Path, tmp_path: Path) -> None:
+    path, *_ = sorted((root / "book/results" / NAME).glob("*.json"))
+    record = read_record(path)
+    weights = opened.weights_of(record)
+    assert weights is not None and weights.name == record.provenance["opened"]["weights"]
+    assert opened.weights_of(dataclasses.replace(record, folder=tmp_path / NAME)) is None
+    # a model that has been trained again since has other weights
+    old = {**record.provenance["opened"], "weights": "others.safetensors"}
+    again = dataclasses.replace(record, provenance={**record.provenance, "opened": old})
+    assert opened.weights_of(again) is None
