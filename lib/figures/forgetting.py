@@ -285,9 +285,9 @@ def causal(table: pd.DataFrame, category: str, words: Mapping[str, str], title: 
     figure = go.Figure()
     (other,) = set(words) - {category}
     names = {"own": words[category], "rest": "all other categories",
-             "alone": f"{words[category]}, language model alone",
-             "unchanged": f"{words[other]}, as frequent as before",
-             "swapped": f"{words[category]}, answer to another chunk"}  # fmt: skip
+             "alone": "the same, language model alone",
+             "swapped": "the same, answer to another chunk",
+             "unchanged": f"{words[other]}, as frequent as before"}  # fmt: skip
     for index, (column, name) in enumerate(names.items()):
         rows = table.dropna(subset=[column])
         if len(rows):
@@ -297,7 +297,7 @@ def causal(table: pd.DataFrame, category: str, words: Mapping[str, str], title: 
         tickvals=[0.1, 1, 10],
     )  # fmt: skip
     figure.update_yaxes(title="omission (share of tokens)", range=[0, 1.05])
-    figure.update_layout(title=title, height=500, **TOP)
+    figure.update_layout(title=title, height=560, **{**TOP, "margin": {"t": 170}})
     return figure
 
 

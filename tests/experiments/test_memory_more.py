@@ -105,8 +105,8 @@ def test_the_causal_test_from_end_to_end(runs: Path) -> None:
     assert table["unchanged"].tolist() == frame["omission_label_name_words"].tolist()
     lines = forgetting.causal(table, "numbers", causal.WORDS, "t").data
     assert [line.name.split(" (")[0] for line in lines] == [
-        "number words", "all other categories", "number words, language model alone",
-        "names, as frequent as before", "number words, answer to another chunk",
+        "number words", "all other categories", "the same, language model alone",
+        "the same, answer to another chunk", "names, as frequent as before",
     ]  # fmt: skip
     left = causal.not_remembered(frame)
     assert left["times the base rate"].tolist() == [0.1, 10.0]
