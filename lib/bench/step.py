@@ -72,7 +72,11 @@ def contestant(bench: StepBench, name: str, backend: str, compile: bool) -> Cont
     and by the losses of CHECKED steps together. Gradients are those after clipping, which the
     optimiser gets: a factor that all of a run's have in common shows only where none is clipped.
     """
-    trainer = trainer_of(bench, backend, compile)
+    return of_trainer(trainer_of(bench, backend, compile), name, compile)
+
+
+def of_trainer(trainer: Trainer, name: str, compile: bool) -> Contestant:
+    """:func:`contestant` for a trainer whose epochs have EPOCH steps; `compile` is for its note."""
     start = {key: value.clone() for key, value in trainer.state().items()}
     trainer.model.train()
     trainer.batches.begin_epoch(0)

@@ -3,8 +3,9 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 
-from lib.bench import kernels
+from lib.bench import alone, kernels
 from lib.experiments import cells_of, find
 from lib.ops import backends
 
@@ -36,7 +37,10 @@ def test_runs_that_train_at_once_are_counted() -> None:
     ("arguments", "message"),
     [
         (["foundations.bench_scan", "--profile", "quick"], "a cell is a ScanBench, allowed: one"),
-        (["memory.architectures", "--profile", "matched"], "a cell is a MemoryCell, allowed: one"),
+        (
+            ["memory.architectures", "--profile", "quick", "--runs", "2"],
+            "runs is 2, allowed: 1, for a MemoryCell",
+        ),
         (["achilles.composite", "--select", "n_layers=99"], "fits no cell"),
         (["nobody.knows"], "nobody.knows"),
         (["achilles.composite", "--device", "moon"], "device"),
@@ -59,3 +63,35 @@ def test_a_backend_that_is_preferred_serves_the_step(capsys: pytest.CaptureFixtu
     with backends.preferring("linear", "tensor_cores"), backends.preferring("linear", "reference"):
         assert backends._preferred == {"linear": "reference"}
     assert backends._preferred == {}
+
+
+@pytest.mark.parametrize(
+    ("experiment", "shape"),
+    [
+        ("memory.architectures", "2 layers of 48 channels, batch 128, length 4"),
+        ("stories.from_scratch", "15 layers of 96 channels, batch 8, length 64"),
+    ],
+)
+def test_models_that_train_alone_are_taken_apart(
+    experiment: str, shape: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [experiment, "--profile", "quick", "--device", "cpu", "--top", "3"]
+    assert kernels.main(arguments) == 0
+    head, step, *lines = capsys.readouterr().out.splitlines()
+    assert head == f"{experiment}: 1 run, {shape}"
+    assert step.endswith(" ms a step") and len(lines) == 3
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_a_decoder_s_step_is_that_of_its_run(index: int) -> None:
+    """Of each architecture: all of the decoder's weights get a gradient, the encoder's none."""
+    cell = cells_of(find("memory.architectures"), "quick")[index]
+    trainer = alone.trainer_of(cell, torch.device("cpu"), compile=False)
+    assert trainer.batches.steps == alone.EPOCH
+    assert trainer.config.precision == cell.training.precision
+    trainer.batches.begin_epoch(0)
+    trainer._advance(0)
+    names = {name for name, p in trainer.module.named_parameters() if p.grad is not None}
+    wanted = {name for name, p in trainer.module.named_parameters() if p.requires_grad}
+    assert names == wanted and any(name.startswith("decoder.") for name in names)
+    assert not any(name.startswith("encoder.") for name in names)
