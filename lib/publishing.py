@@ -165,7 +165,9 @@ def _check_records(
     experiment: Experiment, folder: Path, found: Mapping[Path, Record | StoreError],
     models: int | None,
 ) -> Iterator[Check]:  # fmt: skip
-    chosen = _models(experiment, found, models)
+    kept = {path: _model(experiment, record) for path, record in found.items()}
+    files = {path: weights for path, weights in kept.items() if isinstance(weights, Path)}
+    chosen = dict(sorted(files.items(), key=lambda pair: _size(pair[1]))[:models])
     named: set[str] = set()
     for path, record in found.items():
         if isinstance(record, StoreError):
@@ -174,6 +176,8 @@ def _check_records(
             continue
         named |= {path.name, *filter(None, (record.curves, record.weights))}
         yield Check(path.name, True, f"seal and files fit, {record.status}")
+        if isinstance(lost := kept[path], StoreError):
+            yield Check(path.name, False, str(lost))
         weights = chosen.get(path)
         if weights is None or experiment.reevaluate is None:
             continue
@@ -197,18 +201,14 @@ def _check_records(
             yield Check(path.name, False, "no record names this file; remove it")
 
 
-def _models(
-    experiment: Experiment, found: Mapping[Path, Record | StoreError], models: int | None
-) -> dict[Path, Path]:
-    """Of an experiment that can measure models again, by paths of their records, the smallest."""
-    kept: dict[Path, Path] = {}
-    for path, record in found.items():
-        weights = None
-        if experiment.reevaluate is not None and isinstance(record, Record):
-            weights = experiment.weights(record)
-        if weights is not None and weights.is_file():
-            kept[path] = weights
-    return dict(sorted(kept.items(), key=lambda pair: _size(pair[1]))[:models])
+def _model(experiment: Experiment, record: Record | StoreError) -> Path | StoreError | None:
+    """What can be measured again of a record, or why no longer."""
+    if experiment.reevaluate is None or isinstance(record, StoreError):
+        return None
+    try:
+        return experiment.weights(record)
+    except StoreError as error:
+        return error
 
 
 def _size(path: Path) -> tuple[int, str]:

@@ -6,7 +6,9 @@ See :mod:`tests.test_findings`, which holds the rest of that chapter.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
+import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -432,6 +434,21 @@ def test_what_habit_and_guessing_make_of_the_causal_test() -> None:
     assert short == [(0.06, 0.12), (0.01, 0.01), (0.05, 0.07), (0.01, 0.03)]
     smallest = causal_gaps("difference", "names")[1]
     assert abs(smallest - causal_gaps("language model alone", "names")[1]) < 0.01
+    # whatever the two have to do with each other: what is lost, and that with all guesses
+    for category, alike_too, length in itertools.product(
+        causal.CATEGORIES, (True, False), (16, 32)
+    ):
+        if alike_too and length == 16:
+            continue
+        rows = causal.by_frequency(causal_frame(), category, alike_too)
+        rows = rows[rows["length"] == length].set_index(["frequency", "seed"]).sort_index()
+        rare, frequent = rows.loc[0.1], rows.loc[10.0]
+        least, most = rare["own"], frequent["own"] + 1 - frequent["alone"]
+        assert (least > most).all() == ((category, length) == ("numbers", 32))
+        if (category, length) == ("numbers", 32):
+            assert least.min() > 0.585 and most.max() < 0.4905
+        else:
+            assert (least < most).all()
     lost = causal_frame().query("length == 16")
     lost = lost[[f"omission_label_{label}" for label in causal.OWN.values()]]
     assert 0.1 < lost.max(axis=None) < 0.11
@@ -448,6 +465,8 @@ def test_words_that_nobody_made_rarer_move_too() -> None:
     left = {name: causal_gaps("unchanged words", name) for name in causal.CATEGORIES}
     assert ends(pd.Series(left["numbers"])) == (-0.05, 0.06)
     assert ends(pd.Series(left["names"])) == (-0.12, 0.02)
+    copies = [g for n in causal.CATEGORIES for g in causal_gaps("unchanged words", n, alike=False)]
+    assert round(max(map(abs, copies)), 2) == 0.14
     rest = [abs(g) for name in causal.CATEGORIES for g in causal_gaps("other categories", name)]
     assert round(max(rest), 2) == 0.05
     # plain sentences are fewest where a category is frequent
@@ -469,6 +488,8 @@ def test_most_of_a_seed_ran_twice(root: Path) -> None:
         if record.config["seed"] == 1 and "swapped_omission_label_name_words" in record.metrics
     ]
     assert len(again) == 10
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
     pairs = []
     for record in again:
         path = f"book/results/{causal.NAME}/{record.name}"
@@ -481,7 +502,8 @@ def test_most_of_a_seed_ran_twice(root: Path) -> None:
         pairs += [(value, record.metrics[name]) for name, value in before.items()]
     assert len(pairs) == 1320 and sum(one == other for one, other in pairs) == 1310
     assert max(abs(one - other) for one, other in pairs) < 1e-6
-    text = (root / "notebooks/memory/prevalence_causal.ipynb").read_text()
+    page_text = json.loads((root / "notebooks/memory/prevalence_causal.ipynb").read_text())
+    text = " ".join(" ".join("".join(c["source"]) for c in page_text["cells"]).split())
     assert f"1,320 numbers measured in both runs (the first in commit {FIRST_TIME}) 1,310" in text
 
 

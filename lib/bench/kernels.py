@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--top", type=int, default=30, help="lines (default: 30)")
     parser.add_argument(
         "--compile", action=argparse.BooleanOptionalAction,
-        help="(default: on a GPU, but for decoders)",
+        help="(default: on a GPU, but for decoders; a run asks whether it pays)",
     )  # fmt: skip
     add_prefer(parser)
     arguments = parser.parse_args(argv)

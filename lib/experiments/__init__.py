@@ -120,7 +120,8 @@ class Experiment:
         run: trains cells and yields each outcome as it is known.
         frame: records to one tidy table for figures and claims.
         reevaluate: record to metrics measured again from its published weights, or None.
-        weights: record to the file that `reevaluate` reads, or None if there is none.
+        weights: record to the file that `reevaluate` reads, or None if there never was one; a
+            StoreError says that it is lost.
         pinned: small cells whose published numbers ``verify`` runs again.
         judged: whether claims are held against it; False for benchmarks, which have targets.
     """

@@ -112,10 +112,9 @@ class KeptModel:
 
 @lru_cache(maxsize=1)  # which documents are held out takes a look at all of them
 def _corpus(config: CorpusConfig) -> Corpus:
-    from lib.experiments._language import text_cache
     from lib.tasks.corpus import Corpus
 
-    return Corpus(config, text_cache())
+    return Corpus(config)  # nothing kept: what is verified is made again
 
 
 def reevaluate(record: Record) -> dict[str, float]:

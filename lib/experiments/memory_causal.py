@@ -265,7 +265,9 @@ def not_remembered(table: pd.DataFrame) -> pd.DataFrame:
 
     A word is lost if it is neither remembered nor guessed. Were the two independent of each other,
     the share that is not remembered would be what the decoder loses over what the language model
-    alone, told the true text before, misses. Above 1 the decoder does worse than a guess.
+    alone, told the true text before, misses. Above 1 the decoder does worse than a guess. The
+    guesses are those of the model that is read: a copy begins with them, a decoder that starts
+    alike does not.
 
     Args:
         table: as :func:`frame` makes it.

@@ -27,7 +27,7 @@ from lib.experiments.achilles import (
     without_offsets,
 )
 from lib.experiments.phase_diagram import TIED, keeps_weights
-from lib.store import Record, Store, read_record
+from lib.store import Record, Store, StoreError, read_record
 
 NAME = "achilles.opened"
 QUICK_EVERY = 37  # has no part in common with 480 keys and places, or with 400
@@ -119,27 +119,42 @@ def run(cells: Sequence[OpenedCell], context: Context) -> Iterator[Outcome]:
         yield Outcome(cell, "done", metrics={**metrics}, facts=facts, wall_seconds=seconds)
 
 
-def _opened(record: Record) -> Record | None:
-    """The published record of the model that a record is about; None if it is not beside it."""
+def _opened(record: Record) -> Record:
+    """The record, published beside this one, of the model that this one is about.
+
+    Raises:
+        StoreError: it is not there, is damaged, or has other weights by now.
+    """
     assert record.folder is not None
-    opened = record.provenance["opened"]
-    path = record.folder.parent / record.config["experiment"] / opened["record"]
-    found = read_record(path) if path.is_file() else None
-    # a model that has been trained again since is another one
-    return found if found is not None and found.weights == opened["weights"] else None
+    experiment, opened = record.config["experiment"], record.provenance["opened"]
+    path = record.folder.parent / experiment / opened["record"]
+    if not path.is_file():
+        raise StoreError(f"the model that was opened is not there: {path.name} of {experiment}")
+    found = read_record(path)
+    if found.weights != opened["weights"]:
+        raise StoreError(
+            f"{path.name} of {experiment} has the weights {found.weights}; those that were opened "
+            f"are {opened['weights']}: open it again (--fresh)"
+        )
+    return found
 
 
 def weights_of(record: Record) -> Path | None:
-    """The weights of the model that was opened, if they are published beside the record."""
-    model = _opened(record)
-    return None if model is None else model.weights_path()
+    """The weights of the model that was opened.
+
+    Raises:
+        StoreError: they are not there, or others.
+    """
+    return _opened(record).weights_path()
 
 
 def reevaluate(record: Record) -> dict[str, float]:
-    """All that was found in the model, found again on the processor."""
-    opened = _opened(record)
-    assert opened is not None
-    model, trained = load_model(opened)
+    """All that was found in the model, found again on the processor.
+
+    Raises:
+        StoreError: as :func:`weights_of`.
+    """
+    model, trained = load_model(_opened(record))
     return inspect(model, trained, every=from_dict(OpenedCell, record.config).every)
 
 

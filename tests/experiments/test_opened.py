@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from lib.experiments import Context, Outcome, cells_of, find, interventions, ope
 from lib.experiments.achilles import CompositeCell
 from lib.experiments.opened import NAME, OpenedCell, readable, run, source
 from lib.figures import achilles_cuts
-from lib.store import Record, read_record
+from lib.publishing import verify
+from lib.store import Record, StoreError, read_record
 
 
 def paper() -> list[OpenedCell]:
@@ -105,8 +107,21 @@ def test_measured_again_is_the_model_that_was_opened(root: Path, tmp_path: Path)
     record = read_record(path)
     weights = opened.weights_of(record)
     assert weights is not None and weights.name == record.provenance["opened"]["weights"]
-    assert opened.weights_of(dataclasses.replace(record, folder=tmp_path / NAME)) is None
+    with pytest.raises(StoreError, match="the model that was opened is not there: mamba2-L2"):
+        opened.weights_of(dataclasses.replace(record, folder=tmp_path / NAME))
     # a model that has been trained again since has other weights
     old = {**record.provenance["opened"], "weights": "others.safetensors"}
     again = dataclasses.replace(record, provenance={**record.provenance, "opened": old})
-    assert opened.weights_of(again) is None
+    with pytest.raises(StoreError, match="those that were opened are others"):
+        opened.weights_of(again)
+
+
+def test_verify_says_which_models_are_lost(root: Path, tmp_path: Path) -> None:
+    """The rest is verified all the same."""
+    book = tmp_path / "book" / "results"
+    shutil.copytree(root / "book/results" / NAME, book / NAME)
+    checks = verify(tmp_path, NAME, 1)
+    lost = [check for check in checks if not check.ok]
+    assert len(lost) == len(paper()) == 16
+    assert all("the model that was opened is not there" in check.detail for check in lost)
+    assert sum("seal and files fit" in check.detail for check in checks) == 16
