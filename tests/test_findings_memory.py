@@ -551,5 +551,12 @@ def test_what_other_architectures_keep(root: Path) -> None:
     assert ends(bits.drop("Transformer, slots")) == (0.75, 0.77)
     shuffled = by.loc[64]["shuffled_omission"]
     assert shuffled["Transformer, slots"] == 0.4 and shuffled["Mamba-1"] == 0.61
+    losses = {
+        frame["architecture"][place]: record.read_curves()["test_loss"].dropna().iloc[-1]
+        for place, record in enumerate(page.records_of(architectures.NAME, "matched"))
+        if frame["length"][place] == 64
+    }
+    told = [losses[name] for name in ("GRU", "Mamba-1", "Mamba-2", "Transformer, slots")]
+    assert rounded(told) == [1.77, 1.24, 1.28, 0.89]
     text = (root / "notebooks/memory/architectures.ipynb").read_text()
     assert "**So far, one seed of three**" in text
