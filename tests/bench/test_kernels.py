@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
@@ -65,21 +66,29 @@ def test_a_backend_that_is_preferred_serves_the_step(capsys: pytest.CaptureFixtu
     assert backends._preferred == {}
 
 
-@pytest.mark.parametrize(
-    ("experiment", "shape"),
-    [
-        ("memory.architectures", "2 layers of 48 channels, batch 128, length 4"),
-        ("stories.from_scratch", "15 layers of 96 channels, batch 8, length 64"),
-    ],
-)
-def test_models_that_train_alone_are_taken_apart(
-    experiment: str, shape: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = [experiment, "--profile", "quick", "--device", "cpu", "--top", "3"]
+def test_a_decoder_s_step_is_taken_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["memory.architectures", "--profile", "quick", "--device", "cpu", "--top", "3"]
     assert kernels.main(arguments) == 0
     head, step, *lines = capsys.readouterr().out.splitlines()
-    assert head == f"{experiment}: 1 run, {shape}"
+    shape = "2 layers of 48 channels, batch 128, length 4"
+    assert head == f"memory.architectures: 1 run, {shape}"
     assert step.endswith(" ms a step") and len(lines) == 3
+
+
+def test_a_language_model_s_step_predicts_each_next_token() -> None:
+    cell = cells_of(find("stories.from_scratch"), "quick")[0]
+    shape = "15 layers of 96 channels, batch 8, length 64"
+    assert kernels.headline("it", cell) == f"it: 1 run, {shape}"
+    trainer = alone.trainer_of(cell, torch.device("cpu"), compile=False)
+    inputs, targets = trainer.batches.tensors
+    assert inputs.shape == targets.shape == (alone.EPOCH * 8, 64)
+    assert torch.equal(inputs[:, 1:], targets[:, :-1])
+    trainer.batches.begin_epoch(0)
+    trainer._advance(0)
+    assert all(p.grad is not None for p in trainer.parameters)
+    # of random weights, before any training: about as good as chance
+    chance = math.log(cell.model.vocab_size)
+    assert abs(float(trainer.counters["loss_sum"]) - chance) < 1
 
 
 @pytest.mark.parametrize("index", range(4))
