@@ -35,11 +35,13 @@ $(STAMP): requirements.txt requirements-interpreter.txt constraints-py311.txt py
 	  $(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-interpreter.txt || \
 	  echo "no Triton for this machine: tests of its kernels will be skipped"
 	@$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -e .
-	@# the filter that .gitattributes names; git calls it from the root of the checkout
+	@# the filter that .gitattributes names; git calls it from the root of the checkout. After a clone
+	@# it runs over every notebook, for ten seconds, until git has once written down what it found
 	@if test "$$(git rev-parse --show-toplevel 2>/dev/null)" = "$(CURDIR)"; then \
 	  git config filter.nbstripout.clean '$(BIN)/python -m nbstripout --keep-id' && \
 	  git config filter.nbstripout.smudge cat && \
-	  git config diff.ipynb.textconv '$(BIN)/python -m nbstripout --keep-id -t'; fi
+	  git config diff.ipynb.textconv '$(BIN)/python -m nbstripout --keep-id -t' && \
+	  { git update-index -q --refresh >/dev/null || true; }; fi
 	@touch $@
 
 book: env  ## run every notebook (two at a time), then build the book into _build/html

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
     "torch", "triton", "numpy", "pandas", "transformers", "mamba-ssm", "causal-conv1d", "plotly",
 )  # fmt: skip
+PATIENCE = 60  # seconds for git, which runs a filter over notebooks that it has not looked at yet
 
 
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
@@ -54,10 +55,13 @@ def hash_of(files: Mapping[PurePath, bytes]) -> str:
 
 
 def _git(*arguments: str) -> str | None:
+    """What git says; None if there is none, it fails, or takes longer than `PATIENCE`. It takes no
+    lock of the index, which one that is killed would leave behind, in the way of every commit."""
     try:
         done = subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=10, check=False
-        )
+            ["git", "--no-optional-locks", *arguments], cwd=ROOT, capture_output=True, text=True,
+            timeout=PATIENCE, check=False,
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
@@ -65,13 +69,14 @@ def _git(*arguments: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def code() -> dict[str, Any]:
-    """Commit, dirty flag and library hash. ``MAMBA_BOOK_COMMIT`` names the commit of a copy of the
-    tree, whose own git, if it has one, may be of an older commit."""
+    """Commit, dirty flag (None if unknown) and library hash. ``MAMBA_BOOK_COMMIT`` names the commit
+    of a copy of the tree, whose own git, if it has one, may be of an older commit."""
     commit = os.environ.get("MAMBA_BOOK_COMMIT")
     dirty: bool | None = None
     if commit is None and (commit := _git("rev-parse", "HEAD")) is not None:
         # records and pages do not change what a cell computes
-        dirty = bool(_git("status", "--porcelain", "--", "lib", "notebooks", "requirements.txt"))
+        changed = _git("status", "--porcelain", "--", "lib", "notebooks", "requirements.txt")
+        dirty = None if changed is None else bool(changed)
     return {
         "commit": commit,
         "dirty": dirty,
