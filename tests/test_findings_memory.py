@@ -441,7 +441,7 @@ def test_what_habit_and_guessing_make_of_the_causal_test() -> None:
         if alike_too and length == 16:
             continue
         rows = causal.by_frequency(causal_frame(), category, alike_too)
-        rows = rows[rows["length"] == length].set_index(["frequency", "seed"]).sort_index()
+        rows = rows[rows["length"] == length].set_index(["frequency", "seed"])
         rare, frequent = rows.loc[0.1], rows.loc[10.0]
         least, most = rare["own"], frequent["own"] + 1 - frequent["alone"]
         assert (least > most).all() == ((category, length) == ("numbers", 32))

@@ -12,16 +12,9 @@ from typing import Any
 import pytest
 
 from lib import provenance
+from tests.test_origins import git
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
-
-
-def git(root: Path, *arguments: str) -> str:
-    who = ("-c", "user.name=n", "-c", "user.email=e@example.org")
-    done = subprocess.run(
-        ["git", *who, *arguments], cwd=root, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
 
 
 @pytest.fixture

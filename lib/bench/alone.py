@@ -10,43 +10,40 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+from torch import nn
 
+from lib.analysis.language import next_token_loss
 from lib.bench.step import EPOCH
 from lib.experiments._language import LanguageCell
 from lib.experiments._memory_cell import MemoryCell
+from lib.models.autoencoder import AutoencoderConfig, StateAutoencoder, decoder_loss
 from lib.models.language_model import build_language_model
 from lib.training.batches import TensorBatches
 from lib.training.compiling import compile_layers
-from lib.training.config import TrainingConfig
-from lib.training.loop import Trainer
+from lib.training.loop import BatchLoss, Trainer
 
 Alone = LanguageCell | MemoryCell
 
 
 def trainer_of(cell: Alone, device: torch.device, compile: bool) -> Trainer:
     """The trainer of one cell; compiled, if so, layer by layer."""
-    model = build_language_model(cell.model, seed=cell.seed, device=device)
+    language = build_language_model(cell.model, seed=cell.seed, device=device)
     rows, length = EPOCH * cell.training.batch_size, cell.task.length
-    ahead = isinstance(cell, LanguageCell)  # there a row's next tokens are its labels
     draw = torch.Generator().manual_seed(cell.seed)
-    tokens = torch.randint(cell.model.vocab_size, (rows, length + ahead), generator=draw).to(device)
-    training = dataclasses.replace(cell.training, epochs=2, warmup_epochs=1)
+    # a language model's labels are a row's next tokens
+    shape = (rows, length + isinstance(cell, LanguageCell))
+    tokens = torch.randint(cell.model.vocab_size, shape, generator=draw).to(device)
+    model: nn.Module = language
+    loss: BatchLoss = next_token_loss
+    data: tuple[torch.Tensor, ...]
     if isinstance(cell, LanguageCell):
-        from lib.analysis.language import next_token_loss
-
-        if compile:
-            compile_layers(model)
-        data = (tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
-        return Trainer(model, next_token_loss, _batches(data, training), training, name="bench")
-    from lib.models.autoencoder import AutoencoderConfig, StateAutoencoder, decoder_loss
-
-    settings = AutoencoderConfig(length, slots=cell.slots, seed=cell.seed)
-    both = StateAutoencoder(model.eval(), settings).to(device)
-    if compile:
-        compile_layers(both.encoder)
-        compile_layers(both.decoder)
-    return Trainer(both, decoder_loss, _batches((tokens,), training), training, name="bench")
-
-
-def _batches(data: tuple[torch.Tensor, ...], training: TrainingConfig) -> TensorBatches:
-    return TensorBatches(data, training.batch_size, seed=0)
+        parts, data = [language], (tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+    else:
+        settings = AutoencoderConfig(length, slots=cell.slots, seed=cell.seed)
+        model = both = StateAutoencoder(language.eval(), settings).to(device)
+        loss, parts, data = decoder_loss, [both.encoder, both.decoder], (tokens,)
+    for part in parts if compile else ():
+        compile_layers(part)
+    training = dataclasses.replace(cell.training, epochs=2, warmup_epochs=1)
+    batches = TensorBatches(data, training.batch_size, seed=0)
+    return Trainer(model, loss, batches, training, name="bench")

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -83,12 +82,7 @@ def open_data(task: LanguageTask) -> LanguageData:
 def _open_text(task: LanguageTask) -> LanguageData:
     from lib.tasks.language import build
 
-    return build(task, text_cache())
-
-
-def text_cache() -> Path:
-    """Where tokenizers and what is known of texts are kept, beside the local runs."""
-    return Store.at(provenance.ROOT).local / "text"
+    return build(task, Store.at(provenance.ROOT).local / "text")
 
 
 def language_study(remarks: Callable[[LanguageModel, Any], dict[str, Any]] | None = None) -> Study:

@@ -216,7 +216,7 @@ def by_frequency(table: pd.DataFrame, category: str, alike: bool = False) -> pd.
     found = rows[["frequency", "length", "seed"]].copy()
     for column, metric in taken.items():
         found[column] = rows[metric] if metric in rows else float("nan")
-    return found.sort_values("frequency")
+    return found.sort_values(["frequency", "seed"])
 
 
 def gaps(table: pd.DataFrame) -> pd.DataFrame:
@@ -282,7 +282,7 @@ def not_remembered(table: pd.DataFrame) -> pd.DataFrame:
         for (length, frequency), seeds in (
             found.groupby(["length", "frequency"]) if len(found) else ()
         ):
-            left = (seeds["own"] / seeds["alone"])[seeds["seed"].sort_values().index]
+            left = seeds["own"] / seeds["alone"]
             rows.append(
                 {
                     "changed": category,

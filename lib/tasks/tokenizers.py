@@ -12,8 +12,6 @@ tokens, so only the packing puts an end of text.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from lib.config import added_later, digest, require, to_dict
+from lib.store import write_atomic
 from lib.tasks.corpus import Corpus, CorpusConfig, Part, TextUnavailable
 
 if TYPE_CHECKING:
@@ -269,10 +268,7 @@ def _first(documents: Iterable[str], limit: int) -> Iterator[str]:
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that nobody, another process included, ever reads half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-    os.replace(name, path)
+    write_atomic(path, text.encode())
 
 
 def _load(config: PretrainedConfig) -> BPETokenizer:
