@@ -38,6 +38,7 @@ def capture(
     step: Callable[[], None],
     smaller: Callable[[], None] | None,
     measure: Callable[[], Tensor],
+    rewind: Callable[[], None],
     restore: Callable[[], None],
 ) -> Graphs:
     """Capture the three; all share their memory, since they never run at once.
@@ -46,17 +47,13 @@ def capture(
         step, smaller, measure: what is captured. Each must read all that changes from tensors of
             the device. `smaller` runs once an epoch, which is not worth compiling for: what is
             compiled runs there as it was written.
+        rewind: sets the counters to the first step of the first epoch; see :func:`warm_up`.
         restore: undoes what the warm-up has done.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(WARM_UP):
-            step()
-        if smaller is not None:
-            with eagerly():
-                smaller()
-        measure()
+        warm_up(step, smaller, measure, rewind)
     torch.cuda.current_stream().wait_stream(stream)
     restore()
     # products' scratch memory: trainings whose graphs run at once must not have the same
@@ -73,3 +70,24 @@ def capture(
     torch._C._cuda_clearCublasWorkspaces()
     restore()
     return Graphs(whole, last, measuring, table)
+
+
+def warm_up(
+    step: Callable[[], None],
+    smaller: Callable[[], None] | None,
+    measure: Callable[[], Tensor],
+    rewind: Callable[[], None],
+) -> None:
+    """Run what :func:`capture` is given, so that all is compiled and has its memory.
+
+    Each step is taken from where `rewind` leads: from a checkpoint near its end, steps in a row
+    would read past the epoch's last whole batch, or past the last step's learning rate.
+    """
+    for _ in range(WARM_UP):
+        rewind()
+        step()
+    if smaller is not None:
+        rewind()
+        with eagerly():
+            smaller()
+    measure()

@@ -179,10 +179,16 @@ class Trainer:
         """Capture the steps and the measuring as CUDA graphs; warm-up steps are undone."""
         before = {name: value.clone() for name, value in self.state().items()}
         last = self.batches.steps - 1
+
+        def rewind() -> None:
+            for name in ("position", "global_step"):
+                self.counters[name].zero_()
+
         self.graphs = capture(
             lambda: self._advance(self.counters["position"]),
             None if self.batches.even else lambda: self._advance(last),
             self._measure,
+            rewind,
             lambda: self.load_state(before),
         )
 

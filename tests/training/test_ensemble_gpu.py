@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from lib.analysis.answers import answer_loss, respond
 from lib.bench.config import StepBench
@@ -198,6 +199,37 @@ def test_a_stopped_ensemble_goes_on_from_its_checkpoints(tmp_path: Path) -> None
     assert len(list(tmp_path.iterdir())) == 4
     for outcome, expected in zip(run_composite(todo, context), whole, strict=True):
         assert losses(outcome) == pytest.approx(losses(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("left", [1, 2, 3, 11, 12])
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_it_goes_on_before_the_last_steps_too(left: int, drop_last: bool, tmp_path: Path) -> None:
+    """Of all, and of an epoch: the warm-up of its graphs reads no batch past them."""
+    rows = torch.randn(82, 4, generator=torch.Generator().manual_seed(0)).cuda()
+    config = TrainingConfig(epochs=3, warmup_epochs=1, batch_size=8, drop_last=drop_last)
+
+    def loss(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        logits = model(x)
+        return F.cross_entropy(logits, y), (logits.argmax(-1) == y).sum()
+
+    def trainer(checkpoint: Path | None = None) -> Trainer:
+        torch.manual_seed(0)
+        batches = TensorBatches((rows, rows.argmax(1)), 8, 5, drop_last)
+        model = nn.Linear(4, 4).cuda()
+        return Trainer(model, loss, batches, config, runs=[Run("r", checkpoint)])
+
+    whole = trainer()
+    whole.train()
+    kept = trainer(tmp_path / "r.safetensors")
+    turns = kept.turns()
+    while kept.step < kept.total - left:
+        next(turns)
+    kept.save()
+    again = trainer(tmp_path / "r.safetensors")
+    again.train()
+    assert again.first_step == again.total - left
+    for name, value in whole.state().items():
+        assert torch.equal(again.state()[name], value)
 
 
 def test_a_failed_run_harms_no_other(monkeypatch: pytest.MonkeyPatch) -> None:

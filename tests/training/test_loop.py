@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lib.training import loop
 from lib.training.batches import TensorBatches
 from lib.training.checkpoints import (
     CheckpointError,
@@ -24,6 +25,7 @@ from lib.training.checkpoints import (
 )
 from lib.training.compiling import pays_to_compile
 from lib.training.config import TrainingConfig
+from lib.training.graphs import warm_up
 from lib.training.loop import Trainer
 from lib.training.runs import Run
 from lib.training.schedules import warmup_cosine
@@ -334,3 +336,35 @@ def test_compiling_pays_where_fused_blocks_leave_something(
     device: str, used: dict[str, list[str]], pays: bool
 ) -> None:
     assert pays_to_compile(torch.device(device), used) is pays
+
+
+@pytest.mark.parametrize("step", [0, 3, 5, 6, 15, 16, 17])
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_a_warm_up_ends_wherever_training_goes_on(
+    step: int, drop_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also before the last steps of an epoch, and of all: it reads nothing that lies past them."""
+    trainer = Trainer(make_model(), loss, make_batches(41, 8, drop_last), CONFIG)
+    steps = trainer.batches.steps
+    trainer.step = step % trainer.total
+    trainer.batches.begin_epoch(trainer.step // steps)
+    trainer.counters["position"].fill_(trainer.step % steps)
+    trainer.counters["global_step"].fill_(trainer.step)
+    before = {name: value.clone() for name, value in trainer.state().items()}
+    read = []
+    gather = trainer.batches.gather
+
+    def noted(position: Tensor | int) -> tuple[Tensor, ...]:
+        read.append(int(position))
+        return gather(position)
+
+    def capture(first, smaller, measure, rewind, restore) -> None:  # type: ignore[no-untyped-def]
+        monkeypatch.setattr(trainer.batches, "gather", noted)
+        warm_up(first, smaller, measure, rewind)
+        restore()
+
+    monkeypatch.setattr(loop, "capture", capture)
+    trainer._capture()
+    assert read == [0, 0, 0] + ([] if drop_last else [steps - 1])
+    after = trainer.state()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
