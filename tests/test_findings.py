@@ -37,6 +37,7 @@ from lib.experiments import (
     pretrained,
     scaling,
     stories,
+    transformer,
 )
 from lib.figures import noise_phases as noise_figures
 from lib.models.presets import preset
@@ -136,6 +137,35 @@ def test_sensitivity_of_learned_positions_to_seeds_and_choices() -> None:
     assert len(turned) == 2 and (turned == 1).sum() == 1
     base = of_variant(frame_of(ablations.POSITIONS), "learned")
     assert (base["final_symmetric"] > base["final_composite"]).sum() == 1
+
+
+def test_transformer_with_convolution_what_it_means_so_far() -> None:
+    frame = frame_of(transformer.CONVOLVED)
+    layers = {depth: rows for depth, rows in frame.groupby("n_layers")}
+    assert {depth: len(rows) for depth, rows in layers.items()} == {2: 36, 6: 36}
+    ahead = frame["final_symmetric"] > frame["final_composite"]
+    mostly = frame["final_symmetric"] > 0.5
+    assert mostly.sum() == 13 and (ahead | ~mostly).all()
+    two, six = layers[2], layers[6]
+    assert round(two["best_composite"].mean(), 2) == 0.54
+    small = two[two["gamma"] <= 0.3]
+    assert len(small) == 9 and ahead[small.index].sum() == 8 and mostly[small.index].sum() == 7
+    assert (two[two["gamma"] == 0.1]["final_symmetric"] > 0.6).all()
+    assert ahead[two[two["gamma"] >= 0.4].index].sum() == 2
+    assert (six[six["gamma"] == 0.1]["final_train_accuracy"] < 0.2).all()
+    assert (six[six["gamma"] == 0.2]["final_train_accuracy"].between(0.6, 0.99)).all()
+    assert (six[six["gamma"] <= 0.2]["best_composite"] < 0.19).all()
+    learnt = six[six["gamma"] >= 0.3]
+    assert (learnt["final_train_accuracy"] > 0.94).all()
+    assert len(learnt) == 30 and ahead[learnt.index].sum() == 7
+    half = six[six["gamma"] == 0.5]
+    assert (half["final_composite"] > 0.5).sum() == 2 and mostly[half.index].sum() == 1
+    assert ahead[six[six["gamma"] == 1].index].all()
+    assert (frame[frame["gamma"] >= 1.5]["best_symmetric"] < 0.25).all()
+    mamba = frame_of(phase_diagram.TIED)
+    assert len(mamba) == 216 and (mamba["final_symmetric"] < 0.5).all()
+    paper = load_reference("achilles_transformer").maps["best_composite"]
+    assert paper.loc[2].mean().round(2) == 0.55 and (paper.loc[6, [0.1, 0.2]] < 0.05).all()
 
 
 def test_beyond_what_it_means_so_far() -> None:
