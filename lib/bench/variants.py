@@ -24,12 +24,13 @@ from torch import Tensor
 
 from lib import runner
 from lib.bench.measure import Contestant, captured, check, clock_of, first_line, measure
-from lib.ops import fused_conv, long_scan, products, scan_kernels
+from lib.ops import fused_conv, long_scan, packed_attention, products, scan_kernels
 from lib.run_options import USAGE_ERROR
 
 OWN = "as it is"
 MODULES: dict[str, tuple[ModuleType, ...]] = {
-    "scan": (scan_kernels, long_scan), "conv": (fused_conv,), "linear": (products,)
+    "scan": (scan_kernels, long_scan), "conv": (fused_conv,), "linear": (products,),
+    "attention": (packed_attention,),
 }  # fmt: skip
 PASSES = ("forward", "backward")
 Call = Callable[[], Sequence[Tensor]]
@@ -135,7 +136,26 @@ def linear_passes(arguments: argparse.Namespace, device: torch.device) -> dict[s
     }
 
 
-MADE = {"scan": scan_passes, "conv": conv_passes, "linear": linear_passes}
+def attention_passes(arguments: argparse.Namespace, device: torch.device) -> dict[str, Call]:
+    """Attention of one head with its convolution of four taps, all in float32."""
+    draw = torch.Generator(device).manual_seed(1)
+    r, e, p = arguments.runs, arguments.channels, arguments.entries
+    shape, c = (r, arguments.batch, arguments.length), 2 * e + p
+    x, weight, bias, dy = (
+        torch.randn(*size, generator=draw, device=device)
+        for size in ((*shape, c), (r, c, 4), (r, c), (*shape, p))
+    )
+    given = (x, weight, bias, 1, e, True, False)
+    return {
+        "forward": lambda: (packed_attention.forward_op(*given),),
+        "backward": lambda: packed_attention.backward_op(dy, *given),
+    }
+
+
+MADE = {
+    "scan": scan_passes, "conv": conv_passes, "linear": linear_passes,
+    "attention": attention_passes,
+}  # fmt: skip
 
 
 def contestants(
@@ -166,8 +186,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pass", dest="passes", action="append", help="all by default")
     for name, default, text in (
         ("runs", 12, "at once"), ("batch", 2048, "sequences"), ("length", 8, "steps of each"),
-        ("channels", 64, "of the scan or the convolution, or of a linear map's input"),
-        ("entries", 128, "of the scan's state, or of a linear map's output"),
+        ("channels", 64, "of the scan or the convolution, of a linear map's input, or of queries"),
+        ("entries", 128, "of the scan's state, of a linear map's output, or of values"),
         ("repeats", 15, "of each"),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default, help=text)

@@ -16,6 +16,8 @@ from lib.models.config import AttentionConfig
 from lib.models.layers import Activation, CausalConv, Linear, watched
 from lib.ops import backends
 from lib.ops.checks import compute_dtype
+from lib.ops.packed_attention import OP as PACKED
+from lib.ops.packed_attention import packed_attention, packed_facts
 from lib.ops.short_attention import (
     OP,
     attention_facts,
@@ -80,6 +82,7 @@ class AttentionMixer(nn.Module):
             )
             names += ["pre_conv", "post_conv"]
         self.out_proj = Linear(config.n_heads * config.headdim_v, config.d_model, bias=config.bias)
+        self.before_y = [f"act_{name}" for name in names if name != "y"]
         for name in names:
             setattr(self, f"act_{name}", Activation())
 
@@ -129,6 +132,25 @@ class AttentionMixer(nn.Module):
             S = self.act_S(attention_matrix(q, k, self.config.causal))
             return (S @ v.to(S.dtype)).transpose(1, 2).to(v.dtype)
 
+    def _packs(self, qkv: Tensor) -> bool:
+        """Whether one kernel makes y of what the projection gave: nobody waits for what lies
+        between, and positions turn nothing there."""
+        c = self.config
+        if c.rope_theta is not None or watched(*(getattr(self, name) for name in self.before_y)):
+            return False
+        weight = None if self.conv is None else self.conv.kernel()
+        facts = packed_facts(qkv, weight, c.n_heads, c.headdim_qk)
+        return backends.suits(PACKED, "fused", device=qkv.device, **facts)
+
+    def _packed(self, qkv: Tensor, last: bool = False) -> Tensor:
+        """qkv (b, l, channels) before the convolution to y (b, l, h headdim_v), or (b, 1, ...)."""
+        c, conv = self.config, self.conv
+        weight, bias = (None, None) if conv is None else (conv.kernel(), conv.bias)
+        return packed_attention(
+            qkv, weight, bias, c.n_heads, c.headdim_qk, causal=c.causal, last=last,
+            backend="fused",
+        )  # fmt: skip
+
     def forward(
         self, x: Tensor, state: AttentionState | None = None, return_state: bool = False
     ) -> Tensor | tuple[Tensor, AttentionState]:
@@ -140,6 +162,9 @@ class AttentionMixer(nn.Module):
         if state is not None or return_state:
             self._check_causal()
         qkv = self.in_proj(x)
+        if state is None and not return_state and self._packs(qkv):
+            y = self._packed(qkv).unflatten(-1, (self.config.n_heads, -1))
+            return self.out_proj(self.act_y(y).flatten(-2))
         conv = qkv.new_zeros(x.shape[0], self.config.conv_dim, 0)
         if self.conv is not None:
             before = state.conv if state is not None else None
@@ -163,7 +188,10 @@ class AttentionMixer(nn.Module):
             )
             q, k, v = (part.unflatten(-1, (c.n_heads, -1)) for part in (q, k, v))
         else:
-            q, k, v = self._split(self.conv(self.in_proj(x), None, False)[0].contiguous())
+            qkv = self.in_proj(x)
+            if self._packs(qkv):
+                return self.out_proj(self._packed(qkv, last=True))
+            q, k, v = self._split(self.conv(qkv, None, False)[0].contiguous())
             q = q[:, -1:]
         return self.out_proj(self._attend(*self._extend(q, k, v, None)).flatten(-2))
 

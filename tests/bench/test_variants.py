@@ -5,7 +5,14 @@ import re
 import pytest
 
 from lib.bench import variants
-from lib.ops import backends, fused_conv, long_scan, products, scan_kernels
+from lib.ops import (
+    backends,
+    fused_conv,
+    long_scan,
+    packed_attention,
+    products,
+    scan_kernels,
+)
 
 MISSING = backends.triton_missing("cpu")
 on_cpu = pytest.mark.skipif(MISSING is not None, reason="needs Triton and its interpreter")
@@ -18,12 +25,13 @@ SMALL = ["--runs", "2", "--batch", "2", "--channels", "8", "--entries", "16", "-
     [
         ("scan", ["steps=4", "backward_tile=64"]), ("conv", ["steps=3", "rows=1"]),
         ("linear", ["rows=16,depth=16", "gradient_rows=16,lots=3"]),
+        ("attention", ["width=8", "numbers=64,registers=168"]),
     ],
 )  # fmt: skip
 def test_variants_are_checked_and_timed_beside_the_own_sizes(
     what: str, sizes: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    modules = (scan_kernels, long_scan, fused_conv, products)
+    modules = (scan_kernels, long_scan, fused_conv, products, packed_attention)
     before = [module.SIZES for module in modules]
     assert variants.main([what, *sizes, *SMALL, "--repeats", "1"]) == 0
     assert [module.SIZES for module in modules] == before
