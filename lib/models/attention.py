@@ -54,7 +54,7 @@ class AttentionMixer(nn.Module):
     and y (b, l, h, headdim); pre_conv and post_conv (b, l, channels) where there is a convolution;
     and S (b, h, l, c + l), the weights after the softmax, in float32 or wider. What is zeroed there
     is lost: the other weights stay as they are. S is formed where a hook on act_S waits for it, and
-    for short sequences; else the library's fused attention runs.
+    for short sequences that no kernel of ours serves; else the library's fused attention runs.
 
     `backend` is of scans and `norm_eps` of norms inside a block; this one has neither.
     """
@@ -136,10 +136,11 @@ class AttentionMixer(nn.Module):
         """Whether one kernel makes y of what the projection gave: nobody waits for what lies
         between, and positions turn nothing there."""
         c = self.config
-        if c.rope_theta is not None or watched(*(getattr(self, name) for name in self.before_y)):
+        between = [getattr(self, name) for name in self.before_y]
+        if c.rope_theta is not None or watched(*between, *filter(None, [self.conv])):
             return False
-        weight = None if self.conv is None else self.conv.kernel()
-        facts = packed_facts(qkv, weight, c.n_heads, c.headdim_qk)
+        taps = 0 if self.conv is None else self.conv.taps
+        facts = packed_facts(qkv, taps, c.n_heads, c.headdim_qk)
         return backends.suits(PACKED, "fused", device=qkv.device, **facts)
 
     def _packed(self, qkv: Tensor, last: bool = False) -> Tensor:

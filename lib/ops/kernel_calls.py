@@ -24,6 +24,11 @@ def strided(*tensors: Tensor | None) -> list[Any]:
     return [x for t in tensors for x in (t, None if t is None else t.stride())]
 
 
+def channels_last(t: Tensor) -> Tensor:
+    """t, whose channels come last, or a copy in which they are next to each other."""
+    return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
+
+
 def empty_as(t: Tensor) -> Tensor:
     """Room for a tensor like t (r, b, d, l), without gaps: channels are neighbours in memory if
     they are in t, else steps. (``torch.empty_like`` makes steps neighbours if t has gaps, as a half

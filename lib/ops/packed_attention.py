@@ -17,7 +17,14 @@ from torch import Tensor
 from lib.ops import backends
 from lib.ops.checks import among, expect, expect_real
 from lib.ops.conv import causal_conv1d
-from lib.ops.kernel_calls import ceil_div, launch, over_runs, power_of_two, strided
+from lib.ops.kernel_calls import (
+    ceil_div,
+    channels_last,
+    launch,
+    over_runs,
+    power_of_two,
+    strided,
+)
 from lib.ops.short_attention import short_attention
 
 OP = "packed_attention"
@@ -84,17 +91,17 @@ def packed_attention(
         expect("bias", bias, "c", c=channels)
     elif bias is not None:
         raise ValueError(f"bias has shape {tuple(bias.shape)}, allowed: None without a weight")
-    facts = packed_facts(qkv, weight, heads, headdim_qk)
+    facts = packed_facts(qkv, 0 if weight is None else weight.shape[1], heads, headdim_qk)
     name = backends.resolve(OP, backend, device=qkv.device, **facts)
     out: Tensor = backends.call(OP, name)(qkv, weight, bias, heads, headdim_qk, causal, last)
     return out
 
 
-def packed_facts(qkv: Tensor, weight: Tensor | None, heads: int, headdim_qk: int) -> dict[str, Any]:
-    """Facts of a call by which a backend says whether it can serve it."""
+def packed_facts(qkv: Tensor, taps: int, heads: int, headdim_qk: int) -> dict[str, Any]:
+    """Facts of a call, without a convolution of no taps, by which a backend says whether it can
+    serve it."""
     return {
-        "length": qkv.shape[1], "dtype": qkv.dtype,
-        "taps": 0 if weight is None else weight.shape[1],
+        "length": qkv.shape[1], "dtype": qkv.dtype, "taps": taps,
         "widths": (headdim_qk, (qkv.shape[2] - 2 * heads * headdim_qk) // heads),
     }  # fmt: skip
 
@@ -138,15 +145,12 @@ def _sizes(
     }  # fmt: skip
 
 
-def _by_channels(t: Tensor | None) -> Tensor | None:
-    """Channels, which come last, next to each other."""
-    return t if t is None or t.stride(-1) == 1 else t.contiguous()
-
-
 def _as_kernels_take(
     x: Tensor, weight: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    return tuple(map(_by_channels, (x, None if weight is None else weight.mT, bias)))
+    """Channels, which come last, next to each other."""
+    given = (x, None if weight is None else weight.mT, bias)
+    return tuple(None if t is None else channels_last(t) for t in given)
 
 
 def _empty(x: Tensor, heads: int, e: int, last: bool) -> Tensor:
@@ -192,7 +196,7 @@ def backward_op(
     more = {"PAIRS": pairs, "maxnreg": SIZES.registers}
     written = (sums, of_scores, b, heads)
     launch(
-        packed_values_backward, r * lots * heads, *strided(_by_channels(dy), *given), *written,
+        packed_values_backward, r * lots * heads, *strided(channels_last(dy), *given), *written,
         e**-0.5, **constants, **more,
     )  # fmt: skip
     del constants["P"]

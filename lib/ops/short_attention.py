@@ -15,7 +15,14 @@ from torch import Tensor
 
 from lib.ops import backends
 from lib.ops.checks import among, compute_dtype, expect, expect_real
-from lib.ops.kernel_calls import ceil_div, launch, over_runs, power_of_two, strided
+from lib.ops.kernel_calls import (
+    ceil_div,
+    channels_last,
+    launch,
+    over_runs,
+    power_of_two,
+    strided,
+)
 
 OP = "attention"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -77,7 +84,7 @@ def _reference(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-    one_run = (_channels_last(t[None]) for t in (q, k, v))
+    one_run = (channels_last(t[None]) for t in (q, k, v))
     return _attend(*one_run, q.shape[3] ** -0.5, causal).squeeze(0)
 
 
@@ -105,10 +112,6 @@ def attention_facts(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Any]:
         "length": q.shape[2], "kept": k.shape[2] - q.shape[2], "dtype": v.dtype,
         "widths": (q.shape[3], v.shape[3]),
     }  # fmt: skip
-
-
-def _channels_last(t: Tensor) -> Tensor:
-    return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
 
 
 def _sizes(q: Tensor, v: Tensor, causal: bool) -> tuple[int, dict[str, Any]]:
@@ -150,7 +153,7 @@ def _backward(
 
     grads = [_empty(t) for t in (q, k, v)]
     programs, constants = _sizes(q, v, causal)
-    dy = _channels_last(dy).transpose(2, 3)
+    dy = channels_last(dy).transpose(2, 3)
     given = strided(dy, q, k, v, *grads)
     launch(attend_backward, programs, *given, *q.shape[1:3], scale, **constants)
     return grads

@@ -204,8 +204,8 @@ def test_shapes_that_do_not_fit() -> None:
 def test_only_where_somebody_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     there = replace(backends._OPS[OP]["fused"], missing=backends.never)
     monkeypatch.setitem(backends._OPS[OP], "fused", there)
-    qkv, weight, _ = inputs(1, 4, 2, 6, 6, 3).values()
-    facts = packed_facts(qkv.float(), weight, 2, 6)
+    qkv = inputs(1, 4, 2, 6, 6, 3)["qkv"]
+    facts = packed_facts(qkv.float(), 3, 2, 6)
     assert facts == {"length": 4, "dtype": torch.float32, "taps": 3, "widths": (6, 6)}
     gpu = torch.device("cuda")
     assert backends.resolve(OP, "auto", device=gpu, **facts) == "reference"
@@ -271,9 +271,16 @@ def test_states_turned_positions_longer_texts_and_watchers_get_another() -> None
             mixer(long)
             mixer.last(long)
             AttentionMixer(AttentionConfig(8, rope_theta=100.0))(short)
-            for name in ("pre_conv", "post_conv", "q", "k", "v", "S"):
-                act = getattr(mixer, f"act_{name}")
-                handle = act.register_forward_hook(lambda *_: None)
+            for name in (
+                "act_pre_conv",
+                "act_post_conv",
+                "act_q",
+                "act_k",
+                "act_v",
+                "act_S",
+                "conv",
+            ):
+                handle = getattr(mixer, name).register_forward_hook(lambda *_: None)
                 mixer(short)
                 handle.remove()
             assert OP not in used
@@ -287,13 +294,36 @@ def test_states_turned_positions_longer_texts_and_watchers_get_another() -> None
 
 @pytest.mark.gpu
 @on_gpu
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
-    ("length", "e", "p", "taps"), [(8, 32, 64, 4), (8, 32, 64, 0), (5, 24, 100, 2)]
-)
-def test_on_the_gpu(length: int, e: int, p: int, taps: int, dtype: torch.dtype) -> None:
-    for heads, last in ((1, False), (2, False), (1, True)):
-        assert_same(
-            by("fused", heads, e, last=last), formula(heads, e, last=last),
-            inputs(1333, length, heads, e, p, taps), dtype, "cuda",
-        )  # fmt: skip
+    ("dtype", "heads", "e", "p", "taps", "bias", "last"),
+    [
+        (torch.float32, 1, 32, 64, 4, True, False), (torch.float32, 1, 32, 64, 4, True, True),
+        (torch.float32, 1, 32, 64, 0, False, False), (torch.float32, 2, 24, 100, 2, False, False),
+        (torch.bfloat16, 1, 32, 64, 4, True, False),
+    ],
+)  # fmt: skip
+def test_on_the_gpu(
+    dtype: torch.dtype, heads: int, e: int, p: int, taps: int, bias: bool, last: bool
+) -> None:
+    """The first is that of the book's models; each compiles for some seconds, so there are few."""
+    assert_same(
+        by("fused", heads, e, last=last), formula(heads, e, last=last),
+        inputs(1333, 8, heads, e, p, taps, bias), dtype, "cuda",
+    )  # fmt: skip
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_runs_on_the_gpu() -> None:
+    """As an ensemble calls it, with weights of their own."""
+    runs = [inputs(1333, 8, 1, 32, 64, 4, seed=seed) for seed in range(3)]
+    stacked = {name: torch.stack([run[name] for run in runs]) for name in runs[0]}
+
+    def mapped(**t: Tensor) -> Tensor:
+        return torch.vmap(lambda one: by("fused", 1, 32)(**one))(t)
+
+    def looped(**t: Tensor) -> Tensor:
+        parts = [{name: one[k] for name, one in t.items()} for k in range(3)]
+        return torch.stack([formula(1, 32)(**part) for part in parts])
+
+    assert_same(mapped, looped, stacked, torch.float32, "cuda")

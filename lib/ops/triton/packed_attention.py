@@ -2,15 +2,15 @@
 projection makes them, with the short convolution and SiLU on the way.
 
 What lies between a projection and the next is wide and, at 8 tokens, cheap to make again: so
-neither what is convolved nor scores are ever written. A program takes a few sequences of one head,
-and keeps rows, a token of each, in registers: a lane has neighbouring channels of one sequence.
-Heads are cut into parts of W channels, so that all rows lie alike and nothing moves between lanes
-but sums over channels. Each sum has one order.
+neither what is convolved nor scores are ever written, but for their gradients. A program takes a
+few sequences of one head, and keeps rows, a token of each, in registers: a lane has neighbouring
+channels of one sequence. Heads are cut into parts of W channels, so that all rows lie alike and
+lanes exchange sums alone, where rows begin at multiples of 16 bytes. Each sum has one order.
 
-Counts of the compiled code (sm_90; 8 tokens, queries of 32 channels, values of 64, four taps), for
-4 sequences: 2,595 instructions forward, 5,031 and 3,166 backward, loads of 16 bytes, no shared
-memory. Backward there are two kernels with the scores' gradients between them: one alone spilt
-registers, and took twice as long to compile.
+Counts of the compiled code (sm_90, float32; 8 tokens, queries of 32 channels, values of 64, four
+taps), for 4 sequences: 2,595 instructions forward, 5,031 and 3,166 backward, loads of 16 bytes, no
+shared memory. Backward there are two kernels with the scores' gradients between them: one alone
+spilt registers, and took twice as long to compile.
 """
 
 # mypy: ignore-errors
