@@ -129,17 +129,13 @@ if __name__ == "__main__":
     both_ways(short_attention, q, k, v, backend="fused")
     case = "l8-e32-p64-last"
     both_ways(short_attention, q[:, :, -1:], k, v, backend="fused")
-    for last in (False, True):
-        case = f"l8-e32-p64-conv{'-last' * last}"
+    for conv in (True, False):
+        case = "l8-e32-p64-conv" if conv else "l8-e32-p64-plain-last"
         both_ways(
-            packed_attention, torch.ones(64, 8, 128), torch.ones(128, 4), torch.ones(128),
-            heads=1, headdim_qk=32, last=last, backend="fused",
+            packed_attention, torch.ones(64, 8, 128), torch.ones(128, 4) if conv else None,
+            torch.ones(128) if conv else None, heads=1, headdim_qk=32, last=not conv,
+            backend="fused",
         )  # fmt: skip
-    case = "l8-e32-p64-plain"
-    both_ways(
-        packed_attention, torch.ones(64, 8, 128), None, None, heads=1, headdim_qk=32,
-        backend="fused",
-    )  # fmt: skip
     for k, n in ((32, 128), (128, 512), (512, 128)):
         case = f"{k}-{n}"
         both_ways(linear, torch.ones(16384, k), torch.ones(n, k), backend="tensor_cores")
