@@ -25,12 +25,10 @@ from lib.ops.kernel_calls import (
     power_of_two,
     strided,
 )
-from lib.ops.short_attention import short_attention
+from lib.ops.short_attention import LENGTHS, short_attention, unfit
 
 OP = "packed_attention"
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# beyond which registers do not hold a sequence's scores, or parts of heads are too many
-LENGTHS, WIDTHS, TAPS = range(1, 9), range(1, 129), range(2, 5)
+TAPS = range(2, 5)
 
 
 @dataclass(frozen=True)
@@ -241,15 +239,11 @@ backward_op.register_vmap(over_runs(backward_op))
 
 
 def _refuses(facts: dict[str, Any]) -> str | None:
-    if facts["dtype"] not in DTYPES:
-        return f"dtype is {facts['dtype']}, allowed: float32, bfloat16, float16; use reference"
     if not among(facts["length"], LENGTHS):
         return f"length is {facts['length']}, allowed: 1..8; use reference"
-    if not all(among(width, WIDTHS) for width in facts["widths"]):
-        return f"widths of a head are {facts['widths']}, allowed: 1..128; use reference"
     if facts["taps"] and not among(facts["taps"], TAPS):
         return f"weight has {facts['taps']} taps, allowed: 2..4; use reference"
-    return None
+    return unfit(facts)
 
 
 backends.register(OP, "reference", _reference, prefers=lambda facts: True)

@@ -183,15 +183,20 @@ _attend.register_vmap(over_runs(_attend))
 _backward.register_vmap(over_runs(_backward))
 
 
-def _refuses(facts: dict[str, Any]) -> str | None:
+def unfit(facts: dict[str, Any]) -> str | None:
+    """Why no kernel of attention over a few tokens serves a call's type or heads, or None."""
     if facts["dtype"] not in DTYPES:
         return f"dtype is {facts['dtype']}, allowed: float32, bfloat16, float16; use reference"
-    if facts["length"] < 1 or not among(facts["kept"] + facts["length"], LENGTHS):
-        length = f"{facts['length']}, {facts['kept']} kept"
-        return f"length is {length}, allowed: 1..8 together; use reference"
     if not all(among(width, WIDTHS) for width in facts["widths"]):
         return f"widths of a head are {facts['widths']}, allowed: 1..128; use reference"
     return None
+
+
+def _refuses(facts: dict[str, Any]) -> str | None:
+    if facts["length"] < 1 or not among(facts["kept"] + facts["length"], LENGTHS):
+        length = f"{facts['length']}, {facts['kept']} kept"
+        return f"length is {length}, allowed: 1..8 together; use reference"
+    return unfit(facts)
 
 
 backends.register(OP, "reference", _reference, prefers=lambda facts: True)
