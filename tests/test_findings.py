@@ -143,11 +143,11 @@ def test_sensitivity_of_learned_positions_to_seeds_and_choices() -> None:
 def test_transformer_with_convolution_what_it_means_so_far(root: Path) -> None:
     frame = frame_of(transformer.CONVOLVED)
     layers = {depth: rows for depth, rows in frame.groupby("n_layers")}
-    assert {depth: len(rows) for depth, rows in layers.items()} == {2: 36, 6: 36}
+    assert {depth: len(rows) for depth, rows in layers.items()} == {2: 36, 5: 36, 6: 36, 7: 36}
     ahead = frame["final_symmetric"] > frame["final_composite"]
     mostly = {name: frame[f"final_{name}"] > 0.5 for name in ("composite", "symmetric")}
-    assert mostly["symmetric"].sum() == 13
-    two, six = layers[2], layers[6]
+    assert mostly["symmetric"].sum() == 19
+    two = layers[2]
     best = {
         (depth, name): rows.groupby("gamma")[f"best_{name}"].mean().round(2)
         for depth, rows in layers.items()
@@ -167,29 +167,64 @@ def test_transformer_with_convolution_what_it_means_so_far(root: Path) -> None:
     assert printed["symmetric"] == 0.14
     assert len(larger) == 27 and ahead[larger.index].sum() == 2
     assert mostly["composite"][larger.index].sum() == 15
-    trained = {gamma: rows["final_train_accuracy"] for gamma, rows in six.groupby("gamma")}
-    assert (trained[0.1] < 0.2).all() and (trained[0.2] > 0.95).sum() == 2
-    assert (six[six["gamma"] <= 0.2]["best_composite"] < 0.17).all()
-    assert (paper.loc[6, [0.1, 0.2]] < 0.05).all()
-    learnt = six[six["gamma"] >= 0.3]
-    assert (learnt["final_train_accuracy"] > 0.94).all() and len(learnt) == 30
-    assert mostly["composite"][learnt.index].sum() == 16 and ahead[learnt.index].sum() == 7
-    half = six[six["gamma"] == 0.5].index
-    assert mostly["composite"][half].sum() == 2 and mostly["symmetric"][half].sum() == 1
-    assert ahead[six[six["gamma"] == 1].index].all()
-    assert best[6, "composite"][[1.0, 2.0]].tolist() == [0.57, 0.51]
-    assert paper.loc[6, [1.0, 2.0]].tolist() == [0.93, 0.92]
-    last = six[six["gamma"] >= 1.5][["final_composite", "final_symmetric"]].max(axis=1)
-    assert (last < 0.155).sum() == 3 and (last > 0.5).sum() == 3
-    assert best[6, "symmetric"].max() == 0.57
+
+    deep = frame[frame["n_layers"] >= 5]
+    trained = deep.groupby(["gamma", "n_layers"])["final_train_accuracy"]
+    learnt = trained.apply(lambda seeds: (seeds > 0.94).sum())
+    assert (trained.max()[0.1] < 0.22).all() and learnt[0.2].to_dict() == {5: 3, 6: 2, 7: 1}
+    assert (learnt[0.3:] == 3).all()
+    hardly = [best[depth, "composite"][0.2] for depth in (5, 6, 7)]
+    assert hardly == [0.41, 0.15, 0.15]
+    assert (paper.loc[[5, 6, 7], [0.1, 0.2]] < 0.05).all(axis=None) and paper.loc[5, 0.2] == 0.03
+    many = deep[deep["gamma"] >= 0.3].index
+    assert len(many) == 90 and mostly["composite"][many].sum() == 61 and ahead[many].sum() == 15
+    assert sorted(best[depth, "composite"][0.3] for depth in (5, 6, 7)) == [0.67, 0.78, 0.82]
+    assert sorted(paper.loc[[5, 6, 7], 0.3]) == [0.03, 0.19, 0.29]
     mamba = frame_of(phase_diagram.TIED)
     assert len(mamba) == 216 and (mamba["final_symmetric"] < 0.5).all()
+
+    def of_deep(rows: pd.DataFrame, lowest: float, highest: float) -> float:
+        chosen = rows[(rows["n_layers"] >= 5) & rows["gamma"].between(lowest, highest)]
+        return round(chosen["best_composite"].mean(), 2)
+
+    theirs = paper.loc[[5, 6, 7]]
+    assert [of_deep(rows, 0.4, 0.8) for rows in (frame, mamba)] == [0.7, 0.45]
+    assert [of_deep(rows, 0.9, 2.0) for rows in (frame, mamba)] == [0.7, 0.91]
+    assert theirs.loc[:, 0.4:0.8].mean(axis=None).round(2) == 0.7
+    assert theirs.loc[:, 0.9:2.0].mean(axis=None).round(2) == 0.88
+    symmetric = pd.concat([best[depth, "symmetric"] for depth in (5, 6, 7)])
+    assert len(symmetric) == 36 and (symmetric > printed["symmetric"]).sum() == 17
+    assert symmetric.max() == best[6, "symmetric"][1.0] == 0.57
+    ends = layers[5][layers[5]["gamma"] == 1]
+    third = ends[~mostly["symmetric"][ends.index]]
+    assert len(third) == 1
+    assert (third[["final_composite", "final_symmetric"]] < 0.05).all(axis=None)
     models = [
         cells_of(find(name), "paper")[0].model
         for name in (phase_diagram.TIED, transformer.CONVOLVED)
     ]
     assert [model.positional_encoding for model in models] == ["none", "learned"]
     assert [model.tie_embeddings for model in models] == [True, False]
+
+
+def test_what_the_convolution_adds_to_a_transformer_of_two_layers() -> None:
+    plain, convolved = frame_of(transformer.PLAIN), frame_of(transformer.CONVOLVED)
+    assert len(plain) == 36 and set(plain["n_layers"]) == {2}
+    pairs = convolved.merge(plain, on=["n_layers", "gamma", "seed"], suffixes=("", "_plain"))
+    assert len(pairs) == 36
+    both = ["best_composite", "best_composite_plain"]
+    assert pairs[both].mean().round(2).tolist() == [0.54, 0.24]
+    assert (pairs[both[0]] > pairs[both[1]]).sum() == 30
+    middle = pairs[pairs["gamma"].between(0.3, 0.8)]
+    trained = middle[["final_train_accuracy", "final_train_accuracy_plain"]]
+    assert len(middle) == 18 and (trained > 0.85).all(axis=None)
+    assert middle[both].mean().round(2).tolist() == [0.58, 0.16]
+    ends = middle[["final_symmetric", "final_symmetric_plain"]]
+    assert (ends > 0.5).sum().tolist() == [3, 12]
+    assert (plain.loc[plain["gamma"] == 0.6, "final_symmetric"] > 0.999).all()
+    right = plain[plain["gamma"] >= 0.9].groupby("gamma")["final_train_accuracy"].mean()
+    assert right.agg(["min", "max"]).round(2).tolist() == [0.69, 0.89]
+    assert (plain.loc[plain["gamma"] == 1.5, "final_composite"] > 0.5).sum() == 2
 
 
 def test_beyond_what_it_means_so_far() -> None:

@@ -247,7 +247,10 @@ def _refuses(facts: dict[str, Any]) -> str | None:
 
 
 backends.register(OP, "reference", _reference, prefers=lambda facts: True)
-backends.register(  # has not run on a GPU: only where somebody prefers it
+backends.register(
     OP, "fused", _fused, refuses=_refuses, first=True,
     missing=lambda device: backends.triton_missing(device.type, "reference"),
+    # a training step of 36 runs of 3 layers: 5.65 ms with it, 6.94 by the ops that it joins (H200,
+    # float32); it has not been timed in half precision
+    prefers=lambda facts: facts["device"].type == "cuda" and facts["dtype"] == torch.float32,
 )  # fmt: skip

@@ -202,17 +202,21 @@ def test_shapes_that_do_not_fit() -> None:
         packed_attention(qkv, None, bias, 2, 6)
 
 
-def test_only_where_somebody_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_its_own_accord_on_a_gpu_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     there = replace(backends._OPS[OP]["fused"], missing=backends.never)
     monkeypatch.setitem(backends._OPS[OP], "fused", there)
     qkv = inputs(1, 4, 2, 6, 6, 3)["qkv"]
     facts = packed_facts(qkv.float(), 3, 2, 6)
     assert facts == {"length": 4, "dtype": torch.float32, "taps": 3, "widths": (6, 6)}
     gpu = torch.device("cuda")
-    assert backends.resolve(OP, "auto", device=gpu, **facts) == "reference"
+    half = {**facts, "dtype": torch.bfloat16}
+    assert backends.resolve(OP, "auto", device=gpu, **facts) == "fused"
+    assert backends.resolve(OP, "auto", device=gpu, **half) == "reference"
+    assert backends.resolve(OP, "auto", device=torch.device("cpu"), **facts) == "reference"
     with backends.preferring(OP, "fused"):
-        assert backends.resolve(OP, "auto", device=gpu, **facts) == "fused"
-        assert not backends.suits(OP, "fused", device=gpu, **{**facts, "length": 9})
+        assert backends.resolve(OP, "auto", device=gpu, **half) == "fused"
+        for other in (facts, half):
+            assert not backends.suits(OP, "fused", device=gpu, **{**other, "length": 9})
 
 
 CONFIGS = {
