@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lib import provenance
-from lib.run_options import FAILED, STOPPED, USAGE_ERROR, add_arguments
+from lib.run_options import FAILED, STOPPED, USAGE_ERROR, add_arguments, add_whole
 from lib.store import Store, StoreError
 
 INTERRUPTED = 128 + signal.SIGINT  # exit status, as a shell has it
@@ -54,6 +54,7 @@ def _run(arguments: argparse.Namespace) -> int:
             checkpoint_every=arguments.checkpoint_every,
             ensemble=arguments.ensemble,
             abreast=arguments.abreast,
+            whole=arguments.whole,
             say=_say,
         )
     _say(f"{len(summary.done)} done, {len(summary.failed)} failed, {summary.left} left")
@@ -72,8 +73,8 @@ def _queue(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as services:
         environment = services.enter_context(mps.shared()) if arguments.mps else None
         found = plan.work(
-            jobs, arguments.processes, seconds, root=arguments.root, environment=environment,
-            say=_say,
+            jobs, arguments.processes, seconds, whole=arguments.whole, root=arguments.root,
+            environment=environment, say=_say,
         )  # fmt: skip
     _say(
         f"{len(found.done)} lines done, {len(found.failed)} failed, {len(found.stopped)} stopped, "
@@ -236,6 +237,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--processes", type=int, default=2, metavar="N",
                      help="runs at once (default: %(default)s)")  # fmt: skip
     sub.add_argument("--budget", metavar="TIME", help="of all: stop cleanly after 90s, 8m, 1.5h")
+    add_whole(sub)
     sub.add_argument("--mps", action="store_true",
                      help="kernels of all at once, by NVIDIA's multi-process service")  # fmt: skip
     sub.add_argument("--pack", type=Path, metavar="FILE", help="then write records to a .tar.gz")

@@ -89,8 +89,8 @@ def _check(job: Job) -> None:
             arguments = parser.parse_args(job)
     except SystemExit as error:
         raise ValueError(said.getvalue().strip().rpartition("error: ")[2] or "help") from error
-    if arguments.budget is not None:
-        raise ValueError("a line has no --budget; the plan's is shared")
+    if arguments.budget is not None or arguments.whole:
+        raise ValueError("a line has no --budget and no --whole; the plan's are shared")
     runner.check_options(arguments.ensemble, arguments.abreast, arguments.checkpoint_every)
     runner.check_backend(arguments.backend, runner.choose_device(arguments.device))
     with runner.preferring(arguments.prefer, arguments.device):
@@ -105,6 +105,7 @@ def work(
     processes: int = 2,
     seconds: float | None = None,
     *,
+    whole: bool = False,
     root: Path = provenance.ROOT,
     command: Sequence[str] = (sys.executable, "-m", "lib", "run"),
     environment: Mapping[str, str] | None = None,
@@ -116,15 +117,18 @@ def work(
         jobs: from :func:`read`.
         processes: lines under way at once.
         seconds: for all; None for as long as it takes.
+        whole: give up lines that turn out not to end in what is left of it, and begin the next.
         command: what a line is put behind.
         environment: what its environment has beside ours.
         say: takes what the lines print, a line of text at a time and never two at once.
 
     Raises:
-        ValueError: fewer than one process, or a time in which no line would begin.
+        ValueError: fewer than one process, a time in which no line would begin, or `whole` without
+            one.
     """
     if processes < 1:
         raise ValueError(f"processes is {processes}, allowed: at least 1")
+    runner.check_whole(whole, seconds)
     if seconds is not None and seconds <= LEAST:
         raise ValueError(
             f"budget is {seconds:g} s, allowed: more than {LEAST:g} s, which a line needs to begin"
@@ -147,7 +151,7 @@ def work(
                 job = waiting.popleft()
             own = {**os.environ, **(environment or {})}
             try:
-                status = _run(job, command, root, left, own, tell, runs)
+                status = _run(job, command, root, left, whole, own, tell, runs)
             except Exception as error:  # a line that cannot even begin has failed, and says why
                 tell(f"{' '.join(job)}: failed: {error}")
                 status = FAILED
@@ -173,10 +177,11 @@ def work(
 
 
 def _run(
-    job: Job, command: Sequence[str], root: Path, seconds: float | None,
+    job: Job, command: Sequence[str], root: Path, seconds: float | None, whole: bool,
     environment: Mapping[str, str], say: Callable[[str], Any], runs: UnderWay,
 ) -> int:  # fmt: skip
     budget = [] if seconds is None else ["--budget", f"{max(1, int(seconds - ENDING))}s"]
+    budget += ["--whole"] * whole
     name, begun = " ".join(job), time.monotonic()
     # headless: several progress bars would overwrite each other
     environment = {**environment, "MAMBA_BOOK_HEADLESS": "1", "PYTHONUNBUFFERED": "1"}

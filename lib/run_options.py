@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "all must hold")  # fmt: skip
     parser.add_argument("--shard", metavar="I/N", help="the I-th of N parts of these")
     parser.add_argument("--budget", metavar="TIME", help="stop cleanly after 90s, 8m, 1.5h")
+    add_whole(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--backend", default="auto", help="auto or the name of a backend")
     add_prefer(parser)
@@ -35,6 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--abreast", type=int, metavar="N",
                         help="train groups of different models beside each other, up to N runs in "
                         "all (default: on a GPU as many as the experiment says)")  # fmt: skip
+
+
+def add_whole(parser: argparse.ArgumentParser) -> None:
+    """Add what ``runner.run`` calls whole."""
+    parser.add_argument("--whole", action="store_true",
+                        help="give up at once, with a checkpoint, what by its pace would not end "
+                        "within the budget, and go on to what does")  # fmt: skip
 
 
 def add_prefer(parser: argparse.ArgumentParser) -> None:

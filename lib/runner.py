@@ -97,6 +97,7 @@ def run(
     checkpoint_every: float = 60.0,
     ensemble: int | None = None,
     abreast: int | None = None,
+    whole: bool = False,
     say: Any = print,
 ) -> Summary:
     """Run what is missing of an experiment's profile and store a record a cell. Cells that another
@@ -114,6 +115,7 @@ def run(
         ensemble: largest number of runs trained at once; None means as many as there is room for.
         abreast: runs of different architectures up to which groups of them train beside each other;
             None means what suits the device.
+        whole: give up, with a checkpoint, what turns out not to end within the budget.
         store: where records go; by default that of the checkout at `root`.
 
     Raises:
@@ -123,6 +125,7 @@ def run(
     cells = chosen_cells(experiment, profile, select, shard)
     check_options(ensemble, abreast, checkpoint_every)
     seconds = parse_seconds(budget)
+    check_whole(whole, seconds)
     deadline = None if seconds is None else time.monotonic() + seconds
     store = store or Store.at(root)
     store.check_writable(name)
@@ -162,6 +165,7 @@ def run(
         backend=backend,
         compile=compile,
         deadline=deadline,
+        whole=whole,
         checkpoints=store.local / name / "checkpoints",
         checkpoint_every=checkpoint_every,
         ensemble=ensemble,
@@ -188,9 +192,8 @@ def run(
                 if outcome.status == "stopped":
                     holding.release(outcome.cell)
                     summary.stopped.append(readable)
-                    where = f" {outcome.reason}" if outcome.reason else ""
-                    say(f"  {readable}: budget spent{where}; the same command goes on from its "
-                        "checkpoint")  # fmt: skip
+                    say(f"  {readable}: {outcome.reason or 'budget spent'}; the same command goes "
+                        "on from its checkpoint")  # fmt: skip
                     continue  # cells that trained together stop together
                 wall = outcome.wall_seconds
                 if wall is None:
@@ -207,7 +210,7 @@ def run(
                     say(f"  {readable}: {record.reason or 'done'} ({wall:.1f} s)")
                 started, clock = provenance.now(), time.perf_counter()
             # what others run: a page wants all records, and who stops early leaves some to be run
-            todo = holding.freed(lambda: deadline is not None and time.monotonic() >= deadline)
+            todo = holding.freed(lambda: context.late)
             started, clock = provenance.now(), time.perf_counter()
     if summary.done and progress.for_a_page():
         say(f"  {len(summary.done)} done ({time.perf_counter() - begun:.1f} s)")
@@ -268,6 +271,12 @@ def check_options(ensemble: int | None, abreast: int | None, checkpoint_every: f
         raise ValueError(f"abreast is {abreast}, allowed: 0 or more")
     if not 0 <= checkpoint_every < math.inf:  # so that what is no number is refused too
         raise ValueError(f"checkpoint_every is {checkpoint_every}, allowed: 0 or more seconds")
+
+
+def check_whole(whole: bool, seconds: float | None) -> None:
+    """Refuse to ask what ends within a budget where there is none."""
+    if whole and seconds is None:
+        raise ValueError("whole is asked for without a budget, allowed: with one, such as 8m")
 
 
 def check_backend(backend: str, device: str) -> None:

@@ -59,6 +59,7 @@ def test_comments_and_quotes(tmp_path: Path) -> None:
         ("achilles.beyond --profile quick --shard 9/9", "since there are 8 cells"),
         ("achilles.beyond --quickly", "--quickly"),
         ("achilles.beyond --budget 8m", "no --budget"),
+        ("achilles.beyond --whole", "no --whole"),
         ("achilles.beyond --ensemble 0", "ensemble is 0, allowed: at least 1"),
         ("achilles.beyond --abreast -3", "abreast is -3, allowed: 0 or more"),
         ("achilles.beyond --checkpoint-every nan", "checkpoint_every is nan"),
@@ -87,6 +88,8 @@ def test_an_empty_plan_and_no_processes(tmp_path: Path) -> None:
         plan.work([("a",)], 0)
     with pytest.raises(ValueError, match="budget is 30 s, allowed: more than 30 s"):
         plan.work([("a",)], 1, 30.0)
+    with pytest.raises(ValueError, match="whole is asked for without a budget, allowed: with one"):
+        plan.work([("a",)], 1, whole=True)
 
 
 def test_a_plan_that_is_no_text(tmp_path: Path) -> None:
@@ -185,6 +188,9 @@ def test_each_gets_the_time_that_is_left_and_none_begins_at_the_end(
     found = plan.work(jobs, 1, 60.0, root=tmp_path, command=COMMAND, say=said.append)
     assert (found.done, found.left) == ([jobs[0]], [jobs[1]])
     assert any(line in said for line in ("begins a --budget 54s", "begins a --budget 55s"))
+    plan.work([jobs[1]], 1, 60.0, whole=True, root=tmp_path, command=COMMAND, say=said.append)
+    whole = ("begins b --budget 54s --whole", "begins b --budget 55s --whole")
+    assert any(line in said for line in whole)
 
 
 def test_a_run_that_does_not_stop_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

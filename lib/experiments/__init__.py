@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -34,6 +35,7 @@ class Context:
         backend: asked for in ``--backend``; "auto" lets each op choose.
         compile: compile the training step with torch.compile; None where it pays.
         deadline: ``time.monotonic()`` value at which to stop with a checkpoint, or None.
+        whole: stop a training as soon as it turns out that it will not end by the deadline.
         checkpoints: folder for checkpoints, None to keep none.
         checkpoint_every: seconds between two checkpoints of a cell.
         ensemble: largest number of runs trained at once, None for as many as there is room for.
@@ -47,12 +49,26 @@ class Context:
     backend: str = "auto"
     compile: bool | None = None
     deadline: float | None = None
+    whole: bool = False
     checkpoints: Path | None = None
     checkpoint_every: float = 60.0
     ensemble: int | None = None
     abreast: int | None = None
     identify: Callable[[Any], str] = field(default=lambda cell: "")
     holding: Holding | None = None
+
+    @property
+    def stops(self) -> dict[str, Any]:
+        """When a training saves its state, and when it stops: options of a ``Trainer``."""
+        return {
+            "deadline": self.deadline, "whole": self.whole,
+            "checkpoint_every": self.checkpoint_every,
+        }  # fmt: skip
+
+    @property
+    def late(self) -> bool:
+        """Whether the deadline is over."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
 
     def take(self, cells: Sequence[Any]) -> list[Any]:
         """Those of `cells`, whose turn has come, that no other process runs or has run since."""
@@ -84,7 +100,7 @@ class Outcome:
 
     Attributes:
         cell: the config that ran.
-        status: "done", "failed" or "stopped" (budget spent; a checkpoint is left).
+        status: "done", "failed" or "stopped" (budget spent, or given up; a checkpoint is left).
         reason: why it failed, or where it was stopped.
         metrics: final numbers; None for what could not be measured.
         curves: one row an epoch.

@@ -209,8 +209,7 @@ def _run_cell(
     trainer = Trainer(
         model, decoder_loss, batches, cell.training, evaluate=lambda own: _watch(own, watched),
         runs=[Run(context.identify(cell), context.checkpoint(readable(cell), cell))],
-        checkpoint_every=context.checkpoint_every, deadline=context.deadline,
-        name=readable(cell),
+        **context.stops, name=readable(cell),
         origin={**provenance.code(), "device_name": provenance.machine(device)["device_name"]},
     )  # fmt: skip
     yield from trainer.turns()

@@ -186,8 +186,7 @@ def _own(
     run, used = base_run(source.base, source.model, source.pretraining, cell.seed, context,
                          source_name(source))  # fmt: skip
     result = train_once(run.file, context, lambda: train_phase(
-        [run], text_loss, source.pretraining, deadline=context.deadline,
-        checkpoint_every=context.checkpoint_every, name="pretraining",
+        [run], text_loss, source.pretraining, **context.stops, name="pretraining",
         origin=phase_origin(context.device, started),
     )[0])  # fmt: skip
     return run.model, open_data(source.base).tokenizer, used, result
@@ -262,8 +261,7 @@ def train(
 
     def trained() -> TrainingResult:
         (result,) = train_phase(
-            [run], answer_loss, config, deadline=context.deadline,
-            checkpoint_every=context.checkpoint_every, compile=bool(context.compile),
+            [run], answer_loss, config, **context.stops, compile=bool(context.compile),
             name=f"{readable(cell)}: {phase}", origin=phase_origin(context.device, started),
         )  # fmt: skip
         return result

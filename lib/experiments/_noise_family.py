@@ -187,8 +187,8 @@ class Family:
         before = time.perf_counter()
         label = f"{self.readable(self.cells[0])}: {phase}, {len(runs)} runs"
         results = train_phase(
-            runs, loss, config, most=self.context.ensemble, deadline=self.context.deadline,
-            checkpoint_every=self.context.checkpoint_every, compile=bool(self.context.compile),
+            runs, loss, config, most=self.context.ensemble, **self.context.stops,
+            compile=bool(self.context.compile),
             name=label, origin=phase_origin(device, self.started),
         )  # fmt: skip
         spent = time.perf_counter() - before

@@ -45,17 +45,14 @@ def train_once(
     result says how long that took."""
     from lib.training.runs import TrainingResult
 
-    def late() -> bool:
-        return context.deadline is not None and time.monotonic() >= context.deadline
-
     if file.folder is None:
         return train()
     lock, what = locks.lock_of(file.folder.parent, file.stem), f"{file.stem}, phase {file.phase}"
     if not locks.taken(lock):
         progress.note(f"another process trains {what}; waiting for it")
     begun = time.perf_counter()
-    if not locks.wait_for(lock, late):
-        reason = f"waiting for {what}, which another process trains"
+    if not locks.wait_for(lock, lambda: context.late):
+        reason = f"budget spent waiting for {what}, which another process trains"
         return TrainingResult("stopped", reason, pd.DataFrame(), 0)
     waited = time.perf_counter() - begun
     try:

@@ -147,7 +147,7 @@ def _train_once(cell: LanguageCell, context: Context, path: Path) -> Turns[Outco
         if path.exists():
             return None
         if not elsewhere.lock.is_locked:
-            reason = f"waiting for {path.stem}, which another process trains"
+            reason = f"budget spent waiting for {path.stem}, which another process trains"
             return Outcome(cell, "stopped", reason)
         return (yield from _train(cell, context, path))
     finally:

@@ -171,7 +171,8 @@ def beside(
     outcomes: Callable[[Result], Sequence[Outcome]],
 ) -> Iterator[tuple[Result, int]]:
     """What trainings come to, beside each other on the context's device, each with how many there
-    were at once; none begins after one in which the budget ran out.
+    were at once; none begins after one in which the budget ran out, nor, where those that cannot
+    end are given up, when it has run out.
 
     Args:
         trainings: size of each, None for one that has the device to itself, and its turns.
@@ -186,7 +187,9 @@ def beside(
     most = limits[device.type] if context.abreast is None else context.abreast
     stopped: list[Outcome] = []
     sized = ((most + 1 if size is None else size, turns) for size, turns in trainings)
-    for result, others in abreast(sized, most, device, lambda: bool(stopped)):
+    # one that was given up leaves time for others
+    over = lambda: context.late if context.whole else bool(stopped)  # noqa: E731
+    for result, others in abreast(sized, most, device, over):
         yield result, others
         stopped.extend(outcome for outcome in outcomes(result) if outcome.status == "stopped")
 
@@ -252,8 +255,7 @@ def train_group(cells: Sequence[Any], context: Context, study: Study) -> Turns[l
             Run(context.identify(cell), context.checkpoint(name, cell))
             for cell, name in zip(cells, names, strict=True)
         ],
-        checkpoint_every=context.checkpoint_every,
-        deadline=context.deadline,
+        **context.stops,
         compile=compiles and not study.by_layer,
         name=names[0] if alone else f"{names[0]} and {len(cells) - 1} more",
         origin={**provenance.code(), "device_name": provenance.machine(device)["device_name"]},

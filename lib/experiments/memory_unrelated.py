@@ -14,7 +14,6 @@ decoders these numbers stand beside, and its tokens are others.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,7 +109,7 @@ def run(cells: Sequence[UnrelatedCell], context: Context) -> Iterator[Outcome]:
     """Measure the cells, on the processor whatever the device."""
     opened: dict[LanguageTask, KeptModel | None] = {}
     for cell in context.each(cells):
-        if context.deadline is not None and time.monotonic() >= context.deadline:
+        if context.late:
             yield Outcome(cell, "stopped", "budget spent")
             continue
         if cell.text not in opened:

@@ -106,8 +106,8 @@ def run(cells: Sequence[OpenedCell], context: Context) -> Iterator[Outcome]:
     sources = {cell: source(cell) for cell in cells}
     for cell in context.each(cells):
         record = sources[cell]
-        if context.deadline is not None and time.monotonic() >= context.deadline:
-            yield Outcome(cell, "stopped", "before it was opened")
+        if context.late:
+            yield Outcome(cell, "stopped", "budget spent before it was opened")
             continue
         begun = time.perf_counter()
         model, trained = load_model(record, context.device)

@@ -108,7 +108,7 @@ def readable(cell: CheckpointCell) -> str:
 def run(chosen: Sequence[CheckpointCell], context: Context) -> Iterator[Outcome]:
     """Save, load and use one checkpoint after the other, while the budget lasts."""
     for cell in context.each(chosen):
-        if context.deadline is not None and time.monotonic() >= context.deadline:
+        if context.late:
             yield Outcome(cell, "stopped")
             return
         yield measure(cell, context)

@@ -111,7 +111,6 @@ def run(chosen: Sequence[ScalingCell], context: Context) -> Iterator[Outcome]:
     Raises:
         ValueError: a cell is for another kind of device than the run's.
     """
-    import time
 
     import torch
 
@@ -126,7 +125,7 @@ def run(chosen: Sequence[ScalingCell], context: Context) -> Iterator[Outcome]:
             )
     models: dict[ScalingCell, Any] = {}  # drawing 130M weights takes longer than most measurements
     for cell in context.each(chosen):
-        if context.deadline is not None and time.monotonic() >= context.deadline:
+        if context.late:
             yield Outcome(cell, "stopped")
             return
         key = dataclasses.replace(cell, length=4)

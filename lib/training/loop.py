@@ -29,6 +29,7 @@ from lib.training.ensemble import Ensemble, clip_by_run, join_runs, losses_of, o
 from lib.training.gradients import autocast, backward
 from lib.training.graphs import Graphs, capture
 from lib.training.optimizer import adamw
+from lib.training.pace import Limit, others_change
 from lib.training.runs import Run, TrainingResult
 from lib.training.schedules import warmup_cosine
 
@@ -56,6 +57,7 @@ class Trainer:
         runs: one entry a run: its identity and its checkpoint.
         checkpoint_every: seconds between checkpoints.
         deadline: ``time.monotonic()`` value at which to stop with a checkpoint, or None.
+        whole: stop as soon as steps turn out too slow to be over by the deadline.
         compile: compile the loss with torch.compile (GPU).
         name: shown beside the progress bar.
         origin: what trains now (commit, device ...); checkpoints collect one a session, so that a
@@ -76,13 +78,14 @@ class Trainer:
         runs: Sequence[Run] | None = None,
         checkpoint_every: float = 60.0,
         deadline: float | None = None,
+        whole: bool = False,
         compile: bool = False,
         name: str = "training",
         origin: dict[str, Any] | None = None,
     ) -> None:
         self.model, self.batches, self.config = model, batches, config
         self.evaluate, self.name = evaluate, name
-        self.checkpoint_every, self.deadline = checkpoint_every, deadline
+        self.checkpoint_every, self.limit = checkpoint_every, Limit(deadline, whole)
         self.shape = (model.runs,) if isinstance(model, Ensemble) else ()
         if batches.shape != self.shape:
             raise ValueError(
@@ -312,8 +315,9 @@ class Trainer:
         bar = progress.bar(self.total, self.name, self.step)
         queued: deque[torch.cuda.Event] = deque()
         begun = time.perf_counter() if self.step % steps == 0 else None
+        others_change()
         while self.step < self.total and len(self.failed) < len(self.runs):
-            if self.deadline is not None and time.monotonic() >= self.deadline:
+            if self.limit.over(self.total - self.step):
                 self.save()
                 break
             position = self.step % steps
@@ -343,6 +347,7 @@ class Trainer:
             if self.cuda:
                 queued.append(torch.cuda.current_stream().record_event())
             yield queued.popleft() if len(queued) > AHEAD else None
+        others_change()
         self.ended = clock()
         bar.close()
 
@@ -357,7 +362,7 @@ class Trainer:
             reason = f"the loss was not finite at step {bad + 1} of {self.total}"
             return TrainingResult("failed", reason, curves, (bad // steps + 1) * steps, sessions)
         if self.step < self.total:
-            reason = f"at step {self.step} of {self.total}"
+            reason = self.limit.reason(self.step, self.total)
             return TrainingResult("stopped", reason, curves, self.step, sessions)
         return TrainingResult("done", None, curves, self.step, sessions)
 

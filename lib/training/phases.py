@@ -145,6 +145,7 @@ def train_phase(
     *,
     most: int | None = None,
     deadline: float | None = None,
+    whole: bool = False,
     checkpoint_every: float = 60.0,
     compile: bool = False,
     name: str = "phase",
@@ -153,7 +154,8 @@ def train_phase(
     """Take `runs` through a phase together, at most `most` at once; a result each, in their order.
 
     Runs that have ended it already are not trained again: they get the weights they ended with.
-    After a run that stopped (the deadline) no other begins. Of one that failed nothing is kept.
+    After a run that stopped (the deadline; `whole` as of ``Trainer``) no other begins. Of one that
+    failed nothing is kept.
     """
     results: dict[int, TrainingResult] = {}
     waiting = []
@@ -174,8 +176,9 @@ def train_phase(
             results |= {number: _stopped() for number in group}
             continue
         found = _train([runs[number] for number in group], [begins[number] for number in group],
-                       loss, config, deadline=deadline, checkpoint_every=checkpoint_every,
-                       compile=compile, name=name, origin=origin)  # fmt: skip
+                       loss, config, deadline=deadline, whole=whole,
+                       checkpoint_every=checkpoint_every, compile=compile, name=name,
+                       origin=origin)  # fmt: skip
         results |= dict(zip(group, found, strict=True))
         stopped = any(result.status == "stopped" for result in found)
     return [results[number] for number in range(len(runs))]

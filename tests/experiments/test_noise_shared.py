@@ -57,7 +57,8 @@ def test_one_trains_and_the_other_waits(
     assert locks.taken(other)  # nobody's any more
     stopped = shared.train_once(file(folder), Context(deadline=0.0), never)
     assert stopped.status == "stopped" and stopped.step == 0
-    assert stopped.reason == "waiting for shared-id, phase clean, which another process trains"
+    waited = "waiting for shared-id, phase clean, which another process trains"
+    assert stopped.reason == f"budget spent {waited}"
     other.release()
     with pytest.raises(AssertionError, match="trained by two"):
         shared.train_once(file(folder), Context(), never)

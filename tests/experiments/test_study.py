@@ -4,6 +4,7 @@ token."""
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import shutil
 import time
@@ -252,6 +253,25 @@ def test_the_budget_ends_the_group_and_starts_no_other() -> None:
     assert [(o.cell, o.status) for o in found] == [(c, "stopped") for c in MANY]
     assert all(o.metrics == {} and o.weights is None and o.curves is None for o in found)
     assert toy.built == [1, 2] and toy.calls == {} and toy.inspected == []
+
+
+def test_what_would_not_end_is_given_up_for_what_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a checkpoint, from which it goes on as if it had never stopped."""
+    short = cell(training=dataclasses.replace(TINY.training, epochs=1))
+    expected = train(MANY)
+    clock = itertools.count(step=4)  # it ticks whenever it is looked at, which is twice a step
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: float(next(clock)))
+        found = train([*MANY, short], **kept_in(tmp_path), deadline=80.0, whole=True)
+    assert [(o.cell, o.status) for o in found] == [(c, "stopped") for c in MANY] + [(short, "done")]
+    for outcome in found[:3]:
+        assert outcome.reason is not None and "given up at step 2 of 12: " in outcome.reason
+    again = train(MANY, **kept_in(tmp_path))
+    for one, other in zip(again, expected, strict=True):
+        assert one.metrics == other.metrics and one.weights == other.weights
+        assert [session["steps"] for session in one.facts["sessions"]] == [2, 10]
 
 
 class Interrupted(Exception):

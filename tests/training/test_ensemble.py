@@ -351,7 +351,7 @@ class Stops(Trainer):
     def _advance(self, position: Tensor | int) -> None:
         super()._advance(position)
         if self.step + 1 == self.after:
-            self.deadline = time.monotonic()
+            self.limit.deadline = time.monotonic()
 
 
 @pytest.mark.parametrize("after", [1, 6, 7, 17])

@@ -102,7 +102,7 @@ def test_stop_and_resume_is_exact(tmp_path: Path, stop_after: int) -> None:
         def _advance(self, position: Tensor | int) -> None:
             super()._advance(position)
             if self.step + 1 == stop_after:
-                self.deadline = time.monotonic()
+                self.limit.deadline = time.monotonic()
 
     first = Stops(model, loss, make_batches(), CONFIG, runs=[Run("a", path)]).run()
     assert first.status == "stopped" and first.step == stop_after
