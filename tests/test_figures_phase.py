@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,32 @@ def test_scatter_shows_each_cell_with_its_range(diagram: Diagram) -> None:
     for trace in marks:
         assert (np.array(trace.error_y.array) >= 0).all()
         assert (np.array(trace.error_y.arrayminus) >= 0).all()
+
+
+def test_kinds_beside_each_other_where_both_have_run(diagram: Diagram, empty: Diagram) -> None:
+    frame = diagram.frame
+    done = frame[frame["status"] == "done"]
+    depths = sorted(done["n_layers"].unique())
+    part = replace(diagram, frame=frame[frame["n_layers"] == depths[0]])
+    metrics = ["best_composite", "final_symmetric"]
+    figure = figures.along_gamma({"one": diagram, "other": part}, metrics, "both")
+    titles = [note.text for note in figure.layout.annotations]
+    assert titles == [
+        f"{depths[0]} layers: composite, best epoch", f"{depths[0]} layers: symmetric, last epoch"
+    ]  # fmt: skip
+    means = done[done["n_layers"] == depths[0]].groupby("gamma")["final_symmetric"].mean()
+    drawn = [
+        trace for trace in figure.data
+        if trace.legendgroup == "other" and trace.xaxis == "x2" and trace.line.width == 2.5
+    ]  # fmt: skip
+    assert len(drawn) == 1 and list(drawn[0].x) == means.index.tolist()
+    assert list(drawn[0].y) == pytest.approx(means.tolist())
+    named = [trace.legendgroup for trace in figure.data if trace.showlegend is not False]
+    assert len(named) == len(set(named))
+    for nothing in ({"one": diagram, "other": empty}, {"one": empty, "other": empty}):
+        figure = figures.along_gamma(nothing, metrics, "none")
+        assert not figure.data and not figure.layout.annotations
+        assert figure.layout.title.text == "none: no depth has run of all"
 
 
 def test_spread_and_best_less_last(diagram: Diagram) -> None:

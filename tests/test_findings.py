@@ -222,6 +222,12 @@ def test_what_the_convolution_adds_to_a_transformer_of_two_layers() -> None:
     ends = middle[["final_symmetric", "final_symmetric_plain"]]
     assert (ends > 0.5).sum().tolist() == [3, 12]
     assert (plain.loc[plain["gamma"] == 0.6, "final_symmetric"] > 0.999).all()
+    along = pairs.groupby("gamma")[[*both, "best_symmetric", "best_symmetric_plain"]].mean()
+    most = along[["best_symmetric", "best_symmetric_plain"]].idxmax()
+    assert most.tolist() == [0.1, 0.6]
+    composes = along[both] > 0.47
+    assert composes.idxmax().tolist() == [0.4, 1.5]
+    assert composes[both[0]][0.4:].all() and composes[both[1]][1.5:].all()
     right = plain[plain["gamma"] >= 0.9].groupby("gamma")["final_train_accuracy"].mean()
     assert right.agg(["min", "max"]).round(2).tolist() == [0.69, 0.89]
     assert (plain.loc[plain["gamma"] == 1.5, "final_composite"] > 0.5).sum() == 2

@@ -13,10 +13,19 @@ from plotly.subplots import make_subplots
 
 from lib.analysis.phase import Diagram, Map, beside, thinned
 from lib.analysis.reference import Reference
-from lib.figures import COLOURS, DASHES, DIVERGING, SEQUENTIAL, seeds_of
+from lib.figures import (
+    COLOURS,
+    DASHES,
+    DIVERGING,
+    SEQUENTIAL,
+    band,
+    one_entry_a_group,
+    seeds_of,
+)
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 GREY = "rgba(128,128,128,0.25)"
+EMPTY = pd.DataFrame({"n_layers": []})
 CURVES = {"composite": "composite label", "symmetric": "symmetric label", "seen": "seen pairs"}
 
 
@@ -242,6 +251,39 @@ def scatter(pairs: Mapping[str, tuple[Map, pd.DataFrame]], title: str, whose: st
     figure.update_yaxes(title="ours, mean and range over seeds", row=1, col=1)
     figure.update_layout(title=title, height=440, legend_y=-0.2)
     return figure
+
+
+def along_gamma(diagrams: Mapping[str, Diagram], metrics: Sequence[str], title: str) -> go.Figure:
+    """Runs of several kinds beside each other over gamma: a panel for each depth of which all have
+    runs and each metric, with every seed, the mean and its interval.
+
+    Args:
+        diagrams: what kind of model to its runs.
+        metrics: from left to right.
+    """
+    runs = {
+        name: diagram.frame[diagram.frame["status"] == "done"] if len(diagram) else EMPTY
+        for name, diagram in diagrams.items()
+    }
+    layers = sorted(set.intersection(*(set(frame["n_layers"]) for frame in runs.values())))
+    if not layers:
+        title = f"{title}: no depth has run of all"
+    titles = [f"{n} layers: {metric_title(metric)}" for n in layers for metric in metrics]
+    figure = make_subplots(
+        max(1, len(layers)), len(metrics), subplot_titles=titles, shared_yaxes=True,
+        horizontal_spacing=0.04,
+    )  # fmt: skip
+    for row, n in enumerate(layers, 1):
+        for column, metric in enumerate(metrics, 1):
+            for index, (name, frame) in enumerate(runs.items()):
+                chosen = frame[frame["n_layers"] == n]
+                band(figure, chosen, "gamma", metric, name, index, limits=(0, 1), row=row,
+                     col=column)  # fmt: skip
+    one_entry_a_group(figure)
+    figure.update_yaxes(range=[-0.02, 1.05])
+    figure.update_yaxes(title="accuracy on pair 43", col=1)
+    figure.update_xaxes(title="gamma", row=max(1, len(layers)))
+    return figure.update_layout(title=title, height=140 + 280 * max(1, len(layers)))
 
 
 def curves_at(
