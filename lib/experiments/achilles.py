@@ -150,6 +150,8 @@ def model_parts(model: LanguageModelConfig) -> list[str]:
     kernel = getattr(block, "conv_kind", usual)
     if kernel != usual:
         parts.append("conv" if kernel == "standard" else kernel.replace("_", ""))
+    if getattr(block, "d_conv", 4) != 4:
+        parts.append(f"taps{block.d_conv}")
     if getattr(block, "conv_frozen", None) is not None:
         parts.append("frozen" if block.conv_frozen else "free")
     if not getattr(block, "conv_bias", True):

@@ -4,17 +4,22 @@
 If the convolution is what makes Mamba compose, a Transformer that is given the same convolution on
 queries, keys and values should compose too. The paper names no widths and no positions; ours are
 those of its other Transformer (inverse task) scaled to 32 channels.
+
+With a convolution come SiLU, biases and kernels that gamma does not scale. A convolution of one tap
+has all of these and reads no other token: what the two share, reading others does not explain.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from lib.experiments import Experiment
 from lib.experiments.achilles import (
     CompositeCell,
     composite_frame,
     composite_readable,
+    depth,
     reevaluate_composite,
 )
 from lib.experiments.phase_diagram import GAMMAS, LAYERS, QUICK_TASK, QUICK_TRAINING, run_diagram
@@ -29,11 +34,12 @@ from lib.training.config import TrainingConfig
 
 CONVOLVED = "achilles.transformer_with_convolution"
 PLAIN = "achilles.transformer"
+POINTWISE = "achilles.transformer_pointwise"
 SEEDS = (1, 2, 3)
 
 
 def transformer(
-    n_layers: int, gamma: float, *, d_model: int = 32, convolution: bool = False,
+    n_layers: int, gamma: float, *, d_model: int = 32, convolution: bool = False, taps: int = 4,
     vocab_size: int = 201, max_length: int = 8, positions: str = "learned",
 ) -> LanguageModelConfig:  # fmt: skip
     """The group's Transformer: one head, values twice as wide as the stream, a feed-forward map as
@@ -43,10 +49,11 @@ def transformer(
     Args:
         n_layers: attention and feed-forward together are one.
         convolution: SiLU of a short convolution on queries, keys and values.
+        taps: of that convolution; with one it reads no other token.
     """
     mixer = AttentionConfig(
         d_model=d_model, n_heads=1, d_qk=d_model, d_v=2 * d_model,
-        conv_kind="standard" if convolution else "none",
+        conv_kind="standard" if convolution else "none", d_conv=taps,
     )  # fmt: skip
     return LanguageModelConfig(
         vocab_size=vocab_size,
@@ -85,6 +92,15 @@ def cells(profile: str, convolution: bool) -> list[CompositeCell]:
     ]
 
 
+def pointwise_cells(profile: str) -> list[CompositeCell]:
+    """The cells of two layers, the depth of which all three kinds have run, with one tap."""
+    return [
+        replace(cell, model=transformer(2, gamma, convolution=True, taps=1))
+        for cell in cells(profile, convolution=True)
+        if depth(cell.model) == 2 and (gamma := cell.model.initialisation.gamma) is not None
+    ]
+
+
 def _experiment(name: str, title: str, grid: Callable[[str], list[CompositeCell]]) -> Experiment:
     return Experiment(
         name=name,
@@ -96,7 +112,7 @@ def _experiment(name: str, title: str, grid: Callable[[str], list[CompositeCell]
         run=run_diagram,
         frame=composite_frame,
         reevaluate=reevaluate_composite,
-        judged=name == CONVOLVED,  # the paper has no diagram of the plain one
+        judged=name == CONVOLVED,  # the paper has no diagram of the others
     )
 
 
@@ -110,5 +126,10 @@ EXPERIMENTS = (
         PLAIN,
         "The phase diagram of a plain Transformer",
         lambda profile: cells(profile, convolution=False),
+    ),
+    _experiment(
+        POINTWISE,
+        "A Transformer with what comes with the convolution, reading no other token",
+        pointwise_cells,
     ),
 )

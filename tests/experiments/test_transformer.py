@@ -13,7 +13,7 @@ from lib.config import to_dict
 from lib.experiments import Context, cells_of, find
 from lib.experiments.achilles import CompositeCell
 from lib.experiments.phase_diagram import GAMMAS, LAYERS, run_diagram
-from lib.experiments.transformer import CONVOLVED, PLAIN, SEEDS, transformer
+from lib.experiments.transformer import CONVOLVED, PLAIN, POINTWISE, SEEDS, transformer
 from lib.models.language_model import LanguageModel, build_language_model
 from lib.store import Record, identity
 from lib.tasks.composite import CompositeTask
@@ -36,7 +36,16 @@ def test_the_diagrams_have_the_papers_axes() -> None:
             assert cell.model == transformer(*place(cell)[:2], convolution=convolution)
         found += [identity(name, 1, to_dict(cell)) for cell in cells]
         assert cells_of(find(name), "matched") == []
-    assert len(set(found)) == len(found) == 432
+    cells = cells_of(find(POINTWISE), "paper")
+    assert [place(cell) for cell in cells] == list(itertools.product([2], GAMMAS, SEEDS))
+    twins = {place(cell): cell for cell in cells_of(find(CONVOLVED), "paper")}
+    for cell in cells:
+        twin = twins[place(cell)]
+        assert dataclasses.replace(cell, model=twin.model) == twin
+        assert cell.model == transformer(*place(cell)[:2], convolution=True, taps=1)
+    assert find(POINTWISE).readable(cells[0]) == "attention-L2-g0.1-conv-taps1-learned-s1"
+    found += [identity(POINTWISE, 1, to_dict(cell)) for cell in cells]
+    assert len(set(found)) == len(found) == 468
     for values in load_reference("achilles_transformer").maps.values():
         assert sorted(values.index) == list(LAYERS) and list(values.columns) == list(GAMMAS)
 
@@ -56,6 +65,22 @@ def test_the_convolution_is_all_that_differs() -> None:
     assert {k: v for k, v in sizes[0].items() if k not in extra} == sizes[1]
     # queries, keys and values: 32 + 32 + 64 channels
     assert sizes[0]["layers.0.mixer.conv.weight"] == (128, 4)
+
+
+def test_one_tap_bends_and_shifts_and_reads_no_other_token() -> None:
+    """All that comes with the convolution, but for the other tokens."""
+    one = built(convolution=True, taps=1)
+    conv = one.layers[0].mixer.conv
+    assert conv is not None and conv.weight.shape == (128, 1) and conv.bias.shape == (128,)
+    x = torch.randn(2, 8, 128, generator=torch.Generator().manual_seed(0))
+    changed = x.clone()
+    changed[:, 3] += 1.0
+    with torch.no_grad():
+        (before, _), (after, _) = (conv(given, None, False) for given in (x, changed))
+    expected = torch.nn.functional.silu(x * conv.weight[:, 0] + conv.bias)
+    torch.testing.assert_close(before, expected)
+    moved = (before != after).any(-1).any(0)
+    assert moved.tolist() == [t == 3 for t in range(8)]
 
 
 def test_one_head_values_twice_as_wide_and_a_norm_after_each_sum() -> None:
