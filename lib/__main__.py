@@ -280,8 +280,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 well, 1 failed, 2 misused, 3 budget spent, 130
-    interrupted."""
+    """Run one command; returns the exit status: 0 well, 1 failed, 2 misused, 3 budget spent or runs
+    given up, 130 interrupted."""
     from lib.claims import ClaimError
     from lib.notebook import NotebookError, NotebookFailed
     from lib.runner import RunError

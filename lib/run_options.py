@@ -8,7 +8,7 @@ from lib.experiments import PINNED, PROFILES
 
 FAILED = 1
 USAGE_ERROR = 2
-STOPPED = 3  # the budget was spent; the same command goes on
+STOPPED = 3  # the budget was spent, or trainings given up; the same command goes on
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_whole(parser: argparse.ArgumentParser) -> None:
     """Add what ``runner.run`` calls whole."""
     parser.add_argument("--whole", action="store_true",
-                        help="give up at once, with a checkpoint, what by its pace would not end "
-                        "within the budget, and go on to what does")  # fmt: skip
+                        help="give up, with a checkpoint, a training that by the pace of its steps "
+                        "would not end within the budget, and begin what comes next")  # fmt: skip
 
 
 def add_prefer(parser: argparse.ArgumentParser) -> None:

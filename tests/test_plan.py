@@ -339,3 +339,19 @@ def test_from_the_command_line_a_real_run_and_its_pack(
         (record,) = (name for name in archive.getnames() if name.endswith(".json"))
     assert record.startswith("runs/foundations.bench_scan/")
     assert main(["queue", str(tmp_path / "no-plan.txt")]) == 2
+
+
+def test_a_queue_asks_its_lines_for_whole_trainings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def work(*given: Any, **options: Any) -> plan.Worked:
+        asked.append(options["whole"])
+        return plan.Worked()
+
+    monkeypatch.setattr(plan, "work", work)
+    path = written(tmp_path, "achilles.beyond --profile paper\n")
+    for more in (["--whole"], []):
+        assert main(["queue", str(path), "--budget", "90s", *more]) == 0
+    assert asked == [True, False]

@@ -359,6 +359,26 @@ def test_an_error_gives_back_what_was_held(tmp_path: Path, monkeypatch: pytest.M
     assert len(run(tmp_path).done) == 6
 
 
+def test_the_wish_for_whole_trainings_reaches_the_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def group(todo: Sequence[FakeCell], context: Context) -> Iterator[Outcome]:
+        asked.append(context.whole)
+        why = "given up at step 3 of 10: 90 s more would be needed, 50 s are left"
+        yield from (Outcome(cell, "stopped", why) for cell in todo)
+
+    monkeypatch.setitem(vars(EXPERIMENT), "run", group)
+    root = ["--root", str(tmp_path), "run", "demo.one", "--profile", "paper", "--device", "cpu"]
+    assert cli.main([*root, "--budget", "60s", "--whole"]) == cli.STOPPED
+    said = capsys.readouterr().out
+    assert said.count("given up at step 3 of 10: 90 s more") == 6 and "budget spent" not in said
+    assert cli.main([*root, "--budget", "60s"]) == cli.STOPPED and asked == [True, False]
+    assert cli.main([*root, "--whole"]) == cli.USAGE_ERROR and len(asked) == 2
+    assert "whole is asked for without a budget, allowed: with one" in capsys.readouterr().err
+
+
 def test_the_ensemble_size_reaches_the_experiment_and_shares_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,7 +68,11 @@ class Context:
     @property
     def late(self) -> bool:
         """Whether the deadline is over."""
-        return self.deadline is not None and time.monotonic() >= self.deadline
+        return self.within(0.0)
+
+    def within(self, seconds: float) -> bool:
+        """Whether the deadline is so near, or over."""
+        return self.deadline is not None and time.monotonic() >= self.deadline - seconds
 
     def take(self, cells: Sequence[Any]) -> list[Any]:
         """Those of `cells`, whose turn has come, that no other process runs or has run since."""

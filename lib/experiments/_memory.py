@@ -254,7 +254,9 @@ def _run_cell(
 
 def _without(cell: MemoryCell, missing: Outcome) -> tuple[Outcome, Callable[[], Outcome]]:
     """A cell whose language model there is not."""
-    failed = Outcome(cell, missing.status, missing.reason)
+    failed = Outcome(
+        cell, missing.status, f"its language model: {missing.reason or missing.status}"
+    )
     return failed, lambda: failed
 
 

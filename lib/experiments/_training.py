@@ -116,8 +116,8 @@ def shared_parts(cell: Any) -> Hashable:
 def train_cells(cells: Sequence[Any], context: Context, study: Study) -> Iterator[Outcome]:
     """Train the cells, those that differ in seed and initialisation alone at once (at most
     ``context.ensemble``) and groups of few beside each other (``context.abreast``), in a study of
-    models that train alone one after the other in their order; no group begins after one in which
-    the budget ran out. Cells that another process trains are passed over.
+    models that train alone one after the other in their order; which groups begin: see
+    :func:`beside`. Cells that another process trains are passed over.
 
     Raises:
         CheckpointError: a checkpoint is of another cell.
@@ -172,7 +172,7 @@ def beside(
 ) -> Iterator[tuple[Result, int]]:
     """What trainings come to, beside each other on the context's device, each with how many there
     were at once; none begins after one in which the budget ran out, nor, where those that cannot
-    end are given up, when it has run out.
+    end are given up, when it has nearly run out.
 
     Args:
         trainings: size of each, None for one that has the device to itself, and its turns.
@@ -182,13 +182,16 @@ def beside(
     import torch
 
     from lib.training.abreast import abreast
+    from lib.training.pace import USEFUL
 
     device = torch.device(context.device)
     most = limits[device.type] if context.abreast is None else context.abreast
     stopped: list[Outcome] = []
     sized = ((most + 1 if size is None else size, turns) for size, turns in trainings)
-    # one that was given up leaves time for others
-    over = lambda: context.late if context.whole else bool(stopped)  # noqa: E731
+
+    def over() -> bool:  # one that was given up leaves time for others
+        return context.within(USEFUL) if context.whole else bool(stopped)
+
     for result, others in abreast(sized, most, device, over):
         yield result, others
         stopped.extend(outcome for outcome in outcomes(result) if outcome.status == "stopped")

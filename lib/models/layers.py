@@ -20,7 +20,11 @@ class Activation(nn.Identity):
 
 def watched(*modules: nn.Module) -> bool:
     """Whether a hook waits for what flows through one of them; if not, it need not come to be."""
-    return any(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
+    return any(
+        len(m._forward_hooks) + len(m._forward_pre_hooks)
+        + len(m._backward_hooks) + len(m._backward_pre_hooks)
+        for m in modules
+    )  # fmt: skip
 
 
 class Embedding(nn.Embedding):

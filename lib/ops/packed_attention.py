@@ -246,11 +246,17 @@ def _refuses(facts: dict[str, Any]) -> str | None:
     return unfit(facts)
 
 
+def _timed(facts: dict[str, Any]) -> bool:
+    """Whether a call is like those that it was timed by: a training step of 36 runs of 3 layers
+    took an H200 5.65 ms with it, and 6.94 by the ops that it joins (``packed_attention=reference``
+    prefers those). Of wider heads backward kernels take minutes to compile, and spill."""
+    queries, values = facts["widths"]
+    return facts["dtype"] == torch.float32 and queries <= 32 and values <= 64
+
+
 backends.register(OP, "reference", _reference, prefers=lambda facts: True)
 backends.register(
     OP, "fused", _fused, refuses=_refuses, first=True,
     missing=lambda device: backends.triton_missing(device.type, "reference"),
-    # a training step of 36 runs of 3 layers: 5.65 ms with it, 6.94 by the ops that it joins (H200,
-    # float32); it has not been timed in half precision
-    prefers=lambda facts: facts["device"].type == "cuda" and facts["dtype"] == torch.float32,
+    prefers=lambda facts: facts["device"].type == "cuda" and _timed(facts),
 )  # fmt: skip

@@ -29,7 +29,7 @@ from lib.training.ensemble import Ensemble, clip_by_run, join_runs, losses_of, o
 from lib.training.gradients import autocast, backward
 from lib.training.graphs import Graphs, capture
 from lib.training.optimizer import adamw
-from lib.training.pace import Limit, others_change
+from lib.training.pace import Limit
 from lib.training.runs import Run, TrainingResult
 from lib.training.schedules import warmup_cosine
 
@@ -315,7 +315,7 @@ class Trainer:
         bar = progress.bar(self.total, self.name, self.step)
         queued: deque[torch.cuda.Event] = deque()
         begun = time.perf_counter() if self.step % steps == 0 else None
-        others_change()
+        self.limit.begin()
         while self.step < self.total and len(self.failed) < len(self.runs):
             if self.limit.over(self.total - self.step):
                 self.save()
@@ -347,7 +347,7 @@ class Trainer:
             if self.cuda:
                 queued.append(torch.cuda.current_stream().record_event())
             yield queued.popleft() if len(queued) > AHEAD else None
-        others_change()
+        self.limit.end()
         self.ended = clock()
         bar.close()
 

@@ -170,17 +170,17 @@ def train_phase(
             run.model.load_state_dict(kept[0])
             results[number] = _ended(kept[1])
     groups = together(waiting, lambda n: runs[n].file.step(), lambda _: most or max(1, len(runs)))
-    stopped = False
+    why = None  # the first that stopped did
     for group in groups:
-        if stopped:
-            results |= {number: _stopped() for number in group}
+        if why is not None:
+            results |= {number: _stopped(why) for number in group}
             continue
         found = _train([runs[number] for number in group], [begins[number] for number in group],
                        loss, config, deadline=deadline, whole=whole,
                        checkpoint_every=checkpoint_every, compile=compile, name=name,
                        origin=origin)  # fmt: skip
         results |= dict(zip(group, found, strict=True))
-        stopped = any(result.status == "stopped" for result in found)
+        why = next((result.reason for result in found if result.status == "stopped"), None)
     return [results[number] for number in range(len(runs))]
 
 
@@ -231,10 +231,10 @@ def _ended(facts: dict[str, Any]) -> TrainingResult:
     return TrainingResult("done", None, rows, int(facts["step"]), sessions)
 
 
-def _stopped() -> TrainingResult:
+def _stopped(why: str) -> TrainingResult:
     import pandas as pd
 
-    return TrainingResult("stopped", None, pd.DataFrame(), 0)
+    return TrainingResult("stopped", f"not begun; others: {why}", pd.DataFrame(), 0)
 
 
 def twin(model: nn.Module) -> nn.Module:

@@ -14,7 +14,8 @@ class TrainingResult:
     """What training left of one run.
 
     Attributes:
-        status: "done", "failed" (a loss was not finite) or "stopped" (the budget was spent).
+        status: "done", "failed" (a loss was not finite) or "stopped" (the budget was
+            spent, or the run given up).
         reason: why it failed, or where it was stopped, naming the step.
         curves: one row an epoch: epoch, step, lr, train_loss, train_accuracy and what
             `evaluate` returned.

@@ -472,7 +472,8 @@ def test_who_waits_for_a_model_keeps_to_its_budget(monkeypatch: pytest.MonkeyPat
         Context(deadline=time.monotonic() + 0.2),
     )
     assert outcome.status == "stopped" and outcome.cell.language == language
-    assert outcome.reason == f"budget spent waiting for {path.stem}, which another process trains"
+    waited = f"budget spent waiting for {path.stem}, which another process trains"
+    assert outcome.reason == f"its language model: {waited}"
     assert not path.exists() and lock.is_locked
     lock.release()
     stopped = loaded_model(language, Context(deadline=0.0))  # nobody's lock any more

@@ -4,7 +4,6 @@ token."""
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import shutil
 import time
@@ -25,6 +24,7 @@ from lib.experiments._training import Study, train_cells
 from lib.locks import Holding
 from lib.models.config import InitialisationConfig, LanguageModelConfig, Mamba2Config
 from lib.models.language_model import LanguageModel, build_language_model
+from lib.training import pace
 from lib.training.checkpoints import CheckpointError, load_checkpoint
 from lib.training.config import TrainingConfig
 from lib.training.loop import Trainer
@@ -259,19 +259,30 @@ def test_what_would_not_end_is_given_up_for_what_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a checkpoint, from which it goes on as if it had never stopped."""
+
+    @dataclasses.dataclass
+    class Ticks:
+        now: float = 0.0
+
+        def monotonic(self) -> float:  # each look, one a step, takes four seconds
+            self.now += 4.0
+            return self.now
+
     short = cell(training=dataclasses.replace(TINY.training, epochs=1))
-    expected = train(MANY)
-    clock = itertools.count(step=4)  # it ticks whenever it is looked at, which is twice a step
+    expected, ticks = train(MANY), Ticks()
     with monkeypatch.context() as patch:
-        patch.setattr(time, "monotonic", lambda: float(next(clock)))
-        found = train([*MANY, short], **kept_in(tmp_path), deadline=80.0, whole=True)
+        patch.setattr(pace, "time", ticks)
+        patch.setattr(pace, "clock", lambda: ticks.now)
+        patch.setattr(pace, "USEFUL", 0.0)
+        patch.setattr("lib.experiments.time", ticks)
+        found = train([*MANY, short], **kept_in(tmp_path), deadline=44.0, whole=True)
     assert [(o.cell, o.status) for o in found] == [(c, "stopped") for c in MANY] + [(short, "done")]
     for outcome in found[:3]:
-        assert outcome.reason is not None and "given up at step 2 of 12: " in outcome.reason
+        assert outcome.reason is not None and "given up at step 5 of 12: " in outcome.reason
     again = train(MANY, **kept_in(tmp_path))
     for one, other in zip(again, expected, strict=True):
         assert one.metrics == other.metrics and one.weights == other.weights
-        assert [session["steps"] for session in one.facts["sessions"]] == [2, 10]
+        assert [session["steps"] for session in one.facts["sessions"]] == [5, 7]
 
 
 class Interrupted(Exception):

@@ -212,6 +212,9 @@ def test_of_its_own_accord_on_a_gpu_in_float32(monkeypatch: pytest.MonkeyPatch) 
     half = {**facts, "dtype": torch.bfloat16}
     assert backends.resolve(OP, "auto", device=gpu, **facts) == "fused"
     assert backends.resolve(OP, "auto", device=gpu, **half) == "reference"
+    for widths, name in (((32, 64), "fused"), ((33, 64), "reference"), ((32, 65), "reference")):
+        wide = {**facts, "widths": widths}
+        assert backends.resolve(OP, "auto", device=gpu, **wide) == name
     assert backends.resolve(OP, "auto", device=torch.device("cpu"), **facts) == "reference"
     with backends.preferring(OP, "fused"):
         assert backends.resolve(OP, "auto", device=gpu, **half) == "fused"
@@ -276,6 +279,9 @@ def test_states_turned_positions_longer_texts_and_watchers_get_another() -> None
             mixer(long)
             mixer.last(long)
             AttentionMixer(AttentionConfig(8, rope_theta=100.0))(short)
+            handle = mixer.act_q.register_full_backward_hook(lambda *_: None)
+            mixer(short)
+            handle.remove()
             for name in (
                 "act_pre_conv",
                 "act_post_conv",

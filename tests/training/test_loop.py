@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.training import loop
+from lib.training import loop, pace
 from lib.training.batches import TensorBatches
 from lib.training.checkpoints import (
     CheckpointError,
@@ -90,6 +90,24 @@ def test_evaluate_sees_eval_mode_and_its_numbers_become_curves() -> None:
     result = Trainer(model, loss, make_batches(), CONFIG, evaluate=evaluate).run()
     assert modes == [(False, False)] * 3 and model.training
     assert result.curves["size"].iloc[-1] == float(flat(model).norm())
+
+
+def test_a_training_is_under_way_from_its_first_step_to_its_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pace, "_under_way", pace.WeakKeyDictionary())
+    there = []
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        there.append(list(pace._under_way))
+        return {}
+
+    trainer = Trainer(
+        make_model(), loss, make_batches(), CONFIG, evaluate=evaluate, deadline=math.inf, whole=True
+    )
+    assert trainer.limit.whole and not pace._under_way
+    trainer.run()
+    assert there == [[trainer.limit]] * 3 and not pace._under_way
 
 
 @pytest.mark.parametrize("stop_after", [1, 6, 7, 17])

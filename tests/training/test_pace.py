@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.training import pace
-from lib.training.pace import LEAST, Limit, others_change
+from lib.training.abreast import abreast
+from lib.training.pace import LEAST, MARGIN, STEPS, USEFUL, Limit
 
 
 @dataclass
@@ -19,21 +23,59 @@ class Clock:
     def monotonic(self) -> float:
         return self.now
 
+    perf_counter = monotonic
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(pace, "time", clock)
+    use(clock, monkeypatch)
     return clock
 
 
-def stopped_at(limit: Limit, clock: Clock, total: int, seconds: float) -> int:
-    """The step before which a training of equal steps stops."""
-    for step in range(total):
-        if limit.over(total - step):
-            return step
-        clock.now += seconds
-    return total
+def use(clock: Clock, patch: pytest.MonkeyPatch) -> None:
+    """Let trainings go by `clock`; none is under way."""
+    patch.setattr(pace, "time", clock)
+    patch.setattr(pace, "_under_way", pace.WeakKeyDictionary())
+    patch.setattr("lib.training.abreast.time", clock)
+
+
+@dataclass
+class Training:
+    """A training of `total` steps of some seconds each, but for those in `odd`."""
+
+    clock: Clock
+    total: int
+    seconds: float
+    limit: Limit
+    odd: dict[int, float] = field(default_factory=dict)
+    step: int = 0
+    beside: list[Training] = field(default_factory=list)
+
+    def turns(self) -> Iterator[None]:
+        self.limit.begin()
+        while self.step < self.total and not self.limit.over(self.total - self.step):
+            self.clock.now += self.odd.get(self.step, self.seconds)
+            self.step += 1
+            yield None
+        self.limit.end()
+
+    def run(self) -> int:
+        """The step before which it stopped."""
+        for _ in self.turns():
+            pass
+        return self.step
+
+
+def together(trainings: list[Training]) -> list[int]:
+    def one(training: Training) -> Any:
+        yield from training.turns()
+
+    # by the tests' own clock, a turn of each after the other
+    clock = trainings[0].clock
+    flights = ((1, one(training)) for training in trainings)
+    list(abreast(flights, len(trainings), torch.device("cpu"), now=clock.monotonic))
+    return [training.step for training in trainings]
 
 
 @given(
@@ -44,55 +86,95 @@ def test_what_ends_in_time_goes_on_and_what_does_not_is_given_up_early(
 ) -> None:
     clock = Clock()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pace, "time", clock)
-        limit = Limit(clock.now + total * seconds * (1 + spare), whole=True)
-        step = stopped_at(limit, clock, total, seconds)
-    spent = step * seconds
-    if spare > 1e-6:
-        assert step == total and limit.missed is None
-    elif limit.missed is None:  # too short to be judged: over at the deadline, or never asked again
-        assert spent <= LEAST + 2 * seconds or abs(spare) <= 1e-6
-    else:  # as soon as a pace can be told
-        assert step < total and LEAST - 1e-6 <= spent < LEAST + seconds + 1e-6
+        use(clock, patch)
+        whole = total * seconds
+        limit = Limit(clock.now + whole * (1 + spare), whole=True)
+        training = Training(clock, total, seconds, limit)
+        training.run()
+    told = max(LEAST, STEPS * seconds)  # seconds after which a pace is told
+    if spare >= 0:
+        assert limit.missed is None and (training.step == total or spare < 1e-9)
+    elif limit.missed is not None:
+        assert told - 1e-6 <= training.step * seconds <= told + seconds + 1e-6
+    else:  # by less than the margin, or too short for anything to be gained
+        there = whole * (1 + spare) - told
+        assert there < USEFUL + seconds or (whole - told) <= MARGIN * there + 1e-6
 
 
 def test_without_a_wish_for_whole_ones_only_the_deadline_counts(clock: Clock) -> None:
     limit = Limit(clock.now + 50.0)
-    assert stopped_at(limit, clock, 1000, 1.0) == 50
+    assert Training(clock, 1000, 1.0, limit).run() == 50
     assert limit.reason(50, 1000) == "budget spent at step 50 of 1000"
-    assert stopped_at(Limit(None, whole=True), clock, 1000, 1e6) == 1000
+    assert Training(clock, 1000, 1e6, Limit(None, whole=True)).run() == 1000
 
 
 def test_the_reason_says_what_would_be_needed(clock: Clock) -> None:
     limit = Limit(clock.now + 100.0, whole=True)
-    step = stopped_at(limit, clock, 200, 2.0)
+    step = Training(clock, 200, 2.0, limit).run()
     assert step == 5
     assert limit.reason(step, 200) == (
         "given up at step 5 of 200: 390 s more would be needed, 90 s are left"
     )
 
 
-def test_time_in_which_others_began_or_ended_is_not_judged_by(clock: Clock) -> None:
-    limit = Limit(clock.now + 400.0, whole=True)
-    assert not limit.over(100)
-    for left in range(99, 94, -1):  # 20 s a step: too slow by far, while another one begins
+@pytest.mark.parametrize("odd", [{0: 60.0}, {2: 45.0}])
+def test_one_step_that_compiles_or_measures_tells_nothing_of_the_others(
+    odd: dict[int, float], clock: Clock
+) -> None:
+    limit = Limit(clock.now + 180.0, whole=True)
+    assert Training(clock, 100, 1.0, limit, odd).run() == 100
+
+
+def test_what_happens_every_few_steps_counts(clock: Clock) -> None:
+    limit = Limit(clock.now + 180.0, whole=True)
+    often = Training(clock, 150, 1.0, limit, dict.fromkeys(range(0, 150, 5), 6.0))
+    assert often.run() < 30 and limit.missed is not None
+
+
+def test_near_the_deadline_nothing_is_given_up(clock: Clock) -> None:
+    """Nothing else could begin."""
+    limit = Limit(clock.now + USEFUL + LEAST - 1.0, whole=True)
+    assert Training(clock, 1000, 1.0, limit).run() == 39
+    assert limit.reason(39, 1000) == "budget spent at step 39 of 1000"
+
+
+def test_of_trainings_beside_each_other_all_go_on_if_all_will_end(clock: Clock) -> None:
+    """Also a long one whose pace will be twice that when a short one has ended."""
+    end = clock.now + 290.0
+    trainings = [Training(clock, n, 1.0, Limit(end, whole=True)) for n in (180, 90)]
+    assert together(trainings) == [180, 90] and clock.now < end
+
+
+def test_of_trainings_beside_each_other_the_longest_is_given_up(clock: Clock) -> None:
+    """And no other that will end without it."""
+    end = clock.now + 150.0
+    trainings = [Training(clock, n, 1.0, Limit(end, whole=True)) for n in (400, 90, 300)]
+    steps = together(trainings)
+    assert steps[1] == 90 and steps[0] < 20 and steps[2] < 60
+    said = trainings[0].limit.missed
+    assert said is not None and "beside others that need" in said
+    last = trainings[2].limit.missed
+    assert last is not None
+
+
+def test_one_that_begins_or_ends_starts_the_others_anew(clock: Clock) -> None:
+    limit, other = Limit(clock.now + 400.0, whole=True), Limit(clock.now + 400.0, whole=True)
+    limit.begin()
+    for left in range(100, 96, -1):  # 20 s a step: too slow by far, while another one begins
+        assert not limit.over(left)
         clock.now += 20.0
-        others_change()
+        other.begin()
+    other.end()
+    for left in range(96, 0, -1):  # and 3 s from then on
         assert not limit.over(left)
-    for left in range(94, 0, -1):  # and 3 s from then on
         clock.now += 3.0
-        assert not limit.over(left)
-    slow = Limit(clock.now + 400.0, whole=True)
-    for left in range(100, 0, -1):
-        if slow.over(left):
-            break
-        clock.now += 9.0
-    assert left == 98  # the second step after it was first asked
+    limit.end()
 
 
-def test_at_the_deadline_itself_a_budget_is_spent(clock: Clock) -> None:
-    """Not given up: nothing is left that another could use."""
-    limit = Limit(clock.now + 60.0, whole=True)
-    assert not limit.over(10)
-    clock.now += 61.0
-    assert limit.over(9) and limit.reason(1, 10) == "budget spent at step 1 of 10"
+def test_what_was_broken_off_holds_up_nobody(clock: Clock) -> None:
+    broken = Training(clock, 100, 1.0, Limit(clock.now + 500.0, whole=True))
+    turns = broken.turns()
+    next(turns)
+    del turns, broken  # an error between its steps, say
+    limit = Limit(clock.now + 100.0, whole=True)
+    assert Training(clock, 1000, 1.0, limit).run() < 20

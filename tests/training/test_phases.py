@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lib.training import pace
 from lib.training.batches import TensorBatches
 from lib.training.checkpoints import CheckpointError, save_checkpoint
 from lib.training.config import TrainingConfig
@@ -104,6 +105,22 @@ def test_a_phase_that_was_stopped_goes_on_exactly(tmp_path: Path) -> None:
 def test_nothing_begins_after_a_stop(tmp_path: Path) -> None:
     results = train_phase(runs(tmp_path), loss, CONFIG, most=1, deadline=time.monotonic())
     assert [r.status for r in results] == ["stopped"] * 3
+    why = "budget spent at step 0 of 20"
+    assert [r.reason for r in results] == [why, *[f"not begun; others: {why}"] * 2]
+
+
+def test_a_phase_that_would_not_end_is_given_up_if_that_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "LEAST", 0.0)
+    monkeypatch.setattr(pace, "MARGIN", 0.0)  # of whatever is left nothing is enough
+    end = time.monotonic() + 3600
+    results = train_phase(runs(tmp_path), loss, CONFIG, deadline=end, whole=True)
+    assert [r.step for r in results] == [pace.STEPS] * 3
+    assert all(r.reason is not None and r.reason.startswith("given up at step") for r in results)
+    assert [r.status for r in train_phase(runs(tmp_path), loss, CONFIG, deadline=end)] == [
+        "done"
+    ] * 3
 
 
 @pytest.mark.parametrize("ended", [True, False])
