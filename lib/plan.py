@@ -107,7 +107,7 @@ def work(
     *,
     whole: bool = False,
     root: Path = provenance.ROOT,
-    command: Sequence[str] = (sys.executable, "-m", "lib", "run"),
+    command: Sequence[str] | None = None,
     environment: Mapping[str, str] | None = None,
     say: Callable[[str], Any] = print,
 ) -> Worked:
@@ -118,7 +118,7 @@ def work(
         processes: lines under way at once.
         seconds: for all; None for as long as it takes.
         whole: give up lines that turn out not to end in what is left of it, and begin the next.
-        command: what a line is put behind.
+        command: what a line is put behind; None for ``run`` in the checkout at `root`.
         environment: what its environment has beside ours.
         say: takes what the lines print, a line of text at a time and never two at once.
 
@@ -133,6 +133,8 @@ def work(
         raise ValueError(
             f"budget is {seconds:g} s, allowed: more than {LEAST:g} s, which a line needs to begin"
         )
+    if command is None:
+        command = (sys.executable, "-m", "lib", "--root", str(root), "run")
     deadline = None if seconds is None else time.monotonic() + seconds
     waiting, found, lock = deque(jobs), Worked(), threading.Lock()
     runs, saying = UnderWay(), threading.Lock()

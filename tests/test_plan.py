@@ -339,6 +339,11 @@ def test_from_the_command_line_a_real_run_and_its_pack(
         (record,) = (name for name in archive.getnames() if name.endswith(".json"))
     assert record.startswith("runs/foundations.bench_scan/")
     assert main(["queue", str(tmp_path / "no-plan.txt")]) == 2
+    monkeypatch.delenv("MAMBA_BOOK_RUNS")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    assert main(["--root", str(elsewhere), "queue", str(path), "--processes", "1"]) == 0
+    assert len(list(elsewhere.glob(".runs/foundations.bench_scan/*.json"))) == 1
 
 
 def test_a_queue_asks_its_lines_for_whole_trainings(
