@@ -45,6 +45,12 @@ CHOICES_TEXT = {
 }
 # what is asked of the same model before training as well
 CONTROLS = ("", "after_pair", "with_pair", "nothing")
+OF_CONVOLUTIONS = ("combined", "conv_too", "everything")  # cuts of what one of them carries
+
+
+def convolves(model: LanguageModel) -> bool:
+    """Whether layers that mix tokens have a convolution, as all here but plain attention."""
+    return any(hasattr(layer.mixer, "act_post_conv") for layer in model.layers)
 
 
 def inspect(model: LanguageModel, cell: CompositeCell, every: int = 1) -> dict[str, float]:
@@ -58,7 +64,8 @@ def inspect(model: LanguageModel, cell: CompositeCell, every: int = 1) -> dict[s
     there are any, and two behind it); "nothing", how often the answer is the twin's though nothing
     was exchanged; and "untrained", the same model before training, alone or behind one of CONTROLS.
     ``composite_<end>_<uncut|after_pair|combined>``: how often pair 43 is composed under that cut.
-    ``cosine_<start|final>_layer<k>`` (largest off the diagonal, absolute). Then those of
+    ``cosine_<start|final>_layer<k>`` (largest off the diagonal, absolute). A model without a
+    convolution has none of what is about one: OF_CONVOLUTIONS, substitution, cosines. Then those of
     :func:`lib.experiments.achilles.held_out_answers`.
 
     Args:
@@ -93,7 +100,7 @@ def inspect(model: LanguageModel, cell: CompositeCell, every: int = 1) -> dict[s
                 found.update({f"{name}_{pair}": value for pair, value in by_pair.items()})
         found |= {f"composite_{end}_{cut}": v for cut, v in _composed(model, split).items()}
     for when, which in (("start", untrained), ("final", model)):
-        for number, cosines in enumerate(kernel_cosines(which)):
+        for number, cosines in enumerate(kernel_cosines(which) if convolves(which) else ()):
             found[f"cosine_{when}_layer{number}"] = _largest(cosines)
     return found
 
@@ -105,7 +112,7 @@ def _agreements(
     they go, others (all if `wanted` is None) differ from it in one thing or two. Layers one by one
     only where there are as many as in most models here: among more, the last and all others."""
     from lib.analysis.composite import answers
-    from lib.analysis.cuts import PATHS
+    from lib.analysis.cuts import PATHS, layer_numbers
     from lib.analysis.interventions import (
         agreement_by_pair,
         blocked_answers,
@@ -119,7 +126,8 @@ def _agreements(
         "blocking": answers(model, split.tokens),
         "substitution": answers(model, twins.tokens),
     }
-    length, depth = split.tokens.shape[1], len(model.layers)
+    # those that mix tokens: a Transformer's maps of each token alone have nothing to cut
+    length, mixing = split.tokens.shape[1], layer_numbers(model, None)
     behind_pair = partial(blocked_answers, model, within_pair=False)
     blocked: dict[str, Callable[[Split], torch.Tensor]] = {
         "": partial(blocked_answers, model),
@@ -132,18 +140,22 @@ def _agreements(
         "noise": partial(behind_pair, sources=range(1 - length, 0)),
         "behind": partial(behind_pair, sources=range(3, length)),
     }
+    if not convolves(model):
+        for choice in OF_CONVOLUTIONS:
+            del blocked[choice]
     exchanged: dict[str, Callable[[], torch.Tensor]] = {
         "": lambda: substituted_answers(model, split, twins),
         "with_pair": lambda: substituted_answers(model, split, twins, include_pair=True),
         "nothing": lambda: expected["blocking"],
     }
-    if depth <= USUAL:
-        for k in range(depth):
-            blocked[f"layer{k}"] = partial(blocked_answers, model, layers=[k])
-            exchanged[f"layer{k}"] = partial(substituted_answers, model, split, twins, layers=[k])
+    if len(mixing) <= USUAL:
+        for k, number in enumerate(mixing):
+            layers = [number]
+            blocked[f"layer{k}"] = partial(blocked_answers, model, layers=layers)
+            exchanged[f"layer{k}"] = partial(substituted_answers, model, split, twins, layers)
     else:
-        blocked["last"] = partial(behind_pair, layers=[depth - 1])
-        blocked["others"] = partial(behind_pair, layers=range(depth - 1))
+        blocked["last"] = partial(behind_pair, layers=mixing[-1:])
+        blocked["others"] = partial(behind_pair, layers=mixing[:-1])
     # where there is anything to cut off
     rows = {"noise": split.index >= 1, "behind": split.index <= length - 5}
     pairs = len(split.pairs.unique())
@@ -154,7 +166,7 @@ def _agreements(
         if (wanted is None or choice in wanted) and len(some.pairs.unique()) == pairs:
             before = expected["blocking"][has]
             found["blocking", choice] = agreement_by_pair(some, before, way(some))
-    for choice, exchange in exchanged.items():
+    for choice, exchange in exchanged.items() if convolves(model) else ():
         if wanted is None or choice in wanted:
             table = agreement_by_pair(split, expected["substitution"], exchange())
             found["substitution", choice] = table
@@ -170,8 +182,9 @@ def _composed(model: LanguageModel, split: Split) -> dict[str, float]:
     given = {
         "uncut": answers(model, asked.tokens),
         "after_pair": blocked_answers(model, asked, within_pair=False),
-        "combined": combined_answers(model, asked),
     }
+    if convolves(model):
+        given["combined"] = combined_answers(model, asked)
     return {cut: float((said == asked.composite).double().mean()) for cut, said in given.items()}
 
 

@@ -9,7 +9,7 @@ which do; nothing is trained, so a cell takes a minute on a processor.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,9 +27,12 @@ from lib.experiments.achilles import (
     without_offsets,
 )
 from lib.experiments.phase_diagram import TIED, keeps_weights
+from lib.experiments.transformer import CONVOLVED, PLAIN
 from lib.store import Record, Store, StoreError, read_record
 
-NAME = "achilles.opened"
+NAME, TRANSFORMERS = "achilles.opened", "achilles.opened_transformers"
+# layers with the convolution and without, of which weights are kept
+DEPTHS = {CONVOLVED: (5, 7), PLAIN: (2,)}
 QUICK_EVERY = 37  # has no part in common with 480 keys and places, or with 400
 
 
@@ -73,6 +76,18 @@ def cells(profile: str) -> list[OpenedCell]:
         for name, found in ((TIED, kept), (interventions.NAME, others))
         for cell in found
     ]
+
+
+def transformer_cells(profile: str) -> list[OpenedCell]:
+    """The same of Transformers, with Mamba's convolution and without. quick: one of those with it.
+    matched: none."""
+    found = [
+        OpenedCell(cell, name, QUICK_EVERY if profile == "quick" else 1, cell.seed)
+        for name, depths in DEPTHS.items()
+        for cell in find(name).cells("paper")
+        if keeps_weights(cell) and depth(cell.model) in depths
+    ]
+    return {"paper": found, "quick": found[1:2]}.get(profile, [])
 
 
 def readable(cell: OpenedCell) -> str:
@@ -199,27 +214,41 @@ def composed(rows: pd.DataFrame) -> pd.DataFrame:
 def _shares(rows: pd.DataFrame, metric: str, names: Mapping[str, str]) -> pd.DataFrame:
     if not len(rows):
         return pd.DataFrame(columns=list(names.values()))
-    own = rows["experiment"] != TIED
+    beside = {interventions.NAME: ", of this page", PLAIN: ", plain"}
     labels = [
-        f"{n:g} layers, γ {gamma:g}{', of this page' if other else ''}"
-        for n, gamma, other in zip(rows["n_layers"], rows["gamma"], own, strict=True)
+        f"{n:g} layers, γ {gamma:g}{beside.get(experiment, '')}"
+        for n, gamma, experiment in zip(
+            rows["n_layers"], rows["gamma"], rows["experiment"], strict=True
+        )
     ]
     found = rows.reindex(columns=[metric.format(cut) for cut in names])
     return found.set_axis(list(names.values()), axis=1).set_axis(labels)
 
 
-EXPERIMENTS = (
-    Experiment(
-        name=NAME,
-        title="Published models of the phase diagram, looked into",
+def _experiment(
+    name: str, title: str, page: str, grid: Callable[[str], list[OpenedCell]]
+) -> Experiment:
+    return Experiment(
+        name=name,
+        title=title,
         protocol=1,
-        notebook="notebooks/achilles/blocking.ipynb",
-        cells=cells,
+        notebook=f"notebooks/achilles/{page}.ipynb",
+        cells=grid,
         readable=readable,
         run=run,
         frame=frame,
         reevaluate=reevaluate,
         weights=weights_of,
         judged=False,  # the paper's claims are about one model, and no depth is named
+    )
+
+
+EXPERIMENTS = (
+    _experiment(NAME, "Published models of the phase diagram, looked into", "blocking", cells),
+    _experiment(
+        TRANSFORMERS,
+        "Published Transformers of the composite task, looked into",
+        "transformer_with_convolution",
+        transformer_cells,
     ),
 )
