@@ -729,6 +729,31 @@ def test_blocking_what_the_state_carries_and_from_where() -> None:
     assert composed.loc[compose, cut].agg(["min", "max"]).round(3).tolist() == [0.025, 0.555]
 
 
+def test_where_transformers_put_key_and_anchors_together() -> None:
+    rows = frame_of(opened.TRANSFORMERS)
+    kept = opened.kept(rows)
+    convolved = (rows["experiment"] == transformer.CONVOLVED).to_numpy()
+    assert rows.loc[convolved, "n_layers"].tolist() == [5, 5, 7, 7]
+    assert rows.loc[~convolved, ["n_layers", "gamma"]].to_numpy().tolist() == [[2, 0.5], [2, 1]]
+    first, second = "S from key and first anchor", "S from the second anchor"
+    through = "all but the second anchor's convolution"
+    ends = kept[convolved].agg(["min", "max"]).round(2)
+    assert ends[first].tolist() == [0.96, 1] and ends[second].tolist() == [0.01, 0.03]
+    assert ends[through].tolist() == [0.43, 0.84]
+    gap = kept[second] - kept["S from key and anchors"]
+    assert gap[convolved].abs().max() < 0.01
+    assert kept.loc[~convolved, [first, second]].round(2).to_numpy().tolist() == [
+        [0.18, 0.19], [0.04, 0.16]
+    ]  # fmt: skip
+    assert kept.loc[~convolved, through].isna().all()
+    composed = opened.composed(rows)["nothing"][convolved]
+    assert sorted(composed.round(2)) == [0.15, 0.32, 0.73, 0.9]
+    last = rows[convolved].iloc[composed.to_numpy().argmin()]
+    assert last["final_symmetric"] > 0.5
+    plain = frame_of(transformer.PLAIN).query("gamma == 1 and seed == 1")
+    assert (plain["final_train_accuracy"] < 0.9).all() and len(plain) == 1
+
+
 def test_the_same_seed_run_again_can_end_elsewhere() -> None:
     key = ["gamma", "seed"]
     first = frame_of(interventions.NAME).query("block == 'mamba2'").set_index(key)

@@ -12,8 +12,17 @@ import pytest
 from lib.analysis.routes import routes
 from lib.config import from_dict, to_dict
 from lib.experiments import Context, Outcome, cells_of, find, interventions, opened
-from lib.experiments.achilles import CompositeCell
-from lib.experiments.opened import NAME, OpenedCell, readable, run, source
+from lib.experiments.achilles import CompositeCell, depth
+from lib.experiments.opened import (
+    NAME,
+    QUICK_EVERY,
+    TRANSFORMERS,
+    OpenedCell,
+    readable,
+    run,
+    source,
+)
+from lib.experiments.transformer import CONVOLVED, PLAIN
 from lib.figures import achilles_cuts
 from lib.publishing import verify
 from lib.store import Record, StoreError, read_record
@@ -72,6 +81,36 @@ def test_the_numbers_are_those_of_the_weights() -> None:
     figure = achilles_cuts.cut_maps({"kept": kept, "composed": composed}, "title")
     drawn = [list(trace.z[0]) for trace in figure.data]
     assert drawn == [list(table.iloc[0].round(4)) for table in (kept, composed)]
+
+
+def test_transformers_are_opened_with_the_convolution_and_without() -> None:
+    cells = cells_of(find(TRANSFORMERS), "paper")
+    found = [(c.experiment, depth(c.trained.model)) for c in cells]
+    deep = [(CONVOLVED, n) for n in (5, 7) for _ in range(2)]
+    assert found == [*deep, (PLAIN, 2), (PLAIN, 2)]
+    assert len({readable(cell) for cell in [*cells, *paper()]}) == 22
+    for cell in cells:
+        assert source(cell).weights and source(cell).experiment == cell.experiment
+    assert cells_of(find(TRANSFORMERS), "matched") == []
+    (small,) = cells_of(find(TRANSFORMERS), "quick")
+    assert readable(small) == (
+        "opened-transformer_with_convolution-every37-attention-L5-g1.0-conv-learned-s1"
+    )
+    few = [small, dataclasses.replace(cells[-1], every=QUICK_EVERY)]
+    outcomes = list(run(few, Context()))
+    with_it, without = (set(outcome.metrics) for outcome in outcomes)
+    kind = "blocking_inner_mean_"
+    ways = [{n.removeprefix(kind) for n in names if kind in n} for names in (with_it, without)]
+    # of two layers each is cut by itself, of more the last one and the others
+    of_one = {"combined", "conv_too", "everything"}
+    assert ways[0] - ways[1] == {*of_one, "last", "others"}
+    assert ways[1] - ways[0] == {"layer0", "layer1"}
+    for name in ("substitution", "cosine", "composite_inner_combined"):
+        assert any(name in n for n in with_it) and not any(name in n for n in without)
+    frame = find(TRANSFORMERS).frame([as_record(outcome) for outcome in outcomes])
+    kept = opened.kept(frame)
+    assert list(kept.index) == ["5 layers, γ 1", "2 layers, γ 1, plain"]
+    assert kept.isna().sum(axis=1).tolist() == [0, 1]
 
 
 def test_a_budget_that_is_spent_opens_no_more() -> None:
