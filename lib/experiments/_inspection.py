@@ -49,8 +49,10 @@ OF_CONVOLUTIONS = ("combined", "conv_too", "everything")  # cuts of what one of 
 
 
 def convolves(model: LanguageModel) -> bool:
-    """Whether layers that mix tokens have a convolution, as all here but plain attention."""
-    return any(hasattr(layer.mixer, "act_post_conv") for layer in model.layers)
+    """Whether all layers that mix tokens have a convolution, as all here but plain attention."""
+    from lib.analysis.cuts import layer_numbers
+
+    return all(hasattr(model.layers[n].mixer, "act_post_conv") for n in layer_numbers(model, None))
 
 
 def inspect(model: LanguageModel, cell: CompositeCell, every: int = 1) -> dict[str, float]:
@@ -186,6 +188,46 @@ def _composed(model: LanguageModel, split: Split) -> dict[str, float]:
     if convolves(model):
         given["combined"] = combined_answers(model, asked)
     return {cut: float((said == asked.composite).double().mean()) for cut, said in given.items()}
+
+
+# more precise cuts, of Transformers: what carries, from which tokens, to which, counted from the key;
+# None for all behind the pair
+PLACES = {
+    "key": ("state", (0,), None),
+    "first": ("state", (1,), None),
+    "anchors": ("state", (0,), (1, 2)),
+    "joining": ("conv", (0, 1), (2,)),
+    "next": ("conv", (0, 1), (3,)),
+}
+
+
+def kept_without(model: LanguageModel, cell: CompositeCell, every: int = 1) -> dict[str, float]:
+    """``kept_inner_<place>``: the share of answers, over all pairs, that stay as they were under each
+    of PLACES, the pair never last; of a model without a convolution those of attention alone."""
+    import torch
+
+    from lib.analysis.composite import answers
+    from lib.analysis.cuts import cut_edges, source_cut
+    from lib.tasks.interventions import intervention_split
+
+    split = intervention_split(cell.task, cell.seed, pair_may_end=False)
+    split = split.take(slice(None, None, every)).to(model.embedding.weight.device)
+    before, (count, length), found = answers(model, split.tokens), split.tokens.shape, {}
+    rows = torch.arange(count, device=split.index.device)
+    for name, (path, sources, targets) in PLACES.items():
+        if path == "conv" and not convolves(model):
+            continue
+        if targets is None:
+            cut = source_cut(split.index, length, sources, within_pair=False)
+        else:
+            cut = split.tokens.new_zeros(count, length, length, dtype=torch.bool)
+            for source in sources:
+                for target in targets:
+                    cut[rows, split.index + target, split.index + source] = True
+        with cut_edges(model, cut, paths=(path,)):
+            stayed = answers(model, split.tokens) == before
+        found[f"kept_inner_{name}"] = float(stayed.double().mean())
+    return found
 
 
 def _largest(cosines: torch.Tensor) -> float:

@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from lib import provenance
 from lib.config import from_dict, require
 from lib.experiments import Context, Experiment, Outcome, find, interventions
-from lib.experiments._inspection import inspect
+from lib.experiments._inspection import inspect, kept_without
 from lib.experiments.achilles import (
     CompositeCell,
     composite_readable,
@@ -30,8 +31,11 @@ from lib.experiments.phase_diagram import TIED, keeps_weights
 from lib.experiments.transformer import CONVOLVED, PLAIN
 from lib.store import Record, Store, StoreError, read_record
 
+if TYPE_CHECKING:
+    from lib.models.language_model import LanguageModel
+
 NAME, TRANSFORMERS = "achilles.opened", "achilles.opened_transformers"
-# layers with the convolution and without, of which weights are kept
+# layers with the convolution and without that are published with weights
 DEPTHS = {CONVOLVED: (5, 7), PLAIN: (2,)}
 QUICK_EVERY = 37  # has no part in common with 480 keys and places, or with 400
 
@@ -116,6 +120,14 @@ def source(cell: OpenedCell) -> Record:
     return found
 
 
+def found_in(model: LanguageModel, trained: CompositeCell, every: int) -> dict[str, float]:
+    """What is found in a model: :func:`inspect`, and in Transformers :func:`kept_without`."""
+    found = inspect(model, trained, every=every)
+    if trained.model.pattern[0].kind == "attention":
+        found |= kept_without(model, trained, every)
+    return found
+
+
 def run(cells: Sequence[OpenedCell], context: Context) -> Iterator[Outcome]:
     """Open the models, one after the other; every one is found before the first is opened."""
     sources = {cell: source(cell) for cell in cells}
@@ -126,7 +138,7 @@ def run(cells: Sequence[OpenedCell], context: Context) -> Iterator[Outcome]:
             continue
         begun = time.perf_counter()
         model, trained = load_model(record, context.device)
-        metrics = inspect(model, trained, every=cell.every)
+        metrics = found_in(model, trained, cell.every)
         # what its record says of its training stands beside what is found in it
         metrics |= {k: v for k, v in record.metrics.items() if k.startswith(("best_", "final_"))}
         facts = {"backends": {}, "opened": {"record": record.name, "weights": record.weights}}
@@ -170,7 +182,7 @@ def reevaluate(record: Record) -> dict[str, float]:
         StoreError: as :func:`weights_of`.
     """
     model, trained = load_model(_opened(record))
-    return inspect(model, trained, every=from_dict(OpenedCell, record.config).every)
+    return found_in(model, trained, from_dict(OpenedCell, record.config).every)
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
@@ -198,6 +210,27 @@ CUTS = {
     "behind": "S from tokens behind the pair",
 }
 COMPOSED = {"uncut": "nothing", **{cut: CUTS[cut] for cut in ("after_pair", "combined")}}
+
+
+# the same of Transformers, by the whole names of metrics
+ATTENTION_CUTS = {
+    "blocking_inner_mean_after_pair": "attention to key and anchors",
+    "blocking_inner_mean_second": "attention to the second anchor",
+    "blocking_inner_mean_first_two": "attention to key and first anchor",
+    "kept_inner_first": "attention to the first anchor",
+    "kept_inner_key": "attention to the key",
+    "kept_inner_anchors": "the anchors' attention to the key",
+    "kept_inner_joining": "the second anchor's taps to key and first",
+    "kept_inner_next": "the next token's taps to key and first",
+    "blocking_inner_mean_combined": "all but the second anchor's convolution",
+    "blocking_inner_mean_behind": "attention to tokens behind the pair",
+    "blocking_inner_mean_noise": "attention to tokens before the key",
+}
+
+
+def heard(rows: pd.DataFrame) -> pd.DataFrame:
+    """As :func:`kept`, of Transformers, by ATTENTION_CUTS."""
+    return _shares(rows, "{}", ATTENTION_CUTS)
 
 
 def kept(rows: pd.DataFrame) -> pd.DataFrame:
@@ -239,7 +272,7 @@ def _experiment(
         frame=frame,
         reevaluate=reevaluate,
         weights=weights_of,
-        judged=False,  # the paper's claims are about one model, and no depth is named
+        judged=False,  # the paper's claims are about one Mamba, and no depth is named
     )
 
 
