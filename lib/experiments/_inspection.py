@@ -190,8 +190,8 @@ def _composed(model: LanguageModel, split: Split) -> dict[str, float]:
     return {cut: float((said == asked.composite).double().mean()) for cut, said in given.items()}
 
 
-# more precise cuts, of Transformers: what carries, from which tokens, to which, counted from the key;
-# None for all behind the pair
+# more precise cuts, of Transformers: what carries, from which tokens, to which; places are counted
+# from the key, and None is all behind the pair
 PLACES = {
     "key": ("state", (0,), None),
     "first": ("state", (1,), None),
@@ -202,31 +202,23 @@ PLACES = {
 
 
 def kept_without(model: LanguageModel, cell: CompositeCell, every: int = 1) -> dict[str, float]:
-    """``kept_inner_<place>``: the share of answers, over all pairs, that stay as they were under each
-    of PLACES, the pair never last; of a model without a convolution those of attention alone."""
-    import torch
-
+    """``kept_inner_<place>``: the share of answers, over all pairs, that stay as they were under
+    each of PLACES, the pair never last; without a convolution those of attention alone."""
     from lib.analysis.composite import answers
-    from lib.analysis.cuts import cut_edges, source_cut
+    from lib.analysis.interventions import blocked_answers, unheard_answers
     from lib.tasks.interventions import intervention_split
 
     split = intervention_split(cell.task, cell.seed, pair_may_end=False)
     split = split.take(slice(None, None, every)).to(model.embedding.weight.device)
-    before, (count, length), found = answers(model, split.tokens), split.tokens.shape, {}
-    rows = torch.arange(count, device=split.index.device)
+    before, found = answers(model, split.tokens), {}
     for name, (path, sources, targets) in PLACES.items():
         if path == "conv" and not convolves(model):
             continue
         if targets is None:
-            cut = source_cut(split.index, length, sources, within_pair=False)
+            after = blocked_answers(model, split, sources, within_pair=False, paths=(path,))
         else:
-            cut = split.tokens.new_zeros(count, length, length, dtype=torch.bool)
-            for source in sources:
-                for target in targets:
-                    cut[rows, split.index + target, split.index + source] = True
-        with cut_edges(model, cut, paths=(path,)):
-            stayed = answers(model, split.tokens) == before
-        found[f"kept_inner_{name}"] = float(stayed.double().mean())
+            after = unheard_answers(model, split, sources, targets, (path,))
+        found[f"kept_inner_{name}"] = float((after == before).double().mean())
     return found
 
 
