@@ -731,27 +731,30 @@ def test_blocking_what_the_state_carries_and_from_where() -> None:
 
 def test_where_transformers_put_key_and_anchors_together() -> None:
     rows = frame_of(opened.TRANSFORMERS)
-    kept = opened.kept(rows)
+    heard = opened.heard(rows)
     convolved = (rows["experiment"] == transformer.CONVOLVED).to_numpy()
     assert rows.loc[convolved, "n_layers"].tolist() == [5, 5, 7, 7]
     assert rows.loc[~convolved, ["n_layers", "gamma"]].to_numpy().tolist() == [[2, 0.5], [2, 1]]
-    first, second = "S from key and first anchor", "S from the second anchor"
-    through = "all but the second anchor's convolution"
-    ends = kept[convolved].agg(["min", "max"]).round(2)
-    assert ends[first].tolist() == [0.96, 1] and ends[second].tolist() == [0.01, 0.03]
-    assert ends[through].tolist() == [0.43, 0.84]
-    gap = kept[second] - kept["S from key and anchors"]
-    assert gap[convolved].abs().max() < 0.01
-    assert kept.loc[~convolved, [first, second]].round(2).to_numpy().tolist() == [
-        [0.18, 0.19], [0.04, 0.16]
-    ]  # fmt: skip
-    assert kept.loc[~convolved, through].isna().all()
+    ends = heard[convolved].agg(["min", "max"]).round(2).to_dict("list")
+    second, first = "attention to the second anchor", "attention to the first anchor"
+    assert ends["attention to key and first anchor"] == [0.96, 1] and ends[second] == [0.01, 0.03]
+    assert ends["the second anchor's taps to key and first"] == [0.01, 0.02]
+    assert ends["the next token's taps to key and first"] == [0.5, 0.84]
+    assert ends["the anchors' attention to the key"] == [0.88, 0.98]
+    assert ends["attention to tokens behind the pair"] == [0.14, 0.44]
+    assert ends["attention to tokens before the key"] == [0.99, 1]
+    through = heard["all but the second anchor's convolution"]
+    assert through[convolved].round(2).tolist() == [0.74, 0.84, 0.43, 0.47]
+    assert through[~convolved].isna().all()
+    plain, unfit = (heard[~convolved].iloc[k].round(2) for k in (0, 1))
+    assert plain[[first, second]].tolist() == [0.18, 0.19]
+    assert plain["attention to the key"] == 1 and plain["the anchors' attention to the key"] == 0.01
+    assert unfit["attention to tokens before the key"] == 0.75
     composed = opened.composed(rows)["nothing"][convolved]
-    assert sorted(composed.round(2)) == [0.15, 0.32, 0.73, 0.9]
-    last = rows[convolved].iloc[composed.to_numpy().argmin()]
-    assert last["final_symmetric"] > 0.5
-    plain = frame_of(transformer.PLAIN).query("gamma == 1 and seed == 1")
-    assert (plain["final_train_accuracy"] < 0.9).all() and len(plain) == 1
+    assert composed.round(2).tolist() == [0.73, 0.15, 0.32, 0.9]
+    trained = frame_of(transformer.PLAIN).query("seed == 1").set_index("gamma")
+    accuracy = trained["final_train_accuracy"]
+    assert accuracy[0.5] > 0.999 and accuracy[1.0] < 0.9
 
 
 def test_the_same_seed_run_again_can_end_elsewhere() -> None:

@@ -19,6 +19,7 @@ from lib.analysis.interventions import (
     replaced_tokens,
     substituted_answers,
     substitution,
+    unheard_answers,
 )
 from lib.experiments.transformer import transformer
 from lib.models.config import LanguageModelConfig, Mamba1Config, Mamba2Config, Mamba3Config
@@ -231,6 +232,22 @@ def test_a_transformers_answers_are_blocked_and_substituted_in_its_attention(spl
         blocked_answers(model, split, layers=[1])
     with pytest.raises(ValueError, match=r"layer 1 is a FeedForwardMixer, allowed"):
         substituted_answers(model, split, twins, [1])
+
+
+@pytest.mark.parametrize("path", ["state", "conv"])
+def test_places_counted_from_the_key_are_those_of_each_sequence(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interventions, "ROWS", 5)
+    model, split = convolved(), intervention_split(TASK, 0, pair_may_end=False)
+    found = unheard_answers(model, split, (0, 1), (2, 3), (path,))
+    expected = []
+    for row, at in enumerate(split.index.tolist()):
+        edges = [(at + target, at + source) for target in (2, 3) for source in (0, 1)]
+        with cut_edges(model, edge_cut(TASK.length, edges), paths=(path,)):
+            expected.append(answers(model, split.tokens[row : row + 1]))
+    assert torch.equal(found, torch.cat(expected))
+    assert not torch.equal(found, answers(model, split.tokens))
 
 
 def test_a_transformer_blocked_on_every_path_forgets_key_and_pair() -> None:

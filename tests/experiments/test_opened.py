@@ -12,6 +12,7 @@ import pytest
 from lib.analysis.routes import routes
 from lib.config import from_dict, to_dict
 from lib.experiments import Context, Outcome, cells_of, find, interventions, opened
+from lib.experiments._inspection import PLACES
 from lib.experiments.achilles import CompositeCell, depth
 from lib.experiments.opened import (
     NAME,
@@ -107,10 +108,16 @@ def test_transformers_are_opened_with_the_convolution_and_without() -> None:
     assert ways[1] - ways[0] == {"layer0", "layer1"}
     for name in ("substitution", "cosine", "composite_inner_combined"):
         assert any(name in n for n in with_it) and not any(name in n for n in without)
+    places = [{n for n in names if n.startswith("kept_inner_")} for names in (with_it, without)]
+    assert places[0] == {f"kept_inner_{name}" for name in PLACES}
+    assert places[1] == {f"kept_inner_{name}" for name in ("key", "first", "anchors")}
     frame = find(TRANSFORMERS).frame([as_record(outcome) for outcome in outcomes])
     kept = opened.kept(frame)
     assert list(kept.index) == ["5 layers, γ 1", "2 layers, γ 1, plain"]
     assert kept.isna().sum(axis=1).tolist() == [0, 1]
+    heard = opened.heard(frame)
+    assert heard.isna().sum(axis=1).tolist() == [0, 3]
+    assert heard["attention to the key"].tolist() == frame["kept_inner_key"].tolist()
 
 
 def test_a_budget_that_is_spent_opens_no_more() -> None:
