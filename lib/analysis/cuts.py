@@ -51,8 +51,9 @@ Edit = Callable[[Tensor], Tensor | None]
 
 
 def source_cut(
-    index: Tensor, length: int, sources: Sequence[int] = KEY_AND_PAIR, within_pair: bool = True
-) -> Tensor:
+    index: Tensor, length: int, sources: Sequence[int] = KEY_AND_PAIR, within_pair: bool = True,
+    targets: Sequence[int] | None = None,
+) -> Tensor:  # fmt: skip
     """Cut (b, l, l) from the key and its pair to later tokens.
 
     Args:
@@ -61,18 +62,23 @@ def source_cut(
             below 0 the noise before it, above 2 the tokens behind the pair, of those there are.
         within_pair: whether "later tokens" includes the anchors, which come after the key and after
             each other; if not, only tokens after the pair are cut off. The paper does not say.
+        targets: to which of the later tokens, counted as `sources` are; None for all of them.
 
     Raises:
-        ValueError: a source that can be in no sequence of that length.
+        ValueError: a source or target that can be in no sequence of that length.
     """
-    if not set(sources) <= set(range(1 - length, length)):
-        allowed = f"{1 - length}..{length - 1}"
-        raise ValueError(f"sources is {tuple(sources)}, allowed: some of {allowed}")
     places = torch.arange(length, device=index.device)
     offset = places - index[:, None]
-    source = torch.isin(offset, torch.tensor(sources, device=index.device, dtype=offset.dtype))
-    later = places[:, None] > places
-    cut = source[:, None, :] & later
+
+    def among(name: str, chosen: Sequence[int]) -> Tensor:
+        if not set(chosen) <= set(range(1 - length, length)):
+            allowed = f"{1 - length}..{length - 1}"
+            raise ValueError(f"{name} is {tuple(chosen)}, allowed: some of {allowed}")
+        return torch.isin(offset, torch.tensor(chosen, device=index.device, dtype=offset.dtype))
+
+    cut = among("sources", sources)[:, None, :] & (places[:, None] > places)
+    if targets is not None:
+        cut &= among("targets", targets)[:, :, None]
     return cut if within_pair else cut & (offset > max(KEY_AND_PAIR))[:, :, None]
 
 

@@ -8,7 +8,6 @@ the paper leaves open (layers, which tokens count) is a parameter here.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -34,6 +33,7 @@ def blocked_answers(
     layers: Sequence[int] | None = None,
     *,
     within_pair: bool = True,
+    targets: Sequence[int] | None = None,
     paths: Sequence[str] = ("state",),
 ) -> Tensor:
     """Answers (count,) when later tokens cannot hear of the key and its pair.
@@ -45,7 +45,7 @@ def blocked_answers(
     """
 
     def part(some: Split) -> Tensor:
-        cut = source_cut(some.index, some.tokens.shape[1], sources, within_pair)
+        cut = source_cut(some.index, some.tokens.shape[1], sources, within_pair, targets)
         with cut_edges(model, cut, layers, paths):
             return answers(model, some.tokens)
 
@@ -65,28 +65,6 @@ def combined_answers(model: LanguageModel, split: Split) -> Tensor:
             cut_edges(model, cut(within_pair=False), paths=("conv",)),
             cut_edges(model, cut(within_pair=True), paths=("state", "decay")),
         ):
-            return answers(model, some.tokens)
-
-    return _in_parts(part, split)
-
-
-def unheard_answers(
-    model: LanguageModel,
-    split: Split,
-    sources: Sequence[int],
-    targets: Sequence[int],
-    paths: Sequence[str] = ("state",),
-) -> Tensor:
-    """Answers (count,) when the tokens at `targets` cannot hear of those at `sources`, both counted
-    from the key and none of them beyond the sequence."""
-
-    def part(some: Split) -> Tensor:
-        count, length = some.tokens.shape
-        cut = some.tokens.new_zeros(count, length, length, dtype=torch.bool)
-        rows = torch.arange(count, device=cut.device)
-        for source, target in itertools.product(sources, targets):
-            cut[rows, some.index + target, some.index + source] = True
-        with cut_edges(model, cut, paths=paths):
             return answers(model, some.tokens)
 
     return _in_parts(part, split)

@@ -142,9 +142,6 @@ def _agreements(
         "noise": partial(behind_pair, sources=range(1 - length, 0)),
         "behind": partial(behind_pair, sources=range(3, length)),
     }
-    if not convolves(model):
-        for choice in OF_CONVOLUTIONS:
-            del blocked[choice]
     exchanged: dict[str, Callable[[], torch.Tensor]] = {
         "": lambda: substituted_answers(model, split, twins),
         "with_pair": lambda: substituted_answers(model, split, twins, include_pair=True),
@@ -152,12 +149,14 @@ def _agreements(
     }
     if len(mixing) <= USUAL:
         for k, number in enumerate(mixing):
-            layers = [number]
-            blocked[f"layer{k}"] = partial(blocked_answers, model, layers=layers)
-            exchanged[f"layer{k}"] = partial(substituted_answers, model, split, twins, layers)
+            blocked[f"layer{k}"] = partial(blocked_answers, model, layers=[number])
+            exchanged[f"layer{k}"] = partial(substituted_answers, model, split, twins, [number])
     else:
         blocked["last"] = partial(behind_pair, layers=mixing[-1:])
         blocked["others"] = partial(behind_pair, layers=mixing[:-1])
+    if not convolves(model):
+        blocked = {name: way for name, way in blocked.items() if name not in OF_CONVOLUTIONS}
+        exchanged = {}
     # where there is anything to cut off
     rows = {"noise": split.index >= 1, "behind": split.index <= length - 5}
     pairs = len(split.pairs.unique())
@@ -168,7 +167,7 @@ def _agreements(
         if (wanted is None or choice in wanted) and len(some.pairs.unique()) == pairs:
             before = expected["blocking"][has]
             found["blocking", choice] = agreement_by_pair(some, before, way(some))
-    for choice, exchange in exchanged.items() if convolves(model) else ():
+    for choice, exchange in exchanged.items():
         if wanted is None or choice in wanted:
             table = agreement_by_pair(split, expected["substitution"], exchange())
             found["substitution", choice] = table
@@ -205,7 +204,7 @@ def kept_without(model: LanguageModel, cell: CompositeCell, every: int = 1) -> d
     """``kept_inner_<place>``: the share of answers, over all pairs, that stay as they were under
     each of PLACES, the pair never last; without a convolution those of attention alone."""
     from lib.analysis.composite import answers
-    from lib.analysis.interventions import blocked_answers, unheard_answers
+    from lib.analysis.interventions import blocked_answers
     from lib.tasks.interventions import intervention_split
 
     split = intervention_split(cell.task, cell.seed, pair_may_end=False)
@@ -214,10 +213,9 @@ def kept_without(model: LanguageModel, cell: CompositeCell, every: int = 1) -> d
     for name, (path, sources, targets) in PLACES.items():
         if path == "conv" and not convolves(model):
             continue
-        if targets is None:
-            after = blocked_answers(model, split, sources, within_pair=False, paths=(path,))
-        else:
-            after = unheard_answers(model, split, sources, targets, (path,))
+        after = blocked_answers(
+            model, split, sources, within_pair=targets is not None, targets=targets, paths=(path,)
+        )
         found[f"kept_inner_{name}"] = float((after == before).double().mean())
     return found
 

@@ -119,25 +119,21 @@ class _Elsewhere:
 
     lock: FileLock
     path: Path
-    deadline: float | None
+    context: Context
     idle: ClassVar[bool] = True  # see lib.training.abreast.Awaited
 
     def query(self) -> bool:
         """Whether the wait is over."""
-        return self.path.exists() or self.taken() or self.late
+        return self.path.exists() or self.taken() or self.context.late
 
     def taken(self) -> bool:
         """Whether the lock is ours, now if not before."""
         return locks.taken(self.lock)
 
-    @property
-    def late(self) -> bool:
-        return self.deadline is not None and time.monotonic() >= self.deadline
-
 
 def _train_once(cell: LanguageCell, context: Context, path: Path) -> Turns[Outcome | None]:
     """:func:`_train`, unless another process does: then wait for its model."""
-    elsewhere = _Elsewhere(locks.lock_of(runs_folder(), path.stem), path, context.deadline)
+    elsewhere = _Elsewhere(locks.lock_of(runs_folder(), path.stem), path, context)
     try:
         if not elsewhere.taken():
             progress.note(f"another process trains {path.stem}; waiting for it")

@@ -12,7 +12,7 @@ has all of these and reads no other token: what the two share, reading others do
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 
 from lib.experiments import Experiment
 from lib.experiments.achilles import (
@@ -68,14 +68,13 @@ def transformer(
     )
 
 
-def cells(profile: str, convolution: bool) -> list[CompositeCell]:
+def cells(profile: str, convolution: bool, taps: int = 4) -> list[CompositeCell]:
     """Cells over the axes of the paper's map, by layers, then gamma, then seed: those of one depth
     train together. quick: two depths, two gammas, two seeds on little data. matched: none."""
+    model = partial(transformer, convolution=convolution, taps=taps)
     if profile == "quick":
         return [
-            CompositeCell(
-                QUICK_TASK, transformer(n, gamma, convolution=convolution), QUICK_TRAINING, seed
-            )
+            CompositeCell(QUICK_TASK, model(n, gamma), QUICK_TRAINING, seed)
             for n in (2, 3)
             for gamma in (0.3, 1.0)
             for seed in (1, 2)
@@ -83,9 +82,7 @@ def cells(profile: str, convolution: bool) -> list[CompositeCell]:
     if profile != "paper":
         return []
     return [
-        CompositeCell(
-            CompositeTask(), transformer(n, gamma, convolution=convolution), TrainingConfig(), seed
-        )
+        CompositeCell(CompositeTask(), model(n, gamma), TrainingConfig(), seed)
         for n in LAYERS
         for gamma in GAMMAS
         for seed in SEEDS
@@ -94,11 +91,8 @@ def cells(profile: str, convolution: bool) -> list[CompositeCell]:
 
 def pointwise_cells(profile: str) -> list[CompositeCell]:
     """The cells of two layers, the depth of which all three kinds have run, with one tap."""
-    return [
-        replace(cell, model=transformer(2, gamma, convolution=True, taps=1))
-        for cell in cells(profile, convolution=True)
-        if depth(cell.model) == 2 and (gamma := cell.model.initialisation.gamma) is not None
-    ]
+    found = cells(profile, convolution=True, taps=1)
+    return [cell for cell in found if depth(cell.model) == 2]
 
 
 def _experiment(name: str, title: str, grid: Callable[[str], list[CompositeCell]]) -> Experiment:

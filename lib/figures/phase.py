@@ -25,7 +25,6 @@ from lib.figures import (
 
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 GREY = "rgba(128,128,128,0.25)"
-EMPTY = pd.DataFrame({"n_layers": []})
 CURVES = {"composite": "composite label", "symmetric": "symmetric label", "seen": "seen pairs"}
 
 
@@ -261,10 +260,9 @@ def along_gamma(diagrams: Mapping[str, Diagram], metrics: Sequence[str], title: 
         diagrams: what kind of model to its runs.
         metrics: from left to right.
     """
-    runs = {
-        name: diagram.frame[diagram.frame["status"] == "done"] if len(diagram) else EMPTY
-        for name, diagram in diagrams.items()
-    }
+    columns = ["n_layers", "gamma", "seed", "status", *metrics]
+    frames = {name: each.frame.reindex(columns=columns) for name, each in diagrams.items()}
+    runs = {name: frame[frame["status"] == "done"] for name, frame in frames.items()}
     layers = sorted(set.intersection(*(set(frame["n_layers"]) for frame in runs.values())))
     if not layers:
         title = f"{title}: no depth has run of all"

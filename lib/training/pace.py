@@ -35,12 +35,11 @@ class Limit:
     def __init__(self, deadline: float | None, whole: bool = False) -> None:
         self.deadline, self.whole = deadline, whole
         self.missed: str | None = None
-        self.last: tuple[float, float] | None = None  # share and time when last asked
         self._restart()
 
     def _restart(self) -> None:
-        self.steps, self.last = 0, None
-        self.spent = self.longest = self.wall = 0.0
+        self.last: tuple[float, float] | None = None  # share and time when it was last asked
+        self.steps, self.spent, self.longest, self.wall = 0, 0.0, 0.0, 0.0
 
     def begin(self) -> None:
         """Steps begin."""

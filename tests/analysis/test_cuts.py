@@ -356,6 +356,8 @@ def test_misfits_are_named() -> None:
             edge_cut(6, [edge])
     with pytest.raises(ValueError, match=r"sources is \(0, 6\), allowed: some of -5..5"):
         source_cut(torch.tensor([1]), 6, (0, 6))
+    with pytest.raises(ValueError, match=r"targets is \(2, 6\), allowed: some of -5..5"):
+        source_cut(torch.tensor([1]), 6, targets=(2, 6))
 
 
 def test_other_tokens_than_key_and_pair_can_be_cut_off() -> None:

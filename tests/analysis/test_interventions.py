@@ -19,7 +19,6 @@ from lib.analysis.interventions import (
     replaced_tokens,
     substituted_answers,
     substitution,
-    unheard_answers,
 )
 from lib.experiments.transformer import transformer
 from lib.models.config import LanguageModelConfig, Mamba1Config, Mamba2Config, Mamba3Config
@@ -240,7 +239,7 @@ def test_places_counted_from_the_key_are_those_of_each_sequence(
 ) -> None:
     monkeypatch.setattr(interventions, "ROWS", 5)
     model, split = convolved(), intervention_split(TASK, 0, pair_may_end=False)
-    found = unheard_answers(model, split, (0, 1), (2, 3), (path,))
+    found = blocked_answers(model, split, (0, 1), targets=(2, 3), paths=(path,))
     expected = []
     for row, at in enumerate(split.index.tolist()):
         edges = [(at + target, at + source) for target in (2, 3) for source in (0, 1)]

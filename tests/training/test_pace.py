@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 import torch
@@ -50,9 +49,8 @@ class Training:
     limit: Limit
     odd: dict[int, float] = field(default_factory=dict)
     step: int = 0
-    beside: list[Training] = field(default_factory=list)
 
-    def turns(self) -> Iterator[None]:
+    def turns(self) -> Generator[None, None, None]:
         self.limit.begin()
         while self.step < self.total and not self.limit.over(self.total - self.step):
             self.clock.now += self.odd.get(self.step, self.seconds)
@@ -68,12 +66,9 @@ class Training:
 
 
 def together(trainings: list[Training]) -> list[int]:
-    def one(training: Training) -> Any:
-        yield from training.turns()
-
     # by the tests' own clock, a turn of each after the other
     clock = trainings[0].clock
-    flights = ((1, one(training)) for training in trainings)
+    flights = ((1, training.turns()) for training in trainings)
     list(abreast(flights, len(trainings), torch.device("cpu"), now=clock.monotonic))
     return [training.step for training in trainings]
 
