@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 NAME, TRANSFORMERS = "achilles.opened", "achilles.opened_transformers"
 # layers with the convolution and without that are published with weights
-DEPTHS = {CONVOLVED: (5, 7), PLAIN: (2,)}
+DEPTHS = {CONVOLVED: (3, 4, 5, 7), PLAIN: (2,)}
 QUICK_EVERY = 37  # has no part in common with 480 keys and places, or with 400
 
 
