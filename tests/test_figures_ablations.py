@@ -98,6 +98,12 @@ def test_sensitivity_draws_the_lead_of_composite_over_symmetric() -> None:
     notes = [note.text for note in figure.layout.annotations]
     assert notes[:2] == ["Does it?", "And this?"]
     assert sum(shape.x0 == 0 == shape.x1 for shape in figure.layout.shapes) == 2
+    # what was chosen for another question alone has no row
+    other = frame.iloc[:1].assign(question="three", choice="Mamba-1")
+    again = ablations.sensitivity(
+        pd.concat([frame, other]), {"one": "Does it?", "two": "And this?"}
+    )
+    assert axis(again, "yaxis").categoryarray == axis(figure, "yaxis").categoryarray
 
 
 def test_choices_have_a_row_each_and_a_symbol_a_model() -> None:

@@ -12,8 +12,8 @@ import pandas as pd
 
 from lib import provenance
 from lib.experiments import Context, Outcome
+from lib.experiments._model_names import model_parts
 from lib.experiments._training import Study, check_seed, train_cells, train_group
-from lib.experiments.achilles import model_parts
 from lib.models.config import LanguageModelConfig
 from lib.store import Record, Store
 from lib.tasks.language import LanguageTask

@@ -12,6 +12,7 @@ import pandas as pd
 
 from lib.config import from_dict
 from lib.experiments import Context, Experiment, Outcome
+from lib.experiments._model_names import depth, model_parts
 from lib.experiments._training import Study, check_cell, train_cells
 from lib.models.config import (
     InitialisationConfig,
@@ -134,45 +135,6 @@ def in_words(cell: CompositeCell) -> str:
     parts.append("official initialisation" if gamma is None else f"gamma {gamma:g}")
     parts.append("tied weights" if model.tie_embeddings else "own output weights")
     return ", ".join([*parts, f"seed {cell.seed}"])
-
-
-def model_parts(model: LanguageModelConfig) -> list[str]:
-    """Parts of a readable name that say which model it is."""
-    start, plain = model.initialisation, InitialisationConfig()
-    block: Any = model.pattern[0]  # of whatever kind: fields that it lacks name nothing
-    parts = [block.kind, f"L{depth(model)}"]
-    parts.append("official" if start.gamma is None else f"g{start.gamma}")
-    if model.tie_embeddings:
-        parts.append("tied")
-    if model.d_model != 32:
-        parts.append(f"m{model.d_model}")
-    usual = "none" if block.kind == "attention" else "standard"
-    kernel = getattr(block, "conv_kind", usual)
-    if kernel != usual:
-        parts.append("conv" if kernel == "standard" else kernel.replace("_", ""))
-    if getattr(block, "d_conv", 4) != 4:
-        parts.append(f"taps{block.d_conv}")
-    if getattr(block, "conv_frozen", None) is not None:
-        parts.append("frozen" if block.conv_frozen else "free")
-    if not getattr(block, "conv_bias", True):
-        parts.append("nobias")
-    if getattr(block, "conv_bypass", "none") != "none":
-        parts.append(block.conv_bypass)
-    if model.positional_encoding != "none":
-        parts.append(model.positional_encoding)
-    if not model.pre_norm:
-        parts.append("noprenorm")
-    if not model.final_norm and block.kind != "attention":
-        parts.append("nofinalnorm")
-    if (model.norm_kind == "layer") != (block.kind == "attention"):  # a Transformer's own
-        parts.append(f"{model.norm_kind}norm")
-    if block.kind == "mamba2":  # the third party's Mamba-1 has its own ways to start
-        wider = [part for part in start.scope if part not in plain.scope]
-        less = [f"no{part}" for part in plain.scope if part not in start.scope]
-        parts += [*wider, *less]
-        parts += ["output"] if start.fan == "output" else []
-        parts += ["zerobias"] if start.zero_biases else []
-    return parts
 
 
 def _task_parts(task: CompositeTask | SymmetryTask) -> list[str]:
@@ -349,11 +311,6 @@ def reevaluate_composite(record: Record) -> dict[str, float]:
     found = accuracies(model, test, by_pair=True)
     rates = {k if k.startswith("pair_") else f"final_{k}": v for k, v in found.items()}
     return {**rates, **held_out_answers(model, cell)}
-
-
-def depth(model: LanguageModelConfig) -> int:
-    """Layers as papers count them: attention and its feed-forward map are one."""
-    return sum(block.kind != "feedforward" for block in model.blocks)
 
 
 def composite_frame(records: Sequence[Record]) -> pd.DataFrame:

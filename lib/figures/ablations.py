@@ -138,10 +138,11 @@ def sensitivity(
     Args:
         frame: columns ``question``, ``choice``, ``seed`` and the best and final accuracies; rows
             with the choice `base` are the model that the choices change.
-        questions: question to the sentence above its panel.
+        questions: question to the sentence above its panel; what others chose has no row.
     """
     measured = [f"{kind}_{name}" for kind in ("best", "final") for name in LABELS]
     frame = _with_columns(frame, "question", "choice", "seed", *measured)
+    frame = frame[frame["question"].isin(list(questions))]
     order = sorted(set(frame["choice"]) - {base})
     order = [base, *order] if base in set(frame["choice"]) else order
     figure = make_subplots(
@@ -168,7 +169,7 @@ def sensitivity(
         range=[-0.6, len(order) - 0.4],
     )  # fmt: skip
     figure.update_xaxes(range=[-1.1, 1.1], tickvals=[-1, 0, 1], tickangle=0)
-    _say_if_nothing(figure, frame.loc[frame["question"].isin(list(questions)), measured])
+    _say_if_nothing(figure, frame[measured])
     figure.update_xaxes(
         title="composite less symmetric accuracy, a mark a seed",
         row=1, col=(len(questions) + 1) // 2,

@@ -39,8 +39,10 @@ def tensors(outcome: Outcome, folder: Path) -> dict[str, Tensor]:
 def test_every_variant_trains_and_is_a_run_of_its_own(name: str) -> None:
     """A choice that changed nothing would look like one that does not matter."""
     if name in SPECIFIC:
-        cells = [shrunk(SENSITIVITY, f"{name}: {choice}") for choice in SPECIFIC[name]]
-        cells.append(shrunk(*STARTS[name]))
+        # with one layer of attention a mask would hide nothing from the last token
+        size = {"n_layers": 4} if name.startswith("Transformer") else {}
+        cells = [shrunk(SENSITIVITY, f"{name}: {choice}", **size) for choice in SPECIFIC[name]]
+        cells.append(shrunk(*STARTS[name], **size))
     else:
         cells = [shrunk(name, variant) for variant in TABLES[name]() if "5 layers" not in variant]
     found = runs.run(find(ALL_ONE), cells)

@@ -18,6 +18,7 @@ from lib.experiments.achilles import (
     third_party_model,
 )
 from lib.experiments.phase_diagram import TIED
+from lib.experiments.transformer import CONVOLVED, transformer
 from lib.store import Record, Store, identity
 from lib.tasks.composite import CompositeTask, third_party
 from lib.training.config import TrainingConfig
@@ -27,16 +28,18 @@ from tests.fakes import PROVENANCE
 BLOCK = "model.pattern.0."
 ALL_ONES = {BLOCK + "conv_kind": "all_one"}
 SCOPE = "model.initialisation.scope"
-CHOICES: dict[str, Any] = {
-    "own output weights": {"model.tie_embeddings": False},
-    "no norm before blocks": {"model.pre_norm": False},
-    "no final norm": {"model.final_norm": False},
+ANY: dict[str, Any] = {  # of Mambas and Transformers
     "embedding starts at 0.02": {SCOPE: ["positional", "linear", "head"]},
     "gamma by output width": {"model.initialisation.fan": "output"},
     "biases start at zero": {"model.initialisation.zero_biases": True},
     "length 9": {"task.length": 9},
     "pair never last": {"task.pair_may_end": False},
     "positions from 0": {"task.position_base": 0},
+}
+CHOICES: dict[str, Any] = ANY | {
+    "own output weights": {"model.tie_embeddings": False},
+    "no norm before blocks": {"model.pre_norm": False},
+    "no final norm": {"model.final_norm": False},
     "no decay of A, D, dt": {"training.spare_dynamics": True},
     "Mamba-1": None,
 }
@@ -45,6 +48,18 @@ WIDER = {
 }
 LONGER = {"task.length": 9, "model.max_length": 9}
 SINES = {"model.positional_encoding": "sinusoidal"}
+TRANSFORMERS = {
+    **ANY, **WIDER, "length 9": LONGER, "sines and cosines": SINES,
+    "tied output weights": {"model.tie_embeddings": True},
+    "norms before blocks": {"model.norm_place": "before", "model.final_norm": True},
+    "RMS norms": {"model.norm_kind": "rms"},
+    "no positions": {"model.positional_encoding": "none", "model.max_length": None},
+    "positions start at 0.02": {SCOPE: ["embedding", "linear", "head"]},
+    "values as wide as keys": {BLOCK + "d_v": 32},
+    "feed-forward maps four times as wide": {"model.pattern.1.d_hidden": 128},
+    "no causal mask": {BLOCK + "causal": False},
+    "no bias of the kernel": {BLOCK + "conv_bias": False},
+}  # fmt: skip
 SPECIFIC: dict[str, dict[str, Any]] = {
     "standard kernel": {**CHOICES, **WIDER},
     "all-one kernel": {
@@ -54,12 +69,16 @@ SPECIFIC: dict[str, dict[str, Any]] = {
     },
     "positional encoding": {**CHOICES, **WIDER, "length 9": LONGER, "sines and cosines": SINES},
     "symmetric exception": {**CHOICES, **WIDER},
+    "Transformer, small gamma": TRANSFORMERS,
+    "Transformer, larger gamma": TRANSFORMERS,
 }
 STARTS = {
     "standard kernel": (ALL_ONE, "standard"),
     "all-one kernel": (ALL_ONE, "all-one"),
     "positional encoding": (POSITIONS, "learned"),
-    "symmetric exception": (TIED, "2 layers, gamma 1.5"),
+    "symmetric exception": (TIED, "symmetric exception"),
+    "Transformer, small gamma": (CONVOLVED, "Transformer, small gamma"),
+    "Transformer, larger gamma": (CONVOLVED, "Transformer, larger gamma"),
 }
 PLAIN = {  # variants that change nothing
     ALL_ONE: ("standard", "third party, standard"),
@@ -97,16 +116,16 @@ DIFFERENCES: list[tuple[str, str, tuple[str, str], Any]] = [
 
 
 def cell_of(name: str, variant: str, profile: str = "paper", seed: int = 1) -> CompositeCell:
-    if name == TIED:  # a cell of the phase diagram's
-        start = {variant: study.base(2, 1.5)}
-        return (study._scaled(start) if profile == "quick" else start)[variant].cell(seed)
+    if name in (TIED, CONVOLVED):  # a cell of a diagram
+        start = {variant: study.questions()[variant]}
+        return (study.scaled(start) if profile == "quick" else start)[variant].cell(seed)
     labels = list(TABLES[name]())
     cells = [c for c in cells_of(find(name), profile) if c.seed == seed]
     return dict(zip(labels, cells, strict=True))[variant]
 
 
 @pytest.mark.parametrize(("name", "count"), [(ALL_ONE, 7), (POSITIONS, 5), (BEYOND, 8),
-                                             (SENSITIVITY, 50)])  # fmt: skip
+                                             (SENSITIVITY, 84)])  # fmt: skip
 def test_the_grid_is_every_variant_with_three_seeds(name: str, count: int) -> None:
     cells, labels = cells_of(find(name), "paper"), list(TABLES[name]())
     assert len(labels) == count and len(cells) == 3 * count
@@ -118,6 +137,14 @@ def test_the_grid_is_every_variant_with_three_seeds(name: str, count: int) -> No
     assert cells_of(find(name), "matched") == []
     changed = [variant for own, variant, _, _ in DIFFERENCES if own == name]
     assert sorted([*changed, *PLAIN.get(name, ())]) == sorted(labels)  # so none is left untested
+
+
+def test_choices_of_a_transformer_start_from_cells_of_its_diagram() -> None:
+    for name, gamma in (("small", 0.2), ("larger", 0.8)):
+        model = transformer(3, gamma, convolution=True)
+        cell = cell_of(*STARTS[f"Transformer, {name} gamma"])
+        assert cell == CompositeCell(CompositeTask(), model, TrainingConfig(), 1)
+        assert cell in cells_of(find(CONVOLVED), "paper")
 
 
 def test_variants_start_from_the_papers_model_and_the_third_partys() -> None:
@@ -169,7 +196,7 @@ def test_quick_is_every_variant_in_small(name: str) -> None:
         rows = 15 * small.task.train_per_pair * small.training.epochs
         assert rows <= 4_000 and small.task.train_total is None
         assert 16 * small.task.test_per_pair <= 500
-        assert flatten(to_dict(small))[BLOCK + "d_state"] == 16
+        assert flatten(to_dict(small)).get(BLOCK + "d_state", 16) == 16
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -230,7 +257,7 @@ def test_choices_stand_beside_the_models_that_they_change(tmp_path: Path) -> Non
     store = Store(tmp_path, tmp_path / "published")
     bases = [(ALL_ONE, "standard"), (ALL_ONE, "all-one"), (ALL_ONE, "all-one, trained"),
              (POSITIONS, "learned"), (POSITIONS, "none"),
-             STARTS["symmetric exception"]]  # fmt: skip
+             *list(STARTS.values())[3:]]  # fmt: skip
     for name, variant in bases:
         store.save(faked(name, cell_of(name, variant)), None, None)
     store.save(faked(ALL_ONE, cell_of(ALL_ONE, "standard", seed=2), "failed"), None, None)
@@ -244,6 +271,8 @@ def test_choices_stand_beside_the_models_that_they_change(tmp_path: Path) -> Non
         ["all-one kernel", study.BASE, 1],
         ["positional encoding", study.BASE, 1],
         ["symmetric exception", study.BASE, 1],
+        ["Transformer, small gamma", study.BASE, 1],
+        ["Transformer, larger gamma", study.BASE, 1],
         ["all-one kernel", "no final norm", 1],
     ]
     assert study.sensitivity_frame([]).empty
@@ -261,6 +290,8 @@ def test_sides_counts_the_runs_that_compose_at_the_end() -> None:
         [study.BASE, "1 of 2", "none"], ["another", "1 of 1", "none"],
         ["no final norm", "0 of 1", "1 of 1"],
     ]  # fmt: skip
+    of_two = study.sides(frame, {2: "two"})  # type: ignore[dict-item]
+    assert of_two["choice"].tolist() == ["no final norm"]  # the only one of which a run has ended
     empty = study.sides(study.sensitivity_frame([]), {"one": "One", "two": "Two"})
     assert empty.columns.tolist() == ["choice", "One", "Two"] and not len(empty)
 
