@@ -18,6 +18,7 @@ SYMBOLS = {"composite": "circle", "symmetric": "diamond"}
 MODELS = ("circle", "diamond", "square", "x", "triangle-up", "cross", "star", "hourglass")
 NOTHING = "no run yet"
 GREY = "#888888"
+AT_THE_FOOT = {"yref": "container", "y": 0.01, "yanchor": "bottom"}  # a legend, however high
 
 
 def _with_columns(frame: pd.DataFrame, *names: str) -> pd.DataFrame:
@@ -123,7 +124,7 @@ def learning(
     room = 25 * max(1, legend_rows(figure))
     figure.update_layout(
         title=title, height=height + room - 25, margin_b=60 + room,
-        legend={"yref": "container", "y": 0.01, "yanchor": "bottom"},
+        legend=AT_THE_FOOT,
     )  # fmt: skip
     return figure
 
@@ -175,7 +176,8 @@ def sensitivity(
         row=1, col=(len(questions) + 1) // 2,
     )  # fmt: skip
     figure.update_layout(
-        title=title, height=230 + 30 * len(order), margin={"l": 200, "t": 110}, legend_y=-0.22,
+        title=title, height=240 + 30 * len(order), margin={"l": 200, "t": 110, "b": 100},
+        legend=AT_THE_FOOT,
     )  # fmt: skip
     return figure
 
@@ -220,7 +222,7 @@ def choice_marks(
     room = ROW * max(1, legend_rows(figure, 430))  # between the axis and the figure's lower end
     figure.update_layout(
         title=title, height=175 + room + 26 * len(order), margin={"l": 230, "b": 65 + room},
-        legend={"yref": "container", "y": 0.01, "yanchor": "bottom"}, meta={"minWidth": 600},
+        legend=AT_THE_FOOT, meta={"minWidth": 600},
     )  # fmt: skip
     return figure
 
@@ -259,7 +261,10 @@ def mirror_marks(
     figure.update_xaxes(type="category", title=across)
     figure.update_yaxes(title="accuracy, last epoch, a mark a seed", range=[-0.03, 1.1])
     _say_if_nothing(figure, frame[measured])
-    figure.update_layout(title=title, height=400)
+    rows = 1 + max((place.count("<br>") for place in places), default=0)  # below the axis
+    figure.update_layout(
+        title=title, height=380 + 16 * rows, margin_b=85 + 16 * rows, legend=AT_THE_FOOT
+    )
     if published:
         figure.update_layout(margin_r=100)
     return figure
