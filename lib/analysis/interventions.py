@@ -52,18 +52,24 @@ def blocked_answers(
     return _in_parts(part, split)
 
 
-def combined_answers(model: LanguageModel, split: Split) -> Tensor:
+def combined_answers(model: LanguageModel, split: Split, at: int = 2) -> Tensor:
     """Answers (count,) when key and first anchor are heard of through the second anchor alone, and
     by it through its convolution alone: S and decay of both are cut to every later token, and what
-    the convolution carries of them to tokens behind the pair. An answer that stays was combined by
-    the convolution of the second anchor."""
+    the convolution carries of them to tokens behind the second anchor. An answer that stays was
+    combined by the convolution of the second anchor.
+
+    Args:
+        at: the place, counted from the key, of the token that is heard of in the second anchor's
+            stead; from the key on all tokens before it are cut off, as those two are.
+    """
 
     def part(some: Split) -> Tensor:
-        cut = partial(source_cut, some.index, some.tokens.shape[1], (0, 1))
+        length = some.tokens.shape[1]
+        cut = partial(source_cut, some.index, length, range(at))
         with (
             # S is made of what the convolution wrote, so this one is the outer
-            cut_edges(model, cut(within_pair=False), paths=("conv",)),
-            cut_edges(model, cut(within_pair=True), paths=("state", "decay")),
+            cut_edges(model, cut(targets=range(at + 1, length)), paths=("conv",)),
+            cut_edges(model, cut(), paths=("state", "decay")),
         ):
             return answers(model, some.tokens)
 

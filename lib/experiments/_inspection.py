@@ -202,9 +202,11 @@ PLACES = {
 
 def kept_without(model: LanguageModel, cell: CompositeCell, every: int = 1) -> dict[str, float]:
     """``kept_inner_<place>``: the share of answers, over all pairs, that stay as they were under
-    each of PLACES, the pair never last; without a convolution those of attention alone."""
+    each of PLACES, the pair never last; without a convolution those of attention alone. With one
+    also ``kept_inner_next_alone``, if the next token's convolution is the only way for key and
+    pair."""
     from lib.analysis.composite import answers
-    from lib.analysis.interventions import blocked_answers
+    from lib.analysis.interventions import blocked_answers, combined_answers
     from lib.tasks.interventions import intervention_split
 
     split = intervention_split(cell.task, cell.seed, pair_may_end=False)
@@ -217,6 +219,9 @@ def kept_without(model: LanguageModel, cell: CompositeCell, every: int = 1) -> d
             model, split, sources, within_pair=targets is not None, targets=targets, paths=(path,)
         )
         found[f"kept_inner_{name}"] = float((after == before).double().mean())
+    if convolves(model):
+        after = combined_answers(model, split, at=3)
+        found["kept_inner_next_alone"] = float((after == before).double().mean())
     return found
 
 

@@ -223,6 +223,7 @@ ATTENTION_CUTS = {
     "kept_inner_joining": "the second anchor's taps to key and first",
     "kept_inner_next": "the next token's taps to key and first",
     "blocking_inner_mean_combined": "all but the second anchor's convolution",
+    "kept_inner_next_alone": "all but the next token's convolution",
     "blocking_inner_mean_behind": "attention to tokens behind the pair",
     "blocking_inner_mean_noise": "attention to tokens before the key",
 }

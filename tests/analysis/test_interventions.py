@@ -86,23 +86,27 @@ def test_blocked_answers_are_those_by_hand(
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_key_and_first_anchor_are_combined_by_the_second_one_s_convolution_or_not_heard(
-    block: str, split: Split
+@pytest.mark.parametrize("at", [2, 3])
+def test_what_stands_before_is_combined_by_one_token_s_convolution_or_not_heard(
+    block: str, at: int, split: Split
 ) -> None:
+    """By that of the second anchor, or of the token behind it."""
     model = make(block)
+    split = split.take(split.index + at < split.tokens.shape[1])
     changed = split.tokens.clone()
     rows = torch.arange(len(split))
     changed[rows, split.index] = (split.keys + 7) % 20 + 20
-    changed[rows, split.index + 1] = changed[rows, split.index + 1] % 4 + 1
+    for anchor in range(1, at):
+        changed[rows, split.index + anchor] = changed[rows, split.index + anchor] % 4 + 1
     other = replace(split, tokens=changed)
-    # heard of: through the convolution of the second anchor
-    assert (combined_answers(model, split) != combined_answers(model, other)).any()
+    # heard of: through the convolution of that token
+    assert (combined_answers(model, split, at) != combined_answers(model, other, at)).any()
     for layer in model.layers:  # which sees nothing but its own token now
         conv = layer.mixer.conv  # type: ignore[union-attr]
         with torch.no_grad():
             conv.weight[..., :-1] = 0.0  # type: ignore[index,union-attr]
     assert (answers(model, split.tokens) != answers(model, changed)).any()
-    assert torch.equal(combined_answers(model, split), combined_answers(model, other))
+    assert torch.equal(combined_answers(model, split, at), combined_answers(model, other, at))
 
 
 @pytest.mark.parametrize("block", BLOCKS)

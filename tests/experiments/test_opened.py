@@ -87,15 +87,15 @@ def test_the_numbers_are_those_of_the_weights() -> None:
 def test_transformers_are_opened_with_the_convolution_and_without() -> None:
     cells = cells_of(find(TRANSFORMERS), "paper")
     found = [(c.experiment, depth(c.trained.model)) for c in cells]
-    deep = [(CONVOLVED, n) for n in (5, 7) for _ in range(2)]
+    deep = [(CONVOLVED, n) for n in (3, 4, 5, 7) for _ in range(2)]
     assert found == [*deep, (PLAIN, 2), (PLAIN, 2)]
-    assert len({readable(cell) for cell in [*cells, *paper()]}) == 22
+    assert len({readable(cell) for cell in [*cells, *paper()]}) == 26
     for cell in cells:
         assert source(cell).weights and source(cell).experiment == cell.experiment
     assert cells_of(find(TRANSFORMERS), "matched") == []
     (small,) = cells_of(find(TRANSFORMERS), "quick")
     assert readable(small) == (
-        "opened-transformer_with_convolution-every37-attention-L5-g1.0-conv-learned-s1"
+        "opened-transformer_with_convolution-every37-attention-L3-g1.0-conv-learned-s1"
     )
     few = [small, dataclasses.replace(cells[-1], every=QUICK_EVERY)]
     outcomes = list(run(few, Context()))
@@ -103,20 +103,19 @@ def test_transformers_are_opened_with_the_convolution_and_without() -> None:
     kind = "blocking_inner_mean_"
     ways = [{n.removeprefix(kind) for n in names if kind in n} for names in (with_it, without)]
     # of two layers each is cut by itself, of more the last one and the others
-    of_one = {"combined", "conv_too", "everything"}
-    assert ways[0] - ways[1] == {*of_one, "last", "others"}
+    assert ways[0] - ways[1] == {"combined", "conv_too", "everything", "last", "others"}
     assert ways[1] - ways[0] == {"layer0", "layer1"}
     for name in ("substitution", "cosine", "composite_inner_combined"):
         assert any(name in n for n in with_it) and not any(name in n for n in without)
     places = [{n for n in names if n.startswith("kept_inner_")} for names in (with_it, without)]
-    assert places[0] == {f"kept_inner_{name}" for name in PLACES}
+    assert places[0] == {f"kept_inner_{name}" for name in (*PLACES, "next_alone")}
     assert places[1] == {f"kept_inner_{name}" for name in ("key", "first", "anchors")}
     frame = find(TRANSFORMERS).frame([as_record(outcome) for outcome in outcomes])
     kept = opened.kept(frame)
-    assert list(kept.index) == ["5 layers, γ 1", "2 layers, γ 1, plain"]
+    assert list(kept.index) == ["3 layers, γ 1", "2 layers, γ 1, plain"]
     assert kept.isna().sum(axis=1).tolist() == [0, 1]
     heard = opened.heard(frame)
-    assert heard.isna().sum(axis=1).tolist() == [0, 3]
+    assert heard.isna().sum(axis=1).tolist() == [0, 4]
     assert heard["attention to the key"].tolist() == frame["kept_inner_key"].tolist()
 
 
