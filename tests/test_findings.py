@@ -860,6 +860,8 @@ def test_where_transformers_put_key_and_anchors_together() -> None:
     assert usual[alone].round(2).tolist() == [0.98, 0.98, 0.74, 0.74, 0.84, 0.43, 0.47]
     (next_token,) = heard[other].round(2).to_dict("records")
     assert [next_token[name] for name in (second, taps, through)] == [0.89, 0.77, 0.02]
+    only = heard.loc[convolved, "all but the next token's convolution"].round(2)
+    assert only[other[convolved]].tolist() == [0.76] and only[~other[convolved]].max() == 0.03
     assert heard.loc[~convolved, alone].isna().all()
     plain, unfit = (heard[~convolved].iloc[k].round(2) for k in (0, 1))
     assert plain[[first, second]].tolist() == [0.19, 0.19]
