@@ -1,5 +1,5 @@
 """What the noise, stories and foundations chapters say is what the published records say: numbers
-beside those of ``tests/test_findings.py``.
+beside those of :mod:`tests.findings.test_noise` and :mod:`tests.findings.test_stories`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lib.experiments import (
     scaling,
     stories,
 )
-from tests.test_findings import (
+from tests.findings.records import (
     EXPERTS,
     FORMS,
     MAMBAS,

@@ -1,6 +1,6 @@
 """What the chapter on selective memory says is what the published records say.
 
-See :mod:`tests.test_findings`, which holds the rest of that chapter.
+See :mod:`tests.findings.test_memory`, which holds the rest of that chapter.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lib.experiments import memory_architectures as architectures
 from lib.experiments import memory_causal as causal
 from lib.tasks import stories, story_words
 from lib.tasks.tokenizers import BPEConfig, PretrainedConfig, train_bpe
-from tests.test_findings import KINDS_OF_TEXT, made_up, of_size, three_seeds
+from tests.findings.records import KINDS_OF_TEXT, made_up, of_size, three_seeds
 
 SMALL, MIDDLE, LARGE = 3e5, 2e6, 5e6  # parameters
 FIRST_TIME = "10257f9"  # the commit with the first records of what the causal test ran twice
