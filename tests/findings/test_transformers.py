@@ -161,7 +161,7 @@ def test_what_one_tap_brings_to_a_transformer_of_two_layers() -> None:
         name: frame_of(name).query("n_layers == 2").set_index(["gamma", "seed"])
         for name in (transformer.CONVOLVED, transformer.POINTWISE, transformer.PLAIN)
     }
-    table, known, fit = [], {}, []
+    table, above, known, fit = [], [], {}, []
     for name, rows in kinds.items():
         assert len(rows) == 36
         counts: list[int] = []
@@ -170,11 +170,15 @@ def test_what_one_tap_brings_to_a_transformer_of_two_layers() -> None:
             ends = (part[["final_symmetric", "final_composite"]] > 0.5).sum()
             counts += [*ends, len(part)]
         table.append(counts)
+        large = rows[rows["pair_34"] > 0.9].sort_index().loc[0.4:]
+        ends = (large[["final_symmetric", "final_composite"]] > 0.5).sum()
+        above.append([*ends, len(large)])
         symmetric = learnt["final_symmetric"] > 0.5
         well = learnt["pair_34"] > 0.9
         known[name] = [symmetric[well].sum(), well.sum(), symmetric[~well].sum(), (~well).sum()]
         fit.append((rows.loc[0.8:, "final_train_accuracy"] > 0.94).sum())
     assert table == [[7, 0, 9, 2, 15, 24], [2, 1, 7, 6, 1, 13], [2, 0, 5, 11, 0, 14]]
+    assert above == [[2, 13, 22], [6, 0, 8], [11, 0, 12]]
     assert known[transformer.POINTWISE] == [8, 11, 0, 9]
     assert known[transformer.PLAIN][:2] == [13, 16]
     assert fit == [12, 0, 2]
