@@ -129,6 +129,10 @@ def test_mirror_marks_name_depth_and_shift() -> None:
     assert set(first.x) == {"2 layers<br>shift +2", "3 layers<br>shift +2"}
     assert {shape.y0 for shape in figure.layout.shapes} == {1.0, 0.05}
     assert axis(figure, "xaxis").title.text == "depth, and the second set's shift of anchor 4"
+    # with more rows under the axis its title and the legend move down with them
+    longer = ablations.mirror_marks(runs().assign(place="Mamba-2, no convolution, 2 layers"), "t")
+    assert longer.layout.margin.b - figure.layout.margin.b == 16
+    assert figure.layout.legend.yref == longer.layout.legend.yref == "container"
     models = ablations.mirror_marks(runs().assign(place="Mamba-2, no convolution"), "t", across="m")
     assert set(models.data[0].x) == {"Mamba-2<br>no convolution"}
     assert axis(models, "xaxis").title.text == "m"
