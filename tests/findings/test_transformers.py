@@ -178,6 +178,16 @@ def test_what_one_tap_brings_to_a_transformer_of_two_layers() -> None:
         known[name] = [symmetric[well].sum(), well.sum(), symmetric[~well].sum(), (~well).sum()]
         fit.append((rows.loc[0.8:, "final_train_accuracy"] > 0.94).sum())
     assert table == [[7, 0, 9, 2, 15, 24], [2, 1, 7, 6, 1, 13], [2, 0, 5, 11, 0, 14]]
+    middle = {name: rows.sort_index().loc[0.4:0.7] for name, rows in kinds.items()}
+    counts = []
+    for name, rows in middle.items():
+        assert len(rows) == 12 and (rows["pair_34"] > 0.75).all()
+        ends = (rows[["final_composite", "final_symmetric"]] > 0.5).sum()
+        late = kinds[name].sort_index().loc[0.8:]
+        counts.append([*ends, (late["pair_34"] > 0.75).sum()])
+    assert counts == [[8, 0, 12], [1, 6, 1], [0, 10, 2]]
+    at = [rows.loc[0.6, "best_composite"].mean().round(2) for rows in middle.values()]
+    assert at[:2] == [0.48, 0.47]
     assert above == [[2, 13, 22], [6, 0, 8], [11, 0, 12]]
     assert known[transformer.POINTWISE] == [8, 11, 0, 9]
     assert known[transformer.PLAIN][:2] == [13, 16]
