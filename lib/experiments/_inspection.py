@@ -211,18 +211,21 @@ def kept_without(model: LanguageModel, cell: CompositeCell, every: int = 1) -> d
 
     split = intervention_split(cell.task, cell.seed, pair_may_end=False)
     split = split.take(slice(None, None, every)).to(model.embedding.weight.device)
-    before, found = answers(model, split.tokens), {}
-    for name, (path, sources, targets) in PLACES.items():
-        if path == "conv" and not convolves(model):
-            continue
-        after = blocked_answers(
-            model, split, sources, within_pair=targets is not None, targets=targets, paths=(path,)
+    before, convolved = answers(model, split.tokens), convolves(model)
+    ways: dict[str, Callable[[LanguageModel, Split], torch.Tensor]] = {
+        name: partial(
+            blocked_answers,
+            sources=sources, within_pair=targets is not None, targets=targets, paths=(path,),
         )
-        found[f"kept_inner_{name}"] = float((after == before).double().mean())
-    if convolves(model):
-        after = combined_answers(model, split, at=3)
-        found["kept_inner_next_alone"] = float((after == before).double().mean())
-    return found
+        for name, (path, sources, targets) in PLACES.items()
+        if convolved or path != "conv"
+    }  # fmt: skip
+    if convolved:
+        ways["next_alone"] = partial(combined_answers, at=3)
+    return {
+        f"kept_inner_{name}": float((way(model, split) == before).double().mean())
+        for name, way in ways.items()
+    }
 
 
 def _largest(cosines: torch.Tensor) -> float:

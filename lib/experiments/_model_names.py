@@ -1,4 +1,4 @@
-"""What a model of this chapter's experiments is called in the names of its runs."""
+"""What a model is called in the names of its runs."""
 
 from __future__ import annotations
 

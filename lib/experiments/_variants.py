@@ -53,6 +53,11 @@ class Variant:
             initialisation=dataclasses.replace(self.model.initialisation, **changes)
         )
 
+    def official_start_of(self, part: str) -> Variant:
+        """A part of what gamma covers drawn as the official initialisation does."""
+        scope = self.model.initialisation.scope
+        return self.start_with(scope=tuple(kept for kept in scope if kept != part))
+
     def task_with(self, **changes: Any) -> Variant:
         """The data changed."""
         return dataclasses.replace(self, task=dataclasses.replace(self.task, **changes))
@@ -113,9 +118,7 @@ def choices(start: Variant) -> dict[str, Variant]:
         length_9 = length_9.model_with(max_length=9)
     found = {
         "kernel starts with gamma too": start.start_with(scope=(*scope, "conv")),
-        "embedding starts at 0.02": start.start_with(
-            scope=tuple(part for part in scope if part != "embedding")
-        ),
+        "embedding starts at 0.02": start.official_start_of("embedding"),
         "gamma by output width": start.start_with(fan="output"),
         "biases start at zero": start.start_with(zero_biases=True),
         "length 9": length_9,
@@ -146,16 +149,14 @@ def _choices_of_transformers(start: Variant) -> dict[str, Variant]:
     """Those that a Mamba does not have. The paper gives no widths, norms or positions for the
     Transformer of its Fig. 8."""
     mixer, forward = start.model.pattern
-    width, scope = start.model.d_model, start.model.initialisation.scope
+    width = start.model.d_model
     wider = dataclasses.replace(forward, d_hidden=4 * width)  # type: ignore[arg-type]
     return {
         "tied output weights": start.model_with(tie_embeddings=True),
         "norms before blocks": start.model_with(norm_place="before", final_norm=True),
         "RMS norms": start.model_with(norm_kind="rms"),
         "no positions": start.model_with(positional_encoding="none", max_length=None),
-        "positions start at 0.02": start.start_with(
-            scope=tuple(part for part in scope if part != "positional")
-        ),
+        "positions start at 0.02": start.official_start_of("positional"),
         "values as wide as keys": start.block_with(d_v=width),
         "feed-forward maps four times as wide": start.model_with(pattern=(mixer, wider)),
         "no causal mask": start.block_with(causal=False),

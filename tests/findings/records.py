@@ -5,12 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from lib import page
-from lib.experiments import (
-    find,
-    memory,
-    noise_phases,
-    stories,
-)
+from lib.experiments import find, memory, noise_phases, stories
 
 
 def frame_of(name: str) -> pd.DataFrame:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from lib import page
-from lib.experiments import (
-    ablations,
-)
+from lib.experiments import ablations
 from tests.findings.records import frame_of, of_variant
 
 

@@ -7,11 +7,7 @@ import pandas as pd
 from lib import page
 from lib.analysis import phase
 from lib.analysis.reference import load_reference
-from lib.experiments import (
-    ablations,
-    interventions,
-    phase_diagram,
-)
+from lib.experiments import ablations, interventions, phase_diagram
 from tests.findings.records import frame_of, of_variant
 
 

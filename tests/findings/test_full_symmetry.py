@@ -7,16 +7,18 @@ from pathlib import Path
 import pandas as pd
 
 from lib import claims, page
-from lib.experiments import (
-    find,
-    full_symmetry,
-)
+from lib.experiments import find, full_symmetry
 from lib.tasks.full_symmetry import HELD_OUT, SymmetryTask
 from tests.findings.records import frame_of
 
 
 def of_mamba(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["model"] == full_symmetry.MAMBA]
+
+
+def controls() -> pd.DataFrame:
+    frame = frame_of(full_symmetry.NAME)
+    return frame[frame["model"] != full_symmetry.MAMBA]
 
 
 def symmetry_curves() -> pd.DataFrame:
@@ -56,11 +58,6 @@ def test_full_symmetry_a_pair_is_learnt_and_its_mirror_is_not(root: Path) -> Non
     assert verdicts == {"not run"}  # as the page says, for they are about all depths
 
 
-def controls() -> pd.DataFrame:
-    frame = frame_of(full_symmetry.NAME)
-    return frame[frame["model"] != full_symmetry.MAMBA]
-
-
 def test_full_symmetry_without_the_convolution_the_answer_comes_and_goes() -> None:
     frame, curves = frame_of(full_symmetry.NAME), symmetry_curves()
     bare, ones, palindromic, third = models = [
@@ -72,23 +69,20 @@ def test_full_symmetry_without_the_convolution_the_answer_comes_and_goes() -> No
     others = controls()
     assert others.groupby("model")["seed"].nunique().to_dict() == dict.fromkeys(models, 3)
     assert (others["n_layers"] == 2).all() and (others["final_train_accuracy"] > 0.9995).all()
-    ends = {
-        model: sorted(rows["final_symmetric"].round(2)) for model, rows in others.groupby("model")
-    }
-    best = {
-        model: sorted(rows["best_symmetric"].round(2)) for model, rows in others.groupby("model")
-    }
+    names = ("final_symmetric", "best_symmetric", "final_mirror", "final_seen")
+    ends, best, learnt, seen = (
+        {model: sorted(values.round(2)) for model, values in others.groupby("model")[name]}
+        for name in names
+    )
     assert all(sum(value > 0.5 for value in values) < 2 for values in ends.values())  # the rule
     assert ends[bare] == [0.04, 0.19, 1] and best[bare] == [0.85, 0.87, 1]
     assert ends[third] == [0, 0.07, 0.4] and best[third] == [0.02, 0.13, 0.77]
     assert (best[palindromic][0], best[palindromic][-1]) == (0.19, 0.39)
     assert (best[ones][0], best[ones][-1]) == (0.27, 0.42)
     assert ends[palindromic] == [0.1, 0.11, 0.23] and ends[ones] == [0.06, 0.12, 0.16]
-    seen = others.loc[others["model"] == ones, "final_seen"]
-    assert [seen.min().round(2), seen.max().round(2)] == [0.87, 0.95]
-    learnt = {model: rows["final_mirror"].round(2) for model, rows in others.groupby("model")}
-    assert sorted(learnt.pop(ones)) == [0.85, 0.91, 0.91]
-    assert all((known == 1).all() for known in learnt.values())
+    assert (seen[ones][0], seen[ones][-1]) == (0.87, 0.95)
+    assert learnt.pop(ones) == [0.85, 0.91, 0.91]
+    assert all(known == [1, 1, 1] for known in learnt.values())
     of_bare = curves[curves["model"] == bare].set_index(["seed", "epoch"])
     above = of_bare["symmetric"][of_bare["symmetric"] > 0.5].reset_index()
     assert above.groupby("seed")["epoch"].agg(["min", "size"]).to_numpy().tolist() == [
@@ -103,12 +97,13 @@ def test_full_symmetry_without_the_convolution_the_answer_comes_and_goes() -> No
     standard = of_mamba(frame).query("n_layers == 2")
     assert standard["best_symmetric"].max() < 0.0605
     shares = frame[[f"answered_as_{pair}" for pair in ("03", "04", "14", "24", "34")]].sum(axis=1)
-    assert (shares[others.index][others["model"] == bare] > 0.96).all()
-    assert (shares[others.index][others["model"] == third] > 0.96).sum() == 2
+    by_model = shares[others.index].groupby(others["model"])
+    assert (by_model.get_group(bare) > 0.96).all()
+    assert (by_model.get_group(third) > 0.96).sum() == 2
     known = shares[standard.index][standard["answered_as_34"].notna()]
     assert len(known) == 3 and [known.min().round(2), known.max().round(2)] == [0.27, 0.44]
     for model, ends_of in ((ones, [0.74, 0.78]), (palindromic, [0.27, 0.47])):
-        share = shares[others.index][others["model"] == model]
+        share = by_model.get_group(model)
         assert [share.min().round(2), share.max().round(2)] == ends_of
     rules = SymmetryTask().rules  # no other pair has one of these five answers
     asked = {rules.labels[pair] for pair in ((0, 3), (0, 4), (1, 4), (2, 4), (3, 4))}

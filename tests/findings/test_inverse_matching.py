@@ -8,10 +8,7 @@ import pandas as pd
 
 from lib import page
 from lib.analysis.reference import load_parts
-from lib.experiments import (
-    find,
-    inverse_matching,
-)
+from lib.experiments import find, inverse_matching
 from lib.training.config import TrainingConfig
 from lib.training.schedules import warmup_cosine
 from tests.findings.records import frame_of

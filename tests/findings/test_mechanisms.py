@@ -8,11 +8,7 @@ import pytest
 from lib import page
 from lib.analysis import routes
 from lib.analysis.flow import cosine_by_chance
-from lib.experiments import (
-    interventions,
-    opened,
-    phase_diagram,
-)
+from lib.experiments import interventions, opened, phase_diagram
 from tests.findings.records import frame_of
 
 

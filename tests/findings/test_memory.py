@@ -9,12 +9,7 @@ import pytest
 
 from lib import page
 from lib.analysis.forgetting import rouge_words
-from lib.experiments import (
-    find,
-    memory,
-    memory_training,
-    memory_unrelated,
-)
+from lib.experiments import find, memory, memory_training, memory_unrelated
 from tests.findings.records import KINDS_OF_TEXT, made_up, of_size, three_seeds
 
 

@@ -10,10 +10,7 @@ import pandas as pd
 import pytest
 
 from lib import claims, page
-from lib.experiments import (
-    find,
-    noise_phases,
-)
+from lib.experiments import find, noise_phases
 from lib.figures import noise_phases as noise_figures
 from tests.findings.records import (
     FORMS,

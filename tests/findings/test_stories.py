@@ -9,14 +9,7 @@ import pandas as pd
 import pytest
 
 from lib import claims, page
-from lib.experiments import (
-    find,
-    mistakes,
-    noise_bf16,
-    pretrained,
-    scaling,
-    stories,
-)
+from lib.experiments import find, mistakes, noise_bf16, pretrained, scaling, stories
 from lib.models.presets import preset
 from tests.findings.records import EXPERTS, MAMBAS, from_scratch, noise_cells, noise_distances
 
